@@ -1,0 +1,1 @@
+"""Autoencoders, their reconstruction error, and thresholds on it: the mathematics of reconwatch."""

@@ -1,0 +1,55 @@
+"""Principal components: what a network has to beat."""
+
+import math
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.decomposition import PCA
+from torch import Tensor, nn
+
+from ae_models.images import ImageSpec
+
+
+class PrincipalComponents(nn.Module):
+    """Reconstruction from the leading principal components: the optimum of a linear autoencoder of that code size.
+
+    Args:
+        spec: size of the images.
+        code_size: number of components.
+    """
+
+    mean: Tensor
+    components: Tensor
+
+    def __init__(self, spec: ImageSpec, code_size: int) -> None:
+        super().__init__()
+        self.shape = spec.shape
+        pixels = math.prod(spec.shape)
+        self.register_buffer("mean", torch.zeros(pixels))
+        self.register_buffer("components", torch.zeros(code_size, pixels))
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Codes (N, code_size) of images (N, C, H, W) in [0, 1]."""
+        return (images.flatten(1) - self.mean) @ self.components.T
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """Images (N, C, H, W) of codes (N, code_size)."""
+        return (codes @ self.components + self.mean).reshape(-1, *self.shape)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Reconstructions (N, C, H, W) of images (N, C, H, W) in [0, 1]."""
+        return self.decode(self.encode(images))
+
+
+def fit_principal_components(
+    images: NDArray[np.float32], spec: ImageSpec, code_size: int = 32, seed: int = 0
+) -> PrincipalComponents:
+    """Principal components of images (N, C, H, W) in [0, 1]; at most N - 1 and a quarter of the pixels of them."""
+    flat = images.reshape(len(images), -1)
+    code_size = max(1, min(code_size, len(flat) - 1, flat.shape[1] // 4))
+    fitted = PCA(code_size, svd_solver="randomized", random_state=seed).fit(flat)
+    baseline = PrincipalComponents(spec, code_size)
+    baseline.mean.copy_(torch.from_numpy(fitted.mean_))
+    baseline.components.copy_(torch.from_numpy(fitted.components_))
+    return baseline.eval()

@@ -1,0 +1,56 @@
+"""The detector, its threshold and the scores behind it: always saved, loaded and used together."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ae_models.calibration import Threshold, p_values
+from ae_models.detector import Detector
+from ae_models.errors import InputError
+
+
+@dataclass(frozen=True)
+class Champion:
+    """What decides a batch; a threshold means nothing without the weights whose scores it cuts.
+
+    Attributes:
+        detector: gives the scores.
+        threshold: cuts them.
+        calibration_scores: (n,) float64, scores of nominal images that training never saw.
+    """
+
+    detector: Detector
+    threshold: Threshold
+    calibration_scores: NDArray[np.float64]
+
+    def p_values(self, scores: NDArray[np.float64]) -> NDArray[np.float64]:
+        """For each score (m,) the share of nominal images that score as badly or worse: (m,) in (0, 1]."""
+        return p_values(scores, self.calibration_scores)
+
+    def save(self, folder: Path) -> None:
+        """Write the detector, `threshold.json` and `calibration_scores.npy` into `folder`, made if absent."""
+        self.detector.save(folder)
+        np.save(folder / "calibration_scores.npy", self.calibration_scores, allow_pickle=False)
+        (folder / "threshold.json").write_text(self.threshold.to_json(), encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: Path) -> "Champion":
+        """The champion that `save` wrote into `folder`.
+
+        Raises:
+            InputError: a part is missing, damaged, or does not belong to the others.
+        """
+        detector = Detector.load(folder)
+        try:
+            threshold = Threshold.from_json((folder / "threshold.json").read_text(encoding="utf-8"))
+            scores = np.load(folder / "calibration_scores.npy", allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise InputError(f"the threshold in {folder} cannot be read ({error}): calibrate again") from error
+        if len(scores) != threshold.n_nominal:
+            raise InputError(
+                f"the threshold in {folder} is of {threshold.n_nominal} nominal scores, and {len(scores)} lie beside "
+                "it: calibrate again"
+            )
+        return cls(detector, threshold, np.asarray(scores, np.float64))

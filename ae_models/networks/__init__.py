@@ -1,0 +1,34 @@
+"""The networks by name, and how one is built for images of a given size."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import nn
+
+from ae_models.errors import InputError
+from ae_models.images import ImageSpec
+from ae_models.networks.convolutional import ConvolutionalAutoencoder
+from ae_models.networks.linear import LinearAutoencoder
+
+__all__ = ["NETWORKS", "ConvolutionalAutoencoder", "LinearAutoencoder", "build_network"]
+
+NETWORKS: dict[str, Callable[..., nn.Module]] = {
+    "linear": LinearAutoencoder,
+    "convolutional": ConvolutionalAutoencoder,
+}
+
+
+def build_network(name: str, spec: ImageSpec, parameters: Mapping[str, Any]) -> nn.Module:
+    """The network `name` for images of `spec`, with random weights.
+
+    Every network has `encode` (N, C, H, W) -> codes, `decode` codes -> (N, C, H, W), and `forward` doing both.
+
+    Raises:
+        InputError: no such network, or parameters that it does not take or cannot work with at this size.
+    """
+    if name not in NETWORKS:
+        raise InputError(f"there is no network {name!r}: choose one of {', '.join(NETWORKS)}")
+    try:
+        return NETWORKS[name](spec, **parameters)
+    except TypeError as error:
+        raise InputError(f"network {name!r} does not take {dict(parameters)}: {error}") from error

@@ -1,0 +1,85 @@
+"""The convolutional autoencoder: max pooling down to the code, learned upsampling back."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ae_models.errors import InputError
+from ae_models.images import ImageSpec
+
+
+class ConvolutionalAutoencoder(nn.Module):
+    """Convolutions and 2x2 max pooling once per width; the decoder undoes each pooling and ends in a sigmoid.
+
+    Images whose sides are not multiples of 2 ** len(widths) are padded by repeating their edge, and reconstructions
+    are cut back to the size of the image.
+
+    Args:
+        spec: size of the images.
+        widths: channels at each depth; its length is the number of poolings.
+        convolutions: 3x3 convolutions at each depth.
+        decoder: "transposed" (2x2 transposed convolutions of stride 2) or "upsampling" (nearest neighbour, then a 3x3
+            convolution), which has no checkerboard (Odena et al., Deconvolution and Checkerboard Artifacts, 2016).
+        code_channels: channels of the code; the last width when None.
+
+    Raises:
+        InputError: more poolings than the image has room for.
+    """
+
+    def __init__(
+        self,
+        spec: ImageSpec,
+        widths: Sequence[int] = (32, 32),
+        convolutions: int = 1,
+        decoder: str = "upsampling",
+        code_channels: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.height, self.width, self.factor = spec.height, spec.width, 2 ** len(widths)
+        if self.factor > min(spec.height, spec.width):
+            raise InputError(
+                f"{len(widths)} poolings need images of at least {self.factor} pixels a side, and these are "
+                f"{spec.height} x {spec.width}: give fewer widths"
+            )
+        if decoder not in DECODERS:
+            raise InputError(f"there is no decoder {decoder!r}: choose one of {', '.join(DECODERS)}")
+        depths = [spec.channels, *widths[:-1], code_channels or widths[-1]]
+        down: list[nn.Module] = []
+        for wide, narrow in pairwise(depths):
+            for step in range(convolutions):
+                down += [nn.Conv2d(wide if step == 0 else narrow, narrow, 3, padding=1), nn.ReLU()]
+            down.append(nn.MaxPool2d(2, 2))
+        up: list[nn.Module] = []
+        for narrow, wide in pairwise(reversed(depths)):
+            up += [*DECODERS[decoder](narrow, wide), nn.ReLU()]
+        self.encoder = nn.Sequential(*down)
+        self.decoder = nn.Sequential(*up[:-1], nn.Sigmoid())
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Codes (N, code channels, ceil(H / factor), ceil(W / factor)) of images (N, C, H, W) in [0, 1]."""
+        bottom, right = -self.height % self.factor, -self.width % self.factor
+        if bottom or right:
+            images = functional.pad(images, (0, right, 0, bottom), mode="replicate")
+        return torch.as_tensor(self.encoder(images))
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """Images (N, C, H, W) in [0, 1] of codes."""
+        return torch.as_tensor(self.decoder(codes))[..., : self.height, : self.width]
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Reconstructions (N, C, H, W) in [0, 1] of images (N, C, H, W) in [0, 1]."""
+        return self.decode(self.encode(images))
+
+
+def _transposed(channels_in: int, channels_out: int) -> list[nn.Module]:
+    return [nn.ConvTranspose2d(channels_in, channels_out, 2, stride=2)]
+
+
+def _upsampling(channels_in: int, channels_out: int) -> list[nn.Module]:
+    return [nn.Upsample(scale_factor=2, mode="nearest"), nn.Conv2d(channels_in, channels_out, 3, padding=1)]
+
+
+DECODERS = {"transposed": _transposed, "upsampling": _upsampling}

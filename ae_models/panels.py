@@ -1,0 +1,194 @@
+"""Pictures for people: input, reconstruction and error beside each other, sheets of them, curves and histograms."""
+
+from collections.abc import Sequence
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from ae_models.calibration import Threshold
+from ae_models.curves import DetectionCurves
+from ae_models.training import Epoch
+
+TILE = 128
+MARGIN = 8
+TITLES = ("input", "reconstruction", "squared error")
+INK, PAPER, ALARM = (30, 30, 34), (255, 255, 255), (190, 30, 45)
+
+
+def contact_sheet(
+    images: NDArray[np.float32],
+    reconstructions: NDArray[np.float32],
+    error_maps: NDArray[np.float32],
+    captions: Sequence[str],
+    flagged: Sequence[bool],
+    panels_across: int = 3,
+) -> Image.Image:
+    """One picture with, for each image, its input, reconstruction and error map, and a caption below.
+
+    Args:
+        images: (N, C, H, W) in [0, 1].
+        reconstructions: (N, C, H, W) in [0, 1].
+        error_maps: (N, H, W), drawn on one scale for all, black (none) to yellow (the 99.9th percentile and above).
+        captions: one an image, cut to the width of its panel.
+        flagged: a flagged image has a red frame and caption, and the word FLAGGED.
+        panels_across: panels in a row.
+    """
+    top = float(np.quantile(error_maps, 0.999)) or 1.0
+    panels = [
+        _panel(
+            [to_picture(image), to_picture(reconstruction), heat_map(error_map, top)],
+            f"FLAGGED  {caption}" if flag else caption,
+            flag,
+        )
+        for image, reconstruction, error_map, caption, flag in zip(
+            images, reconstructions, error_maps, captions, flagged, strict=True
+        )
+    ]
+    return _sheet(panels, min(panels_across, len(panels)))
+
+
+def reconstruction_sheet(images: NDArray[np.float32], reconstructions: NDArray[np.float32]) -> Image.Image:
+    """Images (N, C, H, W) in [0, 1] in the upper row, their reconstructions below them."""
+    columns = [
+        _stack([_tile(to_picture(image)), _tile(to_picture(reconstruction))])
+        for image, reconstruction in zip(images, reconstructions, strict=True)
+    ]
+    return _sheet(columns, len(columns))
+
+
+def to_picture(image: NDArray[np.float32]) -> Image.Image:
+    """The image (C, H, W) in [0, 1] as an 8-bit RGB picture of its own size."""
+    pixels = np.clip(np.rint(image * 255), 0, 255).astype(np.uint8).transpose(1, 2, 0)
+    return Image.fromarray(np.broadcast_to(pixels, (*pixels.shape[:2], 3)).copy())
+
+
+def heat_map(error_map: NDArray[np.float32], top: float) -> Image.Image:
+    """The error map (H, W) as an RGB picture of its own size: `top` and above in the brightest colour."""
+    colours = matplotlib.colormaps["inferno"](np.clip(error_map / top, 0, 1))[..., :3]
+    return Image.fromarray((colours * 255).astype(np.uint8))
+
+
+def loss_figure(epochs: Sequence[Epoch], baseline_loss: float) -> Figure:
+    """Training and validation loss by epoch, with the validation loss of principal components as a line."""
+    figure, axes = _axes("epoch", "mean squared error")
+    numbers = [epoch.number for epoch in epochs]
+    axes.plot(numbers, [epoch.training_loss for epoch in epochs], label="training")
+    axes.plot(numbers, [epoch.validation_loss for epoch in epochs], label="validation")
+    axes.axhline(baseline_loss, linestyle="--", color="grey", label="principal components, validation")
+    axes.set_yscale("log")
+    axes.legend()
+    return figure
+
+
+def score_histogram(groups: dict[str, NDArray[np.float64]], threshold: float) -> Figure:
+    """Histograms of the scores of each named group, on one logarithmic axis, with the threshold as a line."""
+    figure, axes = _axes("score (mean squared error)", "share of images")
+    groups = {name: scores[np.isfinite(scores)] for name, scores in groups.items()}
+    finite = np.concatenate([*groups.values(), [threshold]])
+    positive = finite[finite > 0]
+    smallest, largest = (positive.min(), positive.max()) if len(positive) else (1e-6, 1.0)
+    edges = np.geomspace(smallest * 0.9, largest * 1.1, 50)
+    for name, scores in groups.items():
+        if len(scores):
+            weights = np.full(len(scores), 1 / len(scores))
+            clipped = np.maximum(scores, edges[0])
+            axes.hist(clipped, edges.tolist(), weights=weights, alpha=0.6, label=f"{name} ({len(scores)})")
+    axes.axvline(threshold, color="black", linestyle="--", label=f"threshold {threshold:.4g}")
+    axes.set_xscale("log")
+    axes.legend()
+    return figure
+
+
+def curves_figure(curves: dict[str, DetectionCurves], labels: dict[str, str]) -> Figure:
+    """ROC, precision-recall and DET curves beside each other, one line for each named detector."""
+    figure = Figure(figsize=(13, 4.2), layout="constrained")
+    roc, precision_recall, det = figure.subplots(1, 3)
+    for name, curve in curves.items():
+        roc.plot(curve.false_alarm_rate, curve.recall, label=labels[name])
+        precision_recall.plot(curve.precision_recall, curve.precision, label=labels[name])
+        det.plot(curve.det_false_alarm_rate, curve.det_miss_rate, label=labels[name])
+    for axes, title, across, up in (
+        (roc, "ROC", "false-alarm rate", "recall"),
+        (precision_recall, "precision and recall", "recall", "precision"),
+        (det, "DET", "false-alarm rate", "miss rate"),
+    ):
+        axes.set(title=title, xlabel=across, ylabel=up)
+        axes.grid(alpha=0.3)
+    det.set(xscale="log", yscale="log")
+    roc.plot([0, 1], [0, 1], color="grey", linewidth=0.8, linestyle=":")
+    roc.legend(loc="lower right")
+    return figure
+
+
+def threshold_caption(threshold: Threshold) -> str:
+    """The threshold in one line, with the band in which its false-alarm rate lies."""
+    low, high = threshold.false_alarm_band
+    return f"threshold {threshold.value:.4g}: {low:.2%} to {high:.2%} of nominal images lie above it (90% band)"
+
+
+def _axes(across: str, up: str) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.subplots()
+    axes.set(xlabel=across, ylabel=up)
+    axes.grid(alpha=0.3)
+    return figure, axes
+
+
+def _panel(pictures: Sequence[Image.Image], caption: str, flagged: bool) -> Image.Image:
+    tiles = [_tile(picture) for picture in pictures]
+    width, height = sum(tile.width for tile in tiles) + 2 * MARGIN, max(tile.height for tile in tiles)
+    panel = Image.new("RGB", (width + 2 * MARGIN, height + 52), PAPER)
+    draw, colour = ImageDraw.Draw(panel), ALARM if flagged else INK
+    left = MARGIN
+    for tile, title in zip(tiles, TITLES, strict=True):
+        draw.text((left, 2), title, fill=INK, font=_font(11))
+        panel.paste(tile, (left, 20))
+        left += tile.width + MARGIN
+    draw.text((MARGIN, height + 24), _cut(draw, caption, width), fill=colour, font=_font(12))
+    if flagged:
+        draw.rectangle((0, 0, panel.width - 1, panel.height - 1), outline=ALARM, width=2)
+    return panel
+
+
+def _tile(picture: Image.Image) -> Image.Image:
+    """The picture brought to `TILE` pixels on its long side; small ones keep their pixels visible."""
+    factor = TILE / max(picture.size)
+    size = (max(1, round(picture.width * factor)), max(1, round(picture.height * factor)))
+    return picture.resize(size, Image.Resampling.NEAREST if factor > 1 else Image.Resampling.BOX)
+
+
+def _stack(pictures: Sequence[Image.Image]) -> Image.Image:
+    stack = Image.new("RGB", (max(p.width for p in pictures), sum(p.height + 4 for p in pictures)), PAPER)
+    top = 0
+    for picture in pictures:
+        stack.paste(picture, (0, top))
+        top += picture.height + 4
+    return stack
+
+
+def _sheet(panels: Sequence[Image.Image], across: int) -> Image.Image:
+    width, height = max(p.width for p in panels) + MARGIN, max(p.height for p in panels) + MARGIN
+    rows = -(-len(panels) // across)
+    sheet = Image.new("RGB", (across * width + MARGIN, rows * height + MARGIN), PAPER)
+    for index, panel in enumerate(panels):
+        sheet.paste(panel, (MARGIN + index % across * width, MARGIN + index // across * height))
+    return sheet
+
+
+def _font(size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
+    return ImageFont.load_default(size)
+
+
+def _cut(draw: ImageDraw.ImageDraw, text: str, width: int) -> str:
+    """The text cut in its middle to `width` pixels, control characters shown as question marks."""
+    text = "".join(letter if letter.isprintable() else "?" for letter in text)
+    shown = text
+    keep = len(text)
+    while draw.textlength(shown, font=_font(12)) > width and keep > 4:
+        keep -= 2
+        shown = f"{text[: keep // 2]}...{text[-(keep // 2) :]}"
+    return shown

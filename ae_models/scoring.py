@@ -1,0 +1,16 @@
+"""From an image and its reconstruction to an error map and one score: the mean squared error."""
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+
+def squared_error_maps(images: Tensor, reconstructions: Tensor) -> Tensor:
+    """Squared error at every pixel (N, H, W), mean over channels, of images and reconstructions (N, C, H, W)."""
+    return (images - reconstructions).square().mean(dim=1)
+
+
+def mean_squared_errors(images: Tensor, reconstructions: Tensor) -> NDArray[np.float64]:
+    """The lesson's score (N,) of images and reconstructions (N, C, H, W): the mean squared error; higher is worse."""
+    errors: NDArray[np.float64] = squared_error_maps(images, reconstructions).double().mean(dim=(1, 2)).cpu().numpy()
+    return errors
