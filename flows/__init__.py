@@ -1,0 +1,1 @@
+"""Flows that train, calibrate and score, and everything that touches the outside world."""

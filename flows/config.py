@@ -1,0 +1,221 @@
+"""The settings of pipelines.yaml: `load` gives them whole, or one InputError with every fault of the file.
+
+`python -m flows.config` prints the JSON Schema that editors use (flows/pipelines.schema.json).
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field, ValidationError, ValidationInfo, field_validator
+
+from ae_models.errors import InputError
+from flows import config_yaml
+from flows.config_faults import Vocabulary, message, model_faults, nearest
+from flows.config_sections import (
+    CHANNELS,
+    MODELS,
+    THRESHOLDS,
+    Channel,
+    ConformalThreshold,
+    ConvolutionalConfig,
+    LabelledCost,
+    LabelledFalseAlarmRate,
+    LabelledFScore,
+    LabelledRecall,
+    LinearConfig,
+    LogChannel,
+    ModelConfig,
+    MonitorConfig,
+    ThresholdConfig,
+    TrainingConfig,
+    WebhookChannel,
+)
+from flows.config_sources import (
+    LABELLED,
+    DataConfig,
+    LabelledFolders,
+    ManifestSource,
+    PathSource,
+    Source,
+    TorchvisionSource,
+)
+from flows.config_types import PATTERNS, FilePath, Name, Part, tag_of, web_address
+
+__all__ = [
+    "ConformalThreshold",
+    "ConvolutionalConfig",
+    "DataConfig",
+    "LabelledCost",
+    "LabelledFScore",
+    "LabelledFalseAlarmRate",
+    "LabelledFolders",
+    "LabelledRecall",
+    "LinearConfig",
+    "LogChannel",
+    "ManifestSource",
+    "ModelConfig",
+    "MonitorConfig",
+    "PathSource",
+    "PipelineConfig",
+    "Settings",
+    "Source",
+    "ThresholdConfig",
+    "TorchvisionSource",
+    "TrainingConfig",
+    "WebhookChannel",
+    "fingerprint",
+    "json_schema",
+    "load",
+]
+
+
+class PipelineEntry(Part):
+    """What the file says of one pipeline."""
+
+    data: DataConfig = Field(description="which images")
+    model: ModelConfig = Field(
+        default=LinearConfig(), description="the autoencoder: linear, convolutional, or their parameters"
+    )
+    training: TrainingConfig = Field(default=TrainingConfig(), description="how it learns")
+    threshold: ThresholdConfig = Field(
+        default=ConformalThreshold(), description="from which score on an image is flagged"
+    )
+    monitor: MonitorConfig = Field(default=MonitorConfig(), description="when a batch raises an alarm")
+    alerts: tuple[Channel, ...] = Field(
+        default=(LogChannel(),), description="who is told of a batch that raised an alarm"
+    )
+
+    @field_validator("threshold")
+    @classmethod
+    def _has_labels(cls, threshold: Any, info: ValidationInfo) -> Any:
+        data = info.data.get("data")
+        if data is not None and data.labelled is None and not isinstance(threshold, ConformalThreshold):
+            raise ValueError(
+                f"method '{threshold.method}' needs labelled images: add data.labelled (a mapping with nominal and "
+                "anomalous, or a manifest with a column label), or use method: conformal"
+            )
+        return threshold
+
+    @field_validator("alerts")
+    @classmethod
+    def _distinct_names(cls, alerts: tuple[Channel, ...]) -> tuple[Channel, ...]:
+        names = [channel.name for channel in alerts]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"two channels are named '{twice[0]}': give each webhook a name of its own")
+        return alerts
+
+
+class PipelineConfig(PipelineEntry):
+    """One pipeline, with its name."""
+
+    name: Name = Field(description="the key that the pipeline stands at")
+
+
+class SettingsFile(Part):
+    """What pipelines.yaml says: the pipelines of reconwatch, each at its name."""
+
+    workspace: FilePath = Field(
+        default=Path(".reconwatch"),
+        validate_default=True,
+        description="the folder of the embedded stores and the results",
+    )
+    dashboard: Annotated[str, AfterValidator(web_address)] = Field(
+        default="http://127.0.0.1:5000", description="where the MLflow pages of the embedded store are seen"
+    )
+    pipelines: dict[Name, PipelineEntry] = Field(
+        description="the pipelines, each at its name",
+        json_schema_extra={"additionalProperties": False, "minProperties": 1},
+    )
+
+    @field_validator("pipelines", mode="before")
+    @classmethod
+    def _has_pipelines(cls, pipelines: Any) -> Any:
+        if pipelines is None or pipelines == {}:
+            raise ValueError("has no pipeline: write one below it, a name with 'data:' and its 'nominal:' folder")
+        return pipelines
+
+
+class Settings(Part):
+    """The settings of one file, whole and valid; every path in them is absolute."""
+
+    path: Path = Field(description="the file")
+    workspace: Path = Field(description="the folder of the embedded stores and the results")
+    dashboard: str = Field(description="where the MLflow pages of the embedded store are seen")
+    pipelines: dict[str, PipelineConfig] = Field(description="the pipelines by name, in the file's order")
+
+    def pipeline(self, name: str) -> PipelineConfig:
+        """The pipeline of that name; raises InputError that names the nearest one and all there are."""
+        if name not in self.pipelines:
+            there_are = ", ".join(self.pipelines)
+            raise InputError(
+                f"no pipeline '{name}' in {self.path}{nearest(name, self.pipelines)} (it has: {there_are})"
+            )
+        return self.pipelines[name]
+
+
+VOCABULARY = Vocabulary(
+    keys={
+        "settings": SettingsFile.model_fields,
+        "pipeline": PipelineEntry.model_fields,
+        "data": DataConfig.model_fields,
+        "training": TrainingConfig.model_fields,
+        "monitor": MonitorConfig.model_fields,
+    }
+    | {str(tag_of(model)): model.model_fields for model in (LABELLED | MODELS | THRESHOLDS | CHANNELS).values()},
+    patterns=PATTERNS,
+)
+
+
+def load(path: Path, environment: Mapping[str, str]) -> Settings:
+    """The settings in `path`, `${NAME}` taken from `environment`; raises InputError with every fault of the file."""
+    path = Path(os.path.expanduser(path)).absolute()
+    document = config_yaml.read(path, environment)
+    faults, file = document.faults, None
+    try:
+        file = SettingsFile.model_validate(document.values, context={"folder": path.parent})
+    except ValidationError as error:
+        faults = faults + model_faults(error, document.lines, document.unknown, VOCABULARY)
+    if faults or file is None:
+        raise InputError(message(path, faults))
+    pipelines = {name: PipelineConfig(name=name, **dict(entry)) for name, entry in file.pipelines.items()}
+    return Settings(path=path, workspace=file.workspace, dashboard=file.dashboard.rstrip("/"), pipelines=pipelines)
+
+
+Section = Literal["data", "model", "training", "threshold"]
+
+
+def fingerprint(pipeline: PipelineConfig, *sections: Section) -> str:
+    """SHA-256 (hex) of these sections as they are configured (of all four where none is named); paths count."""
+    names: Sequence[str] = sections or ("data", "model", "training", "threshold")
+    values = pipeline.model_dump(mode="json", include=set(names))
+    return hashlib.sha256(json.dumps(values, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema (draft 2020-12) of pipelines.yaml, with its shorthands and `${NAME}` in place of any value."""
+    schema = _as_written(SettingsFile.model_json_schema())
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "reconwatch pipelines.yaml"}
+
+
+def _as_written(node: Any) -> Any:
+    """The schema with `${NAME}` in place of any number or choice, and with the key that chooses a model required."""
+    if isinstance(node, list):
+        return [_as_written(item) for item in node]
+    if not isinstance(node, dict):
+        return node
+    node = {key: value if key == "default" else _as_written(value) for key, value in node.items()}
+    if chosen := [key for key, value in node.get("properties", {}).items() if "const" in value]:
+        node["required"] = [*chosen, *node.get("required", [])]
+    if node.get("type") in ("integer", "number", "boolean") or "enum" in node or "pattern" in node:
+        words = {key: node.pop(key) for key in ("title", "description", "default") if key in node}
+        return {**words, "anyOf": [node, {"type": "string", "pattern": r"\$\{"}]}
+    return node
+
+
+if __name__ == "__main__":
+    print(json.dumps(json_schema(), indent=2, ensure_ascii=False))

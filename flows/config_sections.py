@@ -1,0 +1,198 @@
+"""What pipelines.yaml says of a pipeline beside its images: network, training, threshold, monitoring, alerts."""
+
+from typing import Annotated, ClassVar, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, Field, SecretStr, Tag, ValidationInfo, field_validator, model_validator
+
+from flows.config_types import (
+    DEVICE,
+    NOT_BOOLEAN,
+    Count,
+    Name,
+    Part,
+    Positive,
+    Rate,
+    Share,
+    Text,
+    chosen_by,
+    shorthand,
+    web_address,
+)
+
+
+class LinearConfig(Part):
+    """An autoencoder of two linear layers."""
+
+    network: Literal["linear"] = Field(default="linear", description="one linear layer to the code and one back")
+    code_size: Count = Field(default=32, description="numbers in the code")
+
+
+class ConvolutionalConfig(Part):
+    """An autoencoder of convolutions with max pooling."""
+
+    network: Literal["convolutional"] = Field(
+        default="convolutional", description="convolutions with max pooling, and back"
+    )
+    widths: Annotated[tuple[Count, ...], Field(min_length=1, max_length=6)] = Field(
+        default=(32, 32), description="channels at each resolution; each entry ends in one max pooling step"
+    )
+    convolutions: Count = Field(default=1, description="convolutions at each width")
+    decoder: Literal["transposed", "upsampling"] = Field(
+        default="upsampling",
+        description="how resolution comes back: transposed convolution, or nearest upsampling + convolution",
+    )
+    code_channels: Count | None = Field(default=None, description="channels of the code; by default the last width")
+
+
+MODELS: dict[str, type[BaseModel]] = {"linear": LinearConfig, "convolutional": ConvolutionalConfig}
+ModelUnion = (
+    Annotated[LinearConfig, Tag("<LinearConfig>")] | Annotated[ConvolutionalConfig, Tag("<ConvolutionalConfig>")]
+)
+ModelConfig = Annotated[
+    ModelUnion,
+    chosen_by("network", MODELS),
+    BeforeValidator(shorthand("network"), json_schema_input_type=ModelUnion | Literal["linear", "convolutional"]),
+]
+
+
+class TrainingConfig(Part):
+    """How the network learns, and how the nominal images are split."""
+
+    epochs: Count = Field(default=100, description="passes over the training images, at most")
+    batch_size: Count = Field(default=64, description="images in one step")
+    learning_rate: Annotated[float, Field(gt=0, le=1), NOT_BOOLEAN] = Field(
+        default=3e-3, description="of the Adam optimiser"
+    )
+    patience: Count = Field(default=15, description="epochs without a lower validation error before training stops")
+    seed: Annotated[int, Field(ge=0, lt=2**32), NOT_BOOLEAN] = Field(
+        default=0, description="of the split, the weights and the batches"
+    )
+    device: Annotated[str, Field(pattern=DEVICE)] = Field(default="auto", description="auto, cpu, mps, cuda or cuda:N")
+    validation_share: Share = Field(
+        default=0.15, description="share of the nominal images that early stopping looks at"
+    )
+    calibration_share: Share = Field(
+        default=0.25, description="share of the nominal images that the threshold is taken from"
+    )
+    max_images: Count = Field(default=20_000, description="nominal images that are used, at most")
+
+    @field_validator("calibration_share")
+    @classmethod
+    def _leaves_some(cls, share: float, info: ValidationInfo) -> float:
+        if share + info.data.get("validation_share", 0) >= 1:
+            raise ValueError("with validation_share it takes all images: together they must be less than 1")
+        return share
+
+
+class ConformalThreshold(Part):
+    """A threshold from nominal images alone: an order statistic of their scores."""
+
+    method: Literal["conformal"] = Field(
+        default="conformal", description="from nominal images alone; holds at any sample size"
+    )
+    false_alarm_rate: Rate = Field(default=0.01, description="share of nominal images that may be flagged")
+    confidence: Share | None = Field(
+        default=None,
+        description="hold the rate with this probability over calibration sets; by default on average over them",
+    )
+
+
+class LabelledFalseAlarmRate(Part):
+    """A threshold from labelled images: the most anomalies found at a share of false alarms."""
+
+    method: Literal["false_alarm_rate"] = Field(
+        default="false_alarm_rate", description="the highest recall at this rate"
+    )
+    target: Rate = Field(description="share of labelled nominal images that may be flagged")
+
+
+class LabelledRecall(Part):
+    """A threshold from labelled images: the fewest false alarms at a share of anomalies found."""
+
+    method: Literal["recall"] = Field(default="recall", description="the fewest false alarms at this recall")
+    target: Annotated[float, Field(gt=0, lt=1), NOT_BOOLEAN] = Field(
+        description="share of anomalies that must be flagged"
+    )
+
+
+class LabelledFScore(Part):
+    """A threshold from labelled images: the best F-score."""
+
+    method: Literal["f_score"] = Field(default="f_score", description="the best F-score")
+    beta: Positive = Field(default=1.0, description="recall counts this many times as much as precision")
+
+
+class LabelledCost(Part):
+    """A threshold from labelled images: the lowest cost of false alarms and misses."""
+
+    method: Literal["cost"] = Field(default="cost", description="the lowest cost")
+    false_alarm: Positive = Field(default=1.0, description="what flagging a nominal image costs")
+    miss: Positive = Field(default=10.0, description="what not flagging an anomalous image costs")
+
+
+THRESHOLDS: dict[str, type[BaseModel]] = {
+    "conformal": ConformalThreshold,
+    "false_alarm_rate": LabelledFalseAlarmRate,
+    "recall": LabelledRecall,
+    "f_score": LabelledFScore,
+    "cost": LabelledCost,
+}
+ThresholdConfig = Annotated[
+    Annotated[ConformalThreshold, Tag("<ConformalThreshold>")]
+    | Annotated[LabelledFalseAlarmRate, Tag("<LabelledFalseAlarmRate>")]
+    | Annotated[LabelledRecall, Tag("<LabelledRecall>")]
+    | Annotated[LabelledFScore, Tag("<LabelledFScore>")]
+    | Annotated[LabelledCost, Tag("<LabelledCost>")],
+    chosen_by("method", THRESHOLDS),
+]
+
+
+class MonitorConfig(Part):
+    """When a whole batch raises an alarm."""
+
+    batch_false_alarm_rate: Rate = Field(default=0.01, description="share of nominal batches that may raise an alarm")
+    unreadable_rate: Annotated[float, Field(ge=0, lt=1), NOT_BOOLEAN] = Field(
+        default=0.01, description="share of unreadable files that is normal"
+    )
+
+
+class LogChannel(Part):
+    """Alerts in the log."""
+
+    name: ClassVar[str] = "log"
+    type: Literal["log"] = Field(default="log", description="a line in the log")
+
+
+class WebhookChannel(Part):
+    """Alerts to a web address."""
+
+    type: Literal["webhook"] = Field(default="webhook", description="a request to a web address")
+    name: Name = Field(default="webhook", description="the channel's name, its own within the pipeline")
+    url: SecretStr | None = Field(
+        default=None, description="the address (http or https); secret, so better as ${VARIABLE}"
+    )
+    block: Text | None = Field(
+        default=None, description="the name of a Custom Webhook block saved in Prefect, instead of url"
+    )
+
+    @field_validator("url")
+    @classmethod
+    def _is_web_address(cls, url: SecretStr | None) -> SecretStr | None:
+        if url is not None:
+            web_address(url.get_secret_value())
+        return url
+
+    @model_validator(mode="after")
+    def _one_address(self) -> Self:
+        if (self.url is None) == (self.block is None):
+            raise ValueError("a webhook needs either url or block (the name of a block saved in Prefect), not both")
+        return self
+
+
+CHANNELS: dict[str, type[BaseModel]] = {"log": LogChannel, "webhook": WebhookChannel}
+ChannelUnion = Annotated[LogChannel, Tag("<LogChannel>")] | Annotated[WebhookChannel, Tag("<WebhookChannel>")]
+Channel = Annotated[
+    ChannelUnion,
+    chosen_by("type", CHANNELS),
+    BeforeValidator(shorthand("type", "log"), json_schema_input_type=ChannelUnion | Literal["log"]),
+]

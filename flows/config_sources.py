@@ -1,0 +1,188 @@
+"""Which images a pipeline uses and where they are: folders, globs, manifests, data sets of torchvision."""
+
+import glob
+import re
+import warnings
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, Field, Tag, ValidationInfo, field_validator, model_validator
+
+from flows.config_types import (
+    NOT_BOOLEAN,
+    Classes,
+    Count,
+    FilePath,
+    Part,
+    Text,
+    Where,
+    chosen_by_keys,
+    integer_of_digits,
+)
+
+
+class PathSource(Part):
+    """Images in a folder, or those that match a glob."""
+
+    glob: bool = Field(
+        default=False, description="whether * ? [ in the path are wildcards; by default yes where it has one"
+    )
+    path: FilePath = Field(description="a folder, or a glob such as data/*/ok/*.png (** is any depth)")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _recognise_glob(cls, given: Any) -> Any:
+        if isinstance(given, Mapping) and "glob" not in given:
+            return {**given, "glob": glob.has_magic(str(given.get("path")))}
+        return given
+
+
+class ManifestSource(Part):
+    """Images listed in a table: a column `path`, and optionally `label`, `group`, `timestamp` and `batch`."""
+
+    manifest: FilePath = Field(description="a .csv or .parquet file with a column `path`")
+    where: dict[str, Where] = Field(
+        default={}, description="keep only rows whose column has this value, or one of these"
+    )
+    root: FilePath | None = Field(
+        default=None,
+        description="the folder that relative paths in the manifest start from; by default the manifest's own",
+    )
+
+
+TAKES_TRAIN = ("MNIST", "FashionMNIST", "KMNIST", "EMNIST", "QMNIST", "CIFAR10", "CIFAR100")
+SPLITS = {
+    "EMNIST": ("byclass", "bymerge", "balanced", "letters", "digits", "mnist"),
+    "SVHN": ("train", "test", "extra"),
+    "STL10": ("train", "train+unlabeled", "unlabeled", "test"),
+    "Flowers102": ("train", "val", "test"),
+    "DTD": ("train", "val", "test"),
+    "GTSRB": ("train", "test"),
+    "Imagenette": ("train", "val"),
+}
+
+
+def _what_instead(name: str) -> str:
+    if name in SPLITS:
+        return f"write split (choices: {', '.join(SPLITS[name])})"
+    return "write train: true or train: false" if name in TAKES_TRAIN else "it has one part only, so delete the key"
+
+
+class TorchvisionSource(Part):
+    """Images of a data set that torchvision reads; nothing is downloaded."""
+
+    torchvision: Literal[
+        "MNIST", "FashionMNIST", "KMNIST", "EMNIST", "QMNIST", "CIFAR10", "CIFAR100", "SVHN", "STL10",
+        "Flowers102", "DTD", "EuroSAT", "GTSRB", "Imagenette",
+    ] = Field(description="the data set's class in torchvision.datasets")  # fmt: skip
+    root: FilePath = Field(description="the folder that is given to torchvision as root")
+    train: bool | None = Field(
+        default=None, description="the training part (the default) or the test part, of MNIST-like and CIFAR data sets"
+    )
+    split: Text | None = Field(
+        default=None, validate_default=True, description="the part of a data set that names its parts, such as test"
+    )
+    classes: Classes = Field(
+        default=(), description="only these classes, by name or by number; all of them where left out"
+    )
+    limit: Count | None = Field(default=None, description="at most this many images, from the first on")
+    batch_size: Count = Field(default=500, description="as an inbox: each this many consecutive images are one batch")
+
+    @field_validator("train")
+    @classmethod
+    def _has_train(cls, train: bool | None, info: ValidationInfo) -> bool | None:
+        name = info.data.get("torchvision")
+        if train is not None and name is not None and name not in TAKES_TRAIN:
+            raise ValueError(f"{name} has no train: {_what_instead(name)}")
+        return train
+
+    @field_validator("split")
+    @classmethod
+    def _has_split(cls, split: str | None, info: ValidationInfo) -> str | None:
+        name = info.data.get("torchvision")
+        if name is not None and split is not None and split not in SPLITS.get(name, ()):
+            raise ValueError(f"{name} has no split {split!r}: {_what_instead(name)}")
+        if name == "EMNIST" and split is None:
+            raise ValueError(f"EMNIST needs a split: {_what_instead(name)}")
+        return split
+
+    def arguments(self) -> dict[str, Any]:
+        """What the data set's class is called with: root, and train or split where they are given."""
+        given = {"train": self.train, "split": self.split}
+        return {"root": self.root, **{key: value for key, value in given.items() if value is not None}}
+
+
+def _source_of_text(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    return {"manifest" if value.lower().endswith((".csv", ".parquet")) else "path": value}
+
+
+SOURCES: dict[str, type[BaseModel]] = {
+    "path": PathSource,
+    "manifest": ManifestSource,
+    "torchvision": TorchvisionSource,
+}
+SourceModel = (
+    Annotated[PathSource, Tag("<PathSource>")]
+    | Annotated[ManifestSource, Tag("<ManifestSource>")]
+    | Annotated[TorchvisionSource, Tag("<TorchvisionSource>")]
+)
+Source = Annotated[
+    SourceModel,
+    chosen_by_keys(SOURCES),
+    BeforeValidator(_source_of_text, json_schema_input_type=SourceModel | str),
+]
+
+
+class LabelledFolders(Part):
+    """Images whose label is the place they lie in."""
+
+    nominal: Source = Field(description="where the labelled nominal images are")
+    anomalous: Source = Field(description="where the anomalous images are")
+
+
+LABELLED: dict[str, type[BaseModel]] = {"nominal": LabelledFolders, "anomalous": LabelledFolders, **SOURCES}
+LabelledModel = Annotated[LabelledFolders, Tag("<LabelledFolders>")] | SourceModel
+Labelled = Annotated[
+    LabelledModel,
+    chosen_by_keys(LABELLED),
+    BeforeValidator(_source_of_text, json_schema_input_type=LabelledModel | str),
+]
+
+
+Side = Annotated[int, Field(ge=8, le=1024), NOT_BOOLEAN]
+Channels = Annotated[Literal[1, 3], BeforeValidator(integer_of_digits), NOT_BOOLEAN]
+
+
+class DataConfig(Part):
+    """Which images a pipeline learns from, which it watches, and what the network sees of them."""
+
+    nominal: Source = Field(description="the nominal images that the network learns from")
+    inbox: Source | None = Field(default=None, description="the images to score: each subfolder of a folder is a batch")
+    labelled: Labelled | None = Field(
+        default=None, description="images with labels, used for calibration and in reports, never for training"
+    )
+    nominal_labels: Annotated[tuple[Text, ...], Field(min_length=1)] = Field(
+        default=("nominal", "good", "normal", "ok"),
+        description="the labels of nominal images; every other label is anomalous",
+    )
+    group: Text | None = Field(
+        default=None,
+        description="a manifest's column, or a regular expression on the path: images of one group (of one part) "
+        "stay on one side of every split",
+    )
+    size: tuple[Side, Side] | None = Field(
+        default=None, description="[height, width] in pixels; by default the images' own, at most 128 on the short side"
+    )
+    channels: Channels | None = Field(default=None, description="1 (grey) or 3 (RGB); by default what the images are")
+
+    @field_validator("group")
+    @classmethod
+    def _compiles(cls, group: str | None) -> str | None:
+        try:
+            with warnings.catch_warnings(action="ignore"):
+                re.compile(group or "")
+        except (re.error, OverflowError, RecursionError) as error:
+            raise ValueError(f"{group!r} is neither a column's name nor a regular expression: {error}") from None
+        return group

@@ -1,0 +1,138 @@
+"""What the sections of pipelines.yaml are made of: checked paths, numbers and names, shorthands, choices of a model."""
+
+import difflib
+import glob
+import math
+import os
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import urlsplit
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    ValidationInfo,
+)
+
+NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$"
+DEVICE = r"^(auto|cpu|mps|cuda(:[0-9]+)?)$"
+PATTERNS = {
+    NAME: "a name: up to 63 letters, digits, '-' and '_', the first a letter or a digit",
+    DEVICE: "a device: auto, cpu, mps, cuda, or one GPU such as cuda:0",
+}
+Scalar = str | int | float | bool
+
+
+class Part(BaseModel):
+    """What every section of the file has in common: it is frozen and refuses keys that it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True)
+
+
+def _not_boolean(value: object) -> object:
+    if isinstance(value, bool):
+        raise ValueError(f"{str(value).lower()} is not a number")  # pydantic would take true for 1
+    return value
+
+
+def integer_of_digits(value: object) -> object:
+    """The integer that a text of digits stands for (as `${NAME}` gives it); anything else as it is."""
+    return int(value) if isinstance(value, str) and value.isdecimal() else value
+
+
+def _not_empty(value: object) -> object:
+    if value == "" or "\0" in str(value):
+        raise ValueError("is not a path ('.' is the folder that the file is in)")
+    return value
+
+
+def _absolute(path: Path, info: ValidationInfo) -> Path:
+    """The path from the file's folder on (`context["folder"]`); without a context it stays as it is."""
+    path = Path(os.path.expanduser(path))
+    if not info.context:
+        return path
+    folder = str(info.context["folder"])
+    return Path(glob.escape(folder) if info.data.get("glob") else folder, path)  # only what was written is a wildcard
+
+
+def _one_or_more(value: object) -> tuple[Scalar, ...]:
+    values = value if isinstance(value, list | tuple) else [value]
+    usable = (isinstance(item, str | int) or (isinstance(item, float) and math.isfinite(item)) for item in values)
+    if not values or not all(usable):
+        raise ValueError("must be a text, a number, true or false, or a list of them")
+    return tuple(values)
+
+
+def _classes(value: object) -> tuple[str | int, ...]:
+    if not isinstance(value, list | tuple) or not all(type(item) in (str, int) for item in value):
+        raise ValueError("must be a list of class names or class numbers")
+    return tuple(value)
+
+
+def web_address(text: str) -> str:
+    """The text, if it is an http(s) address; the ValueError does not show it, as it may be secret."""
+    try:
+        parts = urlsplit(text)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable or re.search(r"\s", text):
+        raise ValueError("must be a web address that starts with http:// or https://")
+    return text
+
+
+def tag_of(model: type[BaseModel] | None) -> str | None:
+    """What stands for the model in the location of an error: in <>, so that no key of a file is taken for it."""
+    return f"<{model.__name__}>" if model else None
+
+
+def chosen_by(key: str, models: Mapping[str, type[BaseModel]]) -> Discriminator:
+    """The choice of a model by the value of `key`."""
+
+    def tag(value: Any) -> str | None:
+        if isinstance(value, Mapping):
+            return tag_of(models.get(str(value.get(key))))
+        return tag_of(type(value)) if type(value) in models.values() else None
+
+    expected = " or ".join(f"'{name}'" for name in models)
+    context: dict[str, int | str | float] = {"key": key, "expected": expected}
+    return Discriminator(
+        tag, custom_error_type="choice", custom_error_message="unknown choice", custom_error_context=context
+    )
+
+
+def chosen_by_keys(models: Mapping[str, type[BaseModel]]) -> Discriminator:
+    """The choice of a model by a key that only it has, or by the nearest to one, so that a misspelt key is named."""
+
+    def tag(value: Any) -> str | None:
+        if not isinstance(value, Mapping):
+            return tag_of(type(value)) if type(value) in models.values() else None
+        exact = [key for key in models if key in value]
+        near = [near for key in value for near in difflib.get_close_matches(str(key), list(models), n=1)]
+        return tag_of(models[(exact or near)[0]]) if exact or near else None
+
+    words = f"must be a path, or a mapping with one of these keys: {', '.join(models)}"
+    return Discriminator(tag, custom_error_type="source", custom_error_message=words)
+
+
+def shorthand(key: str, word: str | None = None) -> Callable[[object], object]:
+    """A text alone stands for a mapping with that text at `key` (only the text `word`, where one is given)."""
+    return lambda value: {key: value} if isinstance(value, str) and word in (None, value) else value
+
+
+NOT_BOOLEAN = BeforeValidator(_not_boolean)
+Text = Annotated[str, Field(min_length=1)]
+Name = Annotated[str, Field(pattern=NAME)]
+FilePath = Annotated[Path, BeforeValidator(_not_empty), AfterValidator(_absolute)]
+Count = Annotated[int, Field(ge=1), NOT_BOOLEAN]
+Positive = Annotated[float, Field(gt=0), NOT_BOOLEAN]
+Share = Annotated[float, Field(gt=0, lt=1), NOT_BOOLEAN]
+Rate = Annotated[float, Field(gt=0, le=0.5), NOT_BOOLEAN]
+Where = Annotated[tuple[Scalar, ...], BeforeValidator(_one_or_more, json_schema_input_type=Scalar | list[Scalar])]
+Classes = Annotated[tuple[str | int, ...], BeforeValidator(_classes, json_schema_input_type=list[str | int])]
