@@ -1,0 +1,646 @@
+"""The ledger: which batch is whose and which is done, and the alerts on their way; nothing is scored or sent twice.
+
+A batch is claimed by an INSERT on its key, and finished, with its alerts, in one transaction. A claim ends with its
+process: whoever comes next takes over what a dead process left behind.
+"""
+
+import hashlib
+import json
+import math
+import platform
+import uuid
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from os import getpid
+from pathlib import Path
+from typing import Any, Self
+
+import psutil  # type: ignore[import-untyped, unused-ignore]  # it ships no types
+import sqlalchemy as sa
+from filelock import FileLock, Timeout
+from sqlalchemy import event
+from sqlalchemy.exc import (
+    ArgumentError,
+    DatabaseError,
+    DBAPIError,
+    DisconnectionError,
+    IntegrityError,
+    NoSuchModuleError,
+    OperationalError,
+    ProgrammingError,
+)
+from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
+from sqlalchemy.types import TypeDecorator
+
+from ae_models.errors import InputError
+
+SCHEMA = 1
+LEASE = timedelta(minutes=10)  # how long a claim from another host holds without being renewed
+CREATION_TIMEOUT = 60.0  # seconds
+BUSY_TIMEOUT = 30_000  # milliseconds
+
+
+class LostClaim(RuntimeError):  # noqa: N818 (it says what happened)
+    """The claim is no longer held: another process has taken the batch over, or it was released or finished."""
+
+
+@dataclass(frozen=True)
+class Process:
+    """A process that claims: its host, its id there, and a start that tells it from a later one of the same id."""
+
+    host: str
+    id: int
+    start: str
+
+    def owner(self) -> str:
+        """A new owner's name, `host:id:start:uuid`; no two claims share one."""
+        return f"{self.host}:{self.id}:{self.start}:{uuid.uuid4().hex}"
+
+
+def this_process() -> Process:
+    """The process that asks."""
+    return Process(platform.node(), getpid(), _start_of(getpid()) or "")
+
+
+def utc_now() -> datetime:
+    """The time now, aware, in UTC."""
+    return datetime.now(UTC)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A batch that is ours to score.
+
+    Attributes:
+        owner: who holds it, and which of its claims this is.
+        attempt: 1 for the first claim of this batch, more after a takeover or a release.
+    """
+
+    key: str
+    pipeline: str
+    batch: str
+    owner: str
+    attempt: int
+
+
+@dataclass(frozen=True)
+class AlreadyDone:
+    """A batch that needs nothing: it was scored before, by this model and calibration, in the run `run_id`."""
+
+    key: str
+    run_id: str
+    finished_at: datetime
+
+
+@dataclass(frozen=True)
+class Busy:
+    """A batch that a living process is scoring."""
+
+    key: str
+    owner: str
+    renewed_at: datetime
+
+
+@dataclass(frozen=True)
+class BatchRecord:
+    """A finished batch; `verdict` is what `finish` was given, as JSON values."""
+
+    key: str
+    pipeline: str
+    batch: str
+    manifest_hash: str
+    model_version: str
+    calibration_version: str
+    run_id: str
+    finished_at: datetime
+    attempts: int
+    alarm: bool
+    n_scored: int
+    n_flagged: int
+    n_unreadable: int
+    verdict: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class OutboxEntry:
+    """An alert to be sent through one channel; entered once for a dedupe key and channel, however often it is given."""
+
+    channel: str
+    dedupe_key: str
+    payload: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class PendingAlert:
+    """An alert that was not delivered yet; `attempts` counts the failed ones, `sender` is who sends it now or ''."""
+
+    id: int
+    dedupe_key: str
+    pipeline: str
+    batch_key: str
+    channel: str
+    payload: dict[str, Any]
+    created_at: datetime
+    attempts: int
+    last_error: str | None
+    next_attempt_at: datetime
+    sender: str
+    sender_since: datetime | None
+
+
+def batch_key(pipeline: str, manifest_hash: str, model_version: str, calibration_version: str) -> str:
+    """The SHA-256 (hex) under which a batch is claimed: these images, judged by this model with this calibration."""
+    return hashlib.sha256(
+        _json_text([pipeline, manifest_hash, model_version, calibration_version]).encode()
+    ).hexdigest()
+
+
+def plain(value: Any) -> Any:
+    """`value` as JSON can hold it: NaN and infinities are null, tuples lists, and undecodable names escaped."""
+    if isinstance(value, str):
+        return _storable(value)
+    if isinstance(value, Mapping):
+        return {_storable(str(key)): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """The ledger in one database; get it from `Ledger.open`. Every method is one transaction."""
+
+    _engine: sa.Engine
+    _clock: Callable[[], datetime]
+    _process: Callable[[], Process]
+
+    @classmethod
+    def open(
+        cls, url: str, clock: Callable[[], datetime] = utc_now, process: Callable[[], Process] = this_process
+    ) -> Self:
+        """The ledger at `url` (`sqlite:////absolute/path.db`, `postgresql+psycopg://...`), created where there is none.
+
+        Raises InputError where the database cannot be used or was written by a newer reconwatch.
+        """
+        ledger = cls(_engine_of(url), clock, process)
+        with _creation_lock(ledger._engine.url):
+            ledger._create()
+        weakref.finalize(ledger, ledger._engine.dispose)
+        return ledger
+
+    def close(self) -> None:
+        """Closes the connections now and not when the ledger is let go of; a later call opens new ones."""
+        self._engine.dispose()
+
+    # Batches
+
+    def claim(
+        self, pipeline: str, batch: str, manifest_hash: str, model_version: str, calibration_version: str
+    ) -> Claim | AlreadyDone | Busy:
+        """A Claim where the batch is ours now, AlreadyDone where it is finished, Busy where a living process has it."""
+        key = batch_key(pipeline, manifest_hash, model_version, calibration_version)
+        owner, now = self._process().owner(), self._clock()
+        first = self._inserted(
+            _BATCHES,
+            key=key,
+            pipeline=pipeline,
+            batch=batch,
+            manifest_hash=manifest_hash,
+            model_version=model_version,
+            calibration_version=calibration_version,
+            status="claimed",
+            owner=owner,
+            claimed_at=now,
+            renewed_at=now,
+            attempts=1,
+        )
+        if first:
+            return Claim(key, pipeline, batch, owner, attempt=1)
+        while True:
+            held = self._rows(sa.select(_BATCHES).where(_BATCHES.c.key == key))[0]
+            if held.status == "done":
+                return AlreadyDone(key, held.run_id, held.finished_at)
+            if self._alive(held.owner, held.renewed_at):
+                return Busy(key, held.owner, held.renewed_at)
+            if self._taken_over(held, batch, owner, now):
+                return Claim(key, pipeline, batch, owner, held.attempts + 1)
+
+    def _taken_over(self, held: sa.Row[Any], batch: str, owner: str, now: datetime) -> bool:
+        unchanged = (_BATCHES.c.owner == held.owner) & (_BATCHES.c.renewed_at == held.renewed_at)
+        return self._changed(
+            _BATCHES,
+            (_BATCHES.c.key == held.key) & (_BATCHES.c.status == "claimed") & unchanged,
+            owner=owner,
+            batch=batch,
+            attempts=held.attempts + 1,
+            claimed_at=now,
+            renewed_at=now,
+        )
+
+    def renew(self, claim: Claim) -> None:
+        """Says that the claim's owner still works on it; another host waits 10 minutes from here. Raises LostClaim."""
+        if not self._changed(_BATCHES, _held_by(claim), renewed_at=self._clock()):
+            raise _lost(claim)
+
+    def release(self, claim: Claim) -> None:
+        """Gives a claim back, so that anyone may take the batch at once; nothing where it was lost or finished."""
+        self._changed(_BATCHES, _held_by(claim), owner="")
+
+    def finish(
+        self,
+        claim: Claim,
+        *,
+        run_id: str,
+        verdict: Mapping[str, Any],
+        alarm: bool,
+        n_scored: int,
+        n_flagged: int,
+        n_unreadable: int,
+        alerts: Sequence[OutboxEntry] = (),
+    ) -> None:
+        """Writes that the batch is done, and its alerts, in one transaction; raises LostClaim (and writes nothing)
+        where another process has taken the batch over meanwhile."""
+        now = self._clock()
+        done = sa.update(_BATCHES).where(_held_by(claim))
+        done = done.values(status="done", run_id=run_id, finished_at=now, verdict=_json_text(verdict), alarm=alarm)
+        done = done.values(n_scored=n_scored, n_flagged=n_flagged, n_unreadable=n_unreadable)
+        with self._transaction() as connection:
+            if connection.execute(done).rowcount == 0:
+                raise _lost(claim)
+            for alert in alerts:
+                _enter(connection, claim, alert, now)
+
+    def is_done(self, pipeline: str, manifest_hash: str, model_version: str | None = None) -> bool:
+        """Whether these images were judged before: under any model, or under this one."""
+        done = (_BATCHES.c.pipeline == pipeline) & (_BATCHES.c.manifest_hash == manifest_hash)
+        done &= _BATCHES.c.status == "done"
+        if model_version is not None:
+            done &= _BATCHES.c.model_version == model_version
+        return bool(self._rows(sa.select(_BATCHES.c.key).where(done).limit(1)))
+
+    def history(self, pipeline: str, limit: int = 20) -> tuple[BatchRecord, ...]:
+        """The last `limit` finished batches of a pipeline, the newest first."""
+        done = (_BATCHES.c.pipeline == pipeline) & (_BATCHES.c.status == "done")
+        newest = (_BATCHES.c.finished_at.desc(), _BATCHES.c.key)
+        return tuple(map(_record, self._rows(sa.select(_BATCHES).where(done).order_by(*newest).limit(limit))))
+
+    def count(self, pipeline: str) -> int:
+        """How many batches of a pipeline are finished."""
+        done = (_BATCHES.c.pipeline == pipeline) & (_BATCHES.c.status == "done")
+        return int(self._rows(sa.select(sa.func.count()).select_from(_BATCHES).where(done))[0][0])
+
+    def open_alarms(self, pipeline: str | None = None, last: int = 20) -> tuple[BatchRecord, ...]:
+        """The alarms among the `last` batches of a pipeline, or of each one, the newest first."""
+        every = sa.select(_BATCHES.c.pipeline).distinct().order_by(_BATCHES.c.pipeline)
+        names = [row.pipeline for row in self._rows(every)] if pipeline is None else [pipeline]
+        return tuple(record for name in names for record in self.history(name, last) if record.alarm)
+
+    # Unchanged batches, known without reading a file
+
+    def known_manifest(self, pipeline: str, batch: str, stat_hash: str) -> str | None:
+        """The manifest hash that a batch had when its files' names, sizes and times were these; None where unknown."""
+        rows = self._rows(sa.select(_FINGERPRINTS.c.manifest_hash).where(_seen(pipeline, batch, stat_hash)))
+        return str(rows[0].manifest_hash) if rows else None
+
+    def remember_manifest(self, pipeline: str, batch: str, stat_hash: str, manifest_hash: str) -> None:
+        """Keeps what `known_manifest` tells; the batch's earlier states are forgotten."""
+        earlier = (_FINGERPRINTS.c.pipeline == pipeline) & (_FINGERPRINTS.c.batch == batch)
+        with self._transaction() as connection:
+            connection.execute(sa.delete(_FINGERPRINTS).where(earlier))
+            _insert_once(
+                connection,
+                _FINGERPRINTS,
+                pipeline=pipeline,
+                batch=batch,
+                stat_hash=stat_hash,
+                manifest_hash=manifest_hash,
+            )
+
+    # The outbox
+
+    def pending_alerts(
+        self, now: datetime | None = None, after: int = 0, limit: int | None = None
+    ) -> tuple[PendingAlert, ...]:
+        """The alerts that are due at `now` (all undelivered ones where it is None) with an id above `after`, by id."""
+        pending = _OUTBOX.c.delivered_at.is_(None) & (_OUTBOX.c.id > after)
+        if now is not None:
+            pending &= _OUTBOX.c.next_attempt_at <= now
+        return tuple(map(_pending, self._rows(sa.select(_OUTBOX).where(pending).order_by(_OUTBOX.c.id).limit(limit))))
+
+    def claim_alert(self, alert: PendingAlert) -> PendingAlert | None:
+        """The alert as ours to send; None where a living process sends it, or it changed since it was read."""
+        if alert.sender_since is not None and self._alive(alert.sender, alert.sender_since):
+            return None
+        owner, now = self._process().owner(), self._clock()
+        unchanged = (_OUTBOX.c.id == alert.id) & _OUTBOX.c.delivered_at.is_(None)
+        unchanged &= (_OUTBOX.c.attempts == alert.attempts) & (_OUTBOX.c.sender == alert.sender)
+        if not self._changed(_OUTBOX, unchanged, sender=owner, sender_since=now):
+            return None
+        return replace(alert, sender=owner, sender_since=now)
+
+    def mark_delivered(self, alert: PendingAlert) -> None:
+        """Writes that an alert arrived; it is never sent again."""
+        self._changed(_OUTBOX, _OUTBOX.c.id == alert.id, delivered_at=self._clock(), **_UNSENT)
+
+    def mark_failed(self, alert: PendingAlert, error: str, next_attempt_at: datetime) -> None:
+        """Writes why an alert that we claimed was not delivered, and when to try again."""
+        ours = (_OUTBOX.c.id == alert.id) & (_OUTBOX.c.sender == alert.sender)
+        failed = {"attempts": alert.attempts + 1, "last_error": error, "next_attempt_at": next_attempt_at}
+        self._changed(_OUTBOX, ours, **failed, **_UNSENT)
+
+    # The database
+
+    def _create(self) -> None:
+        try:
+            self._create_tables()
+        except (IntegrityError, ProgrammingError):  # another process created them on the same server just before
+            self._create_tables()
+
+    def _create_tables(self) -> None:
+        with self._transaction() as connection:
+            _METADATA.create_all(connection)
+            found = connection.execute(sa.select(_META.c.value).where(_META.c.key == "schema")).scalar()
+            if found is None:
+                connection.execute(sa.insert(_META).values(key="schema", value=str(SCHEMA)))
+            elif not found.isdecimal() or int(found) > SCHEMA:
+                raise InputError(
+                    f"the ledger {_shown(self._engine.url)} has schema version {found}, and this reconwatch knows "
+                    f"version {SCHEMA}: install the reconwatch that wrote it, or a newer one"
+                )
+
+    def _alive(self, owner: str, since: datetime) -> bool:
+        if not owner:
+            return False
+        host, process_id, start, _ = owner.rsplit(":", 3)
+        if host == self._process().host:
+            return _start_of(int(process_id)) == start
+        return self._clock() - since < LEASE
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sa.Connection]:
+        try:
+            with self._engine.begin() as connection:
+                yield connection
+        except DBAPIError as error:
+            if not isinstance(error, OperationalError) and type(error) is not DatabaseError:
+                raise
+            raise InputError(
+                f"the ledger {_shown(self._engine.url)} cannot be used ({' '.join(str(error.orig).split())}): "
+                "check that it is a reconwatch ledger which may be written and that its disk has room, or name another"
+            ) from error
+
+    def _rows(self, query: sa.Select[Any]) -> Sequence[sa.Row[Any]]:
+        with self._transaction() as connection:
+            return connection.execute(query).all()
+
+    def _changed(self, table: sa.Table, where: sa.ColumnElement[bool], **values: Any) -> bool:
+        with self._transaction() as connection:
+            return connection.execute(sa.update(table).where(where).values(values)).rowcount > 0
+
+    def _inserted(self, table: sa.Table, **row: Any) -> bool:
+        try:
+            with self._transaction() as connection:
+                connection.execute(sa.insert(table).values(row))
+        except IntegrityError:
+            return False
+        return True
+
+
+class _Time(TypeDecorator[datetime]):
+    """Aware times, in UTC, so that SQLite (text without a zone) orders them as PostgreSQL does."""
+
+    impl = sa.DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: sa.Dialect) -> datetime | None:
+        if value is not None and value.tzinfo is None:
+            raise ValueError(f"the ledger takes aware times only, not {value.isoformat()}")
+        return value and value.astimezone(UTC)
+
+    def process_result_value(self, value: datetime | None, dialect: sa.Dialect) -> datetime | None:
+        if value is None:
+            return None
+        return value.astimezone(UTC) if value.tzinfo else value.replace(tzinfo=UTC)
+
+
+class _Words(TypeDecorator[str]):
+    """Text that any database takes; file names that are no UTF-8 stand escaped."""
+
+    impl = sa.Text
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: sa.Dialect) -> str | None:
+        return None if value is None else _storable(value)
+
+
+_METADATA = sa.MetaData()
+_META = sa.Table(
+    "meta",
+    _METADATA,
+    sa.Column("key", _Words, primary_key=True),
+    sa.Column("value", _Words, nullable=False),
+)
+_BATCHES = sa.Table(
+    "batches",
+    _METADATA,
+    sa.Column("key", _Words, primary_key=True),
+    sa.Column("pipeline", _Words, nullable=False),
+    sa.Column("batch", _Words, nullable=False),
+    sa.Column("manifest_hash", _Words, nullable=False),
+    sa.Column("model_version", _Words, nullable=False),
+    sa.Column("calibration_version", _Words, nullable=False),
+    sa.Column("status", _Words, nullable=False),  # claimed, done
+    sa.Column("owner", _Words, nullable=False),
+    sa.Column("claimed_at", _Time, nullable=False),
+    sa.Column("renewed_at", _Time, nullable=False),
+    sa.Column("attempts", sa.Integer, nullable=False),
+    sa.Column("finished_at", _Time),
+    sa.Column("run_id", _Words),
+    sa.Column("alarm", sa.Boolean),
+    sa.Column("n_scored", sa.Integer),
+    sa.Column("n_flagged", sa.Integer),
+    sa.Column("n_unreadable", sa.Integer),
+    sa.Column("verdict", _Words),
+    sa.Index("batches_by_finish", "pipeline", "finished_at"),
+    sa.Index("batches_by_manifest", "pipeline", "manifest_hash"),
+)
+_OUTBOX = sa.Table(
+    "outbox",
+    _METADATA,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("dedupe_key", _Words, nullable=False),
+    sa.Column("pipeline", _Words, nullable=False),
+    sa.Column("batch_key", _Words, nullable=False),
+    sa.Column("channel", _Words, nullable=False),
+    sa.Column("payload", _Words, nullable=False),
+    sa.Column("created_at", _Time, nullable=False),
+    sa.Column("attempts", sa.Integer, nullable=False),
+    sa.Column("last_error", _Words),
+    sa.Column("next_attempt_at", _Time, nullable=False),
+    sa.Column("sender", _Words, nullable=False),
+    sa.Column("sender_since", _Time),
+    sa.Column("delivered_at", _Time),
+    sa.UniqueConstraint("dedupe_key", "channel"),
+    sa.Index("outbox_due", "delivered_at", "next_attempt_at"),
+)
+_FINGERPRINTS = sa.Table(
+    "fingerprints",
+    _METADATA,
+    sa.Column("pipeline", _Words, primary_key=True),
+    sa.Column("batch", _Words, primary_key=True),
+    sa.Column("stat_hash", _Words, primary_key=True),
+    sa.Column("manifest_hash", _Words, nullable=False),
+)
+
+
+_UNSENT: dict[str, Any] = {"sender": "", "sender_since": None}
+
+
+def _held_by(claim: Claim) -> sa.ColumnElement[bool]:
+    return (_BATCHES.c.key == claim.key) & (_BATCHES.c.owner == claim.owner) & (_BATCHES.c.status == "claimed")
+
+
+def _seen(pipeline: str, batch: str, stat_hash: str) -> sa.ColumnElement[bool]:
+    columns = _FINGERPRINTS.c
+    return (columns.pipeline == pipeline) & (columns.batch == batch) & (columns.stat_hash == stat_hash)
+
+
+def _lost(claim: Claim) -> LostClaim:
+    return LostClaim(
+        f"batch '{claim.batch}' of pipeline '{claim.pipeline}' is no longer ours: another process took it over; "
+        "nothing of this attempt was recorded"
+    )
+
+
+def _enter(connection: sa.Connection, claim: Claim, alert: OutboxEntry, now: datetime) -> None:
+    _insert_once(
+        connection,
+        _OUTBOX,
+        dedupe_key=alert.dedupe_key,
+        channel=alert.channel,
+        pipeline=claim.pipeline,
+        batch_key=claim.key,
+        payload=_json_text(alert.payload),
+        created_at=now,
+        next_attempt_at=now,
+        attempts=0,
+        **_UNSENT,
+    )
+
+
+def _insert_once(connection: sa.Connection, table: sa.Table, **row: Any) -> None:
+    try:
+        with connection.begin_nested():
+            connection.execute(sa.insert(table).values(row))
+    except IntegrityError:  # there already; the rest of the transaction stands
+        pass
+
+
+def _record(row: sa.Row[Any]) -> BatchRecord:
+    names = [name for name in BatchRecord.__dataclass_fields__ if name != "verdict"]
+    return BatchRecord(**{name: row._mapping[name] for name in names}, verdict=json.loads(row.verdict))
+
+
+def _pending(row: sa.Row[Any]) -> PendingAlert:
+    names = [name for name in PendingAlert.__dataclass_fields__ if name != "payload"]
+    return PendingAlert(**{name: row._mapping[name] for name in names}, payload=json.loads(row.payload))
+
+
+def _json_text(value: Any) -> str:
+    return json.dumps(plain(value), sort_keys=True, allow_nan=False)
+
+
+def _storable(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _start_of(process_id: int) -> str | None:
+    """When that process started, told so that no change of the clock moves it; None where it does not run."""
+    if Path("/proc/self/stat").exists():
+        return _start_on_linux(process_id)
+    try:
+        process = psutil.Process(process_id)
+        return None if process.status() == psutil.STATUS_ZOMBIE else f"{process.create_time():.2f}"
+    except psutil.NoSuchProcess:
+        return None
+
+
+def _start_on_linux(process_id: int) -> str | None:
+    try:
+        after_name = Path(f"/proc/{process_id}/stat").read_text(errors="replace").rpartition(")")[2].split()
+    except OSError:
+        return None
+    state, ticks = after_name[0], after_name[19]
+    return None if state in "ZX" else f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()}/{ticks}"
+
+
+def _engine_of(url: str) -> sa.Engine:
+    try:
+        parsed = sa.make_url(url)
+        if parsed.get_backend_name() == "sqlite" and parsed.database in (None, "", ":memory:"):
+            raise InputError(f"the ledger {url} would be lost with its process: name a file, sqlite:////path/ledger.db")
+        engine = sa.create_engine(parsed, pool_pre_ping=True, hide_parameters=True)
+    except ArgumentError as error:
+        unknown = "names a database that is not known" if isinstance(error, NoSuchModuleError) else "cannot be read"
+        raise InputError(
+            f"the ledger's URL {unknown}: write it as sqlite:////path/ledger.db "
+            "or postgresql+psycopg://user:password@host/name"
+        ) from None
+    except ModuleNotFoundError as error:
+        raise InputError(f"the ledger {_shown(parsed)} needs the Python package '{error.name}': install it") from error
+    event.listen(engine, "connect", _remember_process)
+    event.listen(engine, "checkout", _refuse_inherited)
+    if parsed.get_backend_name() == "sqlite":
+        event.listen(engine, "connect", _prepare_sqlite)
+    return engine
+
+
+def _prepare_sqlite(connection: Any, _entry: ConnectionPoolEntry) -> None:
+    cursor = connection.cursor()
+    cursor.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT}")
+    cursor.execute("PRAGMA journal_mode = WAL")
+    cursor.close()
+
+
+def _remember_process(_connection: Any, entry: ConnectionPoolEntry) -> None:
+    entry.info["process"] = getpid()
+
+
+def _refuse_inherited(_connection: Any, entry: ConnectionPoolEntry, proxy: PoolProxiedConnection) -> None:
+    """Has a forked process open a connection of its own: the one that it inherited is its parent's."""
+    if entry.info["process"] != getpid():
+        entry.dbapi_connection = proxy.dbapi_connection = None  # type: ignore[misc]
+        raise DisconnectionError("the connection belongs to another process")
+
+
+@contextmanager
+def _creation_lock(url: sa.URL) -> Iterator[None]:
+    """Creation by one process at a time, where the ledger is a file; a server sees to it by itself."""
+    try:
+        with _file_lock(url):
+            yield
+    except Timeout as error:
+        raise InputError(
+            f"the ledger {_shown(url)} is being created by another process since a minute: end it and try again"
+        ) from error
+    except OSError as error:
+        raise InputError(
+            f"the ledger {_shown(url)} cannot be created ({error}): make its folder writable, or name another"
+        ) from error
+
+
+def _file_lock(url: sa.URL) -> AbstractContextManager[Any]:
+    if url.get_backend_name() != "sqlite":
+        return nullcontext()
+    path = Path(str(url.database))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return FileLock(f"{path}.lock", timeout=CREATION_TIMEOUT)
+
+
+def _shown(url: sa.URL) -> str:
+    return url.render_as_string(hide_password=True)

@@ -1,0 +1,469 @@
+"""The ledger scores no batch twice and loses none, whatever dies and however many start at once."""
+
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import pytest
+
+from ae_models.errors import InputError
+from flows.ledger import (
+    AlreadyDone,
+    Busy,
+    Claim,
+    Ledger,
+    LostClaim,
+    OutboxEntry,
+    PendingAlert,
+    Process,
+    batch_key,
+    this_process,
+)
+
+NOON = datetime(2024, 5, 17, 12, tzinfo=UTC)
+ROOT = Path(__file__).parents[1]
+
+OPEN_AND_CLAIM = """
+import sys
+from flows.ledger import Claim, Ledger
+
+print("ready", flush=True)
+sys.stdin.readline()
+ledger = Ledger.open(sys.argv[1])
+claim = ledger.claim("tiles", "lot-7", "images", "3", "5")
+print(type(claim).__name__, flush=True)
+sys.stdin.readline()
+"""
+
+CLAIM_AND_FORK = """
+import os, sys
+from flows.ledger import Claim, Ledger
+
+ledger = Ledger.open(sys.argv[1])
+child = os.fork()
+claim = ledger.claim("tiles", "parent" if child else "child", "parent" if child else "child", "3", "5")
+failed = not isinstance(claim, Claim) or (child and os.waitpid(child, 0)[1] != 0)
+os._exit(1 if failed else 0)
+"""
+
+
+class Clock:
+    """A clock that is set by hand."""
+
+    def __init__(self) -> None:
+        self.now = NOON
+
+    def __call__(self) -> datetime:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path / 'ledger.db'}"
+
+
+@pytest.fixture
+def ledger(url: str, clock: Clock) -> Ledger:
+    return Ledger.open(url, clock)
+
+
+def claimed(ledger: Ledger, batch: str = "lot-7", images: str = "images", model: str = "3") -> Claim:
+    claim = ledger.claim("tiles", batch, images, model, "5")
+    assert isinstance(claim, Claim)
+    return claim
+
+
+def finish(
+    ledger: Ledger,
+    claim: Claim,
+    *alerts: OutboxEntry,
+    alarm: bool = False,
+    run_id: str = "run",
+    verdict: Mapping[str, Any] = MappingProxyType({"severity": "alarm"}),
+) -> None:
+    ledger.finish(
+        claim, run_id=run_id, verdict=verdict, alarm=alarm, n_scored=9, n_flagged=2, n_unreadable=1, alerts=alerts
+    )
+
+
+def entry(dedupe_key: str = "lot-7", channel: str = "log") -> OutboxEntry:
+    return OutboxEntry(channel, dedupe_key, {"text": "It is off."})
+
+
+def elsewhere() -> Process:
+    return Process("another-host", 1, "then")
+
+
+def test_a_new_batch_is_claimed(ledger: Ledger) -> None:
+    """The first to ask gets the batch, as its first attempt."""
+    claim = claimed(ledger)
+    assert (claim.pipeline, claim.batch, claim.attempt) == ("tiles", "lot-7", 1)
+    assert claim.key == batch_key("tiles", "images", "3", "5")
+
+
+def test_a_batch_is_known_by_its_images_and_versions() -> None:
+    """Every part of a key counts, and no two lists of parts run together."""
+    parts = [
+        ("a", "b", "c", "d"),
+        ("ab", "", "c", "d"),
+        ("a", "b", "c", "e"),
+        ("a", "b", "d", "c"),
+        ("x", "b", "c", "d"),
+    ]
+    assert len({batch_key(*part) for part in parts}) == len(parts)
+
+
+def test_a_batch_of_a_living_process_is_busy(ledger: Ledger) -> None:
+    """While its process lives, a batch is nobody else's, and the answer says whose it is."""
+    claim = claimed(ledger)
+    assert ledger.claim("tiles", "lot-7", "images", "3", "5") == Busy(claim.key, claim.owner, NOON)
+
+
+def test_a_finished_batch_is_done(ledger: Ledger) -> None:
+    """A finished batch is not claimed again, and the answer says in which run it was scored."""
+    claim = claimed(ledger)
+    finish(ledger, claim, run_id="run-1")
+    assert ledger.claim("tiles", "lot-7", "images", "3", "5") == AlreadyDone(claim.key, "run-1", NOON)
+
+
+def test_a_released_batch_is_claimed_again(ledger: Ledger) -> None:
+    """After a failure that gave the batch back, the next one to ask gets it as the second attempt."""
+    ledger.release(claimed(ledger))
+    assert claimed(ledger).attempt == 2
+
+
+def test_a_finished_batch_stays_finished_when_released(ledger: Ledger) -> None:
+    """Giving back what is finished changes nothing."""
+    claim = claimed(ledger)
+    finish(ledger, claim)
+    ledger.release(claim)
+    assert isinstance(ledger.claim("tiles", "lot-7", "images", "3", "5"), AlreadyDone)
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[[str], "subprocess.Popen[str]"]]:
+    processes: list[subprocess.Popen[str]] = []
+
+    def started(url: str) -> "subprocess.Popen[str]":
+        command = [sys.executable, "-c", OPEN_AND_CLAIM, url]
+        environment = os.environ | {"PYTHONPATH": str(ROOT)}
+        processes.append(
+            subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+        )
+        return processes[-1]
+
+    yield started
+    for process in processes:
+        process.kill()
+        process.communicate()
+
+
+def line(process: "subprocess.Popen[str]") -> str:
+    assert process.stdout is not None
+    return process.stdout.readline().strip()
+
+
+def go_on(process: "subprocess.Popen[str]") -> None:
+    assert process.stdin is not None
+    process.stdin.write("\n")
+    process.stdin.flush()
+
+
+def test_a_killed_process_loses_its_batch(
+    ledger: Ledger, url: str, start: Callable[[str], "subprocess.Popen[str]"]
+) -> None:
+    """A batch whose process was killed with -9 is taken over at once, even before its parent has noticed."""
+    process = start(url)
+    assert line(process) == "ready"
+    go_on(process)
+    assert line(process) == "Claim"
+    assert isinstance(ledger.claim("tiles", "lot-7", "images", "3", "5"), Busy)
+    process.send_signal(signal.SIGKILL)
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # dead, and a zombie still
+    assert claimed(ledger).attempt == 2
+
+
+@pytest.mark.slow
+def test_eight_processes_share_a_fresh_file(url: str, start: Callable[[str], "subprocess.Popen[str]"]) -> None:
+    """Of eight processes that start on no file at all and want one batch, one gets it and the others hear so."""
+    processes = [start(url) for _ in range(8)]
+    assert [line(process) for process in processes] == ["ready"] * 8
+    for process in processes:
+        go_on(process)
+    assert sorted(line(process) for process in processes) == ["Busy"] * 7 + ["Claim"]
+
+
+def test_a_reused_process_id_is_not_the_owner(url: str, clock: Clock, ledger: Ledger) -> None:
+    """A batch is taken over when its process id runs but was started at another time."""
+    past = Ledger.open(url, clock, lambda: replace(this_process(), start="then"))
+    claimed(past)
+    assert claimed(ledger).attempt == 2
+
+
+def test_a_forked_process_uses_the_ledger_it_was_given(url: str, ledger: Ledger) -> None:
+    """A ledger that was opened and used before a fork works on both sides of it."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-c", CLAIM_AND_FORK, url], env=environment, check=True)
+    assert {claimed(ledger, batch, images=batch).attempt for batch in ("parent", "child")} == {2}
+
+
+def test_another_host_holds_its_claim_for_the_lease(url: str, clock: Clock, ledger: Ledger) -> None:
+    """A process that cannot be asked keeps its batch for ten minutes after its last sign of life, and no longer."""
+    other = Ledger.open(url, clock, elsewhere)
+    claim = claimed(other)
+    clock.now = NOON + timedelta(minutes=9)
+    other.renew(claim)
+    clock.now = NOON + timedelta(minutes=18)
+    assert isinstance(ledger.claim("tiles", "lot-7", "images", "3", "5"), Busy)
+    clock.now = NOON + timedelta(minutes=19)
+    assert claimed(ledger).attempt == 2
+
+
+def test_whoever_lost_a_batch_cannot_finish_it(url: str, clock: Clock, ledger: Ledger) -> None:
+    """A late process is told so, and neither its verdict nor its alerts are written."""
+    late = claimed(Ledger.open(url, clock, elsewhere))
+    clock.now = NOON + timedelta(hours=1)
+    claimed(ledger)
+    sentence = "batch 'lot-7' of pipeline 'tiles' is no longer ours: another process took it over"
+    with pytest.raises(LostClaim, match=sentence):
+        finish(ledger, late, entry())
+    assert not ledger.history("tiles")
+    assert not ledger.pending_alerts()
+
+
+def test_whoever_lost_a_batch_cannot_renew_it(url: str, clock: Clock, ledger: Ledger) -> None:
+    """A sign of life does not win a batch back."""
+    late = claimed(Ledger.open(url, clock, elsewhere))
+    clock.now = NOON + timedelta(hours=1)
+    claimed(ledger)
+    with pytest.raises(LostClaim):
+        ledger.renew(late)
+
+
+def test_a_batch_is_not_finished_twice(ledger: Ledger) -> None:
+    """The second call is refused, and writes no second alert."""
+    claim = claimed(ledger)
+    finish(ledger, claim, entry())
+    with pytest.raises(LostClaim):
+        finish(ledger, claim, entry("another"))
+    assert len(ledger.pending_alerts()) == 1
+
+
+def test_the_verdict_and_its_alerts_come_together(ledger: Ledger) -> None:
+    """An alert that cannot be written takes the verdict with it, and the batch stays claimed."""
+    claim = claimed(ledger)
+    with pytest.raises(TypeError):
+        finish(ledger, claim, entry(), OutboxEntry("log", "second", {"not": object()}))
+    assert not ledger.history("tiles")
+    assert not ledger.pending_alerts()
+    assert isinstance(ledger.claim("tiles", "lot-7", "images", "3", "5"), Busy)
+
+
+def test_an_alert_is_entered_once_for_a_channel(ledger: Ledger) -> None:
+    """The same dedupe key enters once for each channel, though two batches bring it."""
+    finish(ledger, claimed(ledger), entry("incident"), entry("incident", "webhook"))
+    finish(ledger, claimed(ledger, "lot-8", "others"), entry("incident"))
+    assert [alert.channel for alert in ledger.pending_alerts()] == ["log", "webhook"]
+
+
+def test_a_batch_is_done_under_any_model(ledger: Ledger) -> None:
+    """A new champion finds the old batches done, and can ask for its own."""
+    finish(ledger, claimed(ledger, model="3"))
+    assert ledger.is_done("tiles", "images")
+    assert ledger.is_done("tiles", "images", model_version="3")
+    assert not ledger.is_done("tiles", "images", model_version="4")
+    assert not ledger.is_done("steel", "images")
+
+
+def test_a_claimed_batch_is_not_done(ledger: Ledger) -> None:
+    """Being worked on is not being done."""
+    claimed(ledger)
+    assert not ledger.is_done("tiles", "images")
+
+
+def test_the_history_is_newest_first_in_any_time_zone(ledger: Ledger, clock: Clock) -> None:
+    """Batches are ordered by when they were finished, whatever zone the clock speaks in."""
+    west, east = timezone(timedelta(hours=-11)), timezone(timedelta(hours=13))
+    for hours, batch, zone in ((0, "first", east), (1, "second", west), (2, "third", UTC), (3, "fourth", east)):
+        clock.now = (NOON + timedelta(hours=hours)).astimezone(zone)
+        finish(ledger, claimed(ledger, batch, images=batch))
+    assert [record.batch for record in ledger.history("tiles", limit=3)] == ["fourth", "third", "second"]
+    assert ledger.history("tiles", limit=1)[0].finished_at == NOON + timedelta(hours=3)
+
+
+def test_the_history_tells_what_was_found(ledger: Ledger) -> None:
+    """A record holds the counts, the versions and the verdict as they were given."""
+    finish(ledger, claimed(ledger), alarm=True)
+    (record,) = ledger.history("tiles")
+    assert (record.n_scored, record.n_flagged, record.n_unreadable, record.alarm) == (9, 2, 1, True)
+    assert (record.model_version, record.calibration_version, record.attempts) == ("3", "5", 1)
+    assert record.verdict == {"severity": "alarm"}
+
+
+def test_numbers_that_json_lacks_are_null(ledger: Ledger) -> None:
+    """A p-value that is not a number does not keep a verdict from being written."""
+    finish(ledger, claimed(ledger), verdict={"p": float("nan"), "all": (1.5, float("inf"))})
+    assert ledger.history("tiles")[0].verdict == {"p": None, "all": [1.5, None]}
+
+
+def test_a_name_that_is_no_text_is_kept_escaped(ledger: Ledger) -> None:
+    """A folder whose name is no UTF-8 is claimed, finished and shown like any other."""
+    name = os.fsdecode(b"lot-\xff")
+    finish(ledger, claimed(ledger, name))
+    assert [record.batch for record in ledger.history("tiles")] == ["lot-\\udcff"]
+
+
+def test_open_alarms_are_those_of_the_last_batches(ledger: Ledger, clock: Clock) -> None:
+    """An alarm closes when enough batches came after it."""
+    for hour, alarm in enumerate((True, False, True, False)):
+        clock.now = NOON + timedelta(hours=hour)
+        finish(ledger, claimed(ledger, f"lot-{hour}", images=str(hour)), alarm=alarm)
+    assert [record.batch for record in ledger.open_alarms("tiles")] == ["lot-2", "lot-0"]
+    assert [record.batch for record in ledger.open_alarms(last=3)] == ["lot-2"]
+    assert ledger.open_alarms("steel") == ()
+
+
+def test_an_unchanged_batch_is_known_by_its_files(ledger: Ledger) -> None:
+    """The manifest hash is found by the last remembered state of the files, and by no other."""
+    ledger.remember_manifest("tiles", "lot-7", "sizes and times", "images")
+    assert ledger.known_manifest("tiles", "lot-7", "sizes and times") == "images"
+    ledger.remember_manifest("tiles", "lot-7", "later", "other images")
+    assert ledger.known_manifest("tiles", "lot-7", "sizes and times") is None
+    assert ledger.known_manifest("tiles", "lot-8", "later") is None
+
+
+def test_remembering_twice_is_remembering(ledger: Ledger) -> None:
+    """The same state may be remembered again."""
+    for _ in range(2):
+        ledger.remember_manifest("tiles", "lot-7", "sizes and times", "images")
+    assert ledger.known_manifest("tiles", "lot-7", "sizes and times") == "images"
+
+
+@pytest.fixture
+def alert(ledger: Ledger) -> PendingAlert:
+    finish(ledger, claimed(ledger), entry())
+    return ledger.pending_alerts(NOON)[0]
+
+
+def test_an_alert_is_due_at_once(alert: PendingAlert) -> None:
+    """A new alert waits for nothing and was never tried."""
+    assert (alert.attempts, alert.last_error, alert.next_attempt_at) == (0, None, NOON)
+    assert alert.payload == {"text": "It is off."}
+
+
+def test_one_of_two_senders_gets_an_alert(ledger: Ledger, alert: PendingAlert) -> None:
+    """Two that read the same alert do not both send it."""
+    assert ledger.claim_alert(alert) is not None
+    assert ledger.claim_alert(alert) is None
+
+
+def test_a_dead_senders_alert_is_sent_by_the_next(url: str, clock: Clock, ledger: Ledger, alert: PendingAlert) -> None:
+    """Who died between claiming an alert and telling what became of it does not hold it."""
+    dead = Ledger.open(url, clock, lambda: replace(this_process(), start="then"))
+    assert dead.claim_alert(alert) is not None
+    assert ledger.claim_alert(ledger.pending_alerts(NOON)[0]) is not None
+
+
+def test_a_failed_alert_waits(ledger: Ledger, alert: PendingAlert) -> None:
+    """An alert that failed is due again at the time given, and remembers why."""
+    ours = ledger.claim_alert(alert)
+    assert ours is not None
+    ledger.mark_failed(ours, "nobody answered", NOON + timedelta(minutes=2))
+    assert ledger.pending_alerts(NOON + timedelta(minutes=1)) == ()
+    (due,) = ledger.pending_alerts(NOON + timedelta(minutes=2))
+    assert (due.attempts, due.last_error) == (1, "nobody answered")
+    assert ledger.claim_alert(alert) is None, "what was read before the failure is stale"
+
+
+def test_a_delivered_alert_is_gone(ledger: Ledger, alert: PendingAlert) -> None:
+    """What arrived is not pending any more."""
+    ours = ledger.claim_alert(alert)
+    assert ours is not None
+    ledger.mark_delivered(ours)
+    assert ledger.pending_alerts() == ()
+
+
+def test_what_is_written_survives(url: str, ledger: Ledger) -> None:
+    """Another process finds the batch done."""
+    finish(ledger, claimed(ledger))
+    ledger.close()
+    assert Ledger.open(url).is_done("tiles", "images")
+
+
+def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
+    """A damaged ledger is named in one sentence, and left as it is."""
+    path = tmp_path / "ledger.db"
+    path.write_bytes(b"not a database at all" * 100)
+    with pytest.raises(InputError, match=r"the ledger sqlite:.*ledger\.db cannot be used \(file is not a database\)"):
+        Ledger.open(f"sqlite:///{path}")
+    assert path.read_bytes().startswith(b"not a database")
+
+
+def test_a_folder_is_no_ledger(tmp_path: Path) -> None:
+    """A path that cannot be opened is named in one sentence."""
+    with pytest.raises(InputError, match=r"cannot be used \(unable to open database file\)"):
+        Ledger.open(f"sqlite:///{tmp_path}")
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    """A ledger below a file is refused with what to do."""
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=r"the ledger .* cannot be created .*: make its folder writable, or name"):
+        Ledger.open(f"sqlite:///{tmp_path / 'file' / 'ledger.db'}")
+
+
+def test_a_newer_ledger_is_refused(url: str, ledger: Ledger, tmp_path: Path) -> None:
+    """A ledger of a later version is not touched by this one."""
+    with sqlite3.connect(tmp_path / "ledger.db") as connection:
+        connection.execute("UPDATE meta SET value = '2'")
+    connection.close()
+    with pytest.raises(InputError, match="has schema version 2, and this reconwatch knows version 1: install"):
+        Ledger.open(url)
+
+
+@pytest.mark.parametrize(
+    ("address", "sentence"),
+    [
+        ("what:secret@is this", "the ledger's URL cannot be read: write it as sqlite:////"),
+        ("nosuch://user:secret@host/name", "the ledger's URL names a database that is not known: write it as"),
+        (
+            "mysql+pymysql://user:secret@host/name",
+            r"the ledger mysql\+pymysql://user:\*\*\*@host/name needs the Python",
+        ),
+        ("sqlite://", "the ledger sqlite:// would be lost with its process: name a file"),
+    ],
+)
+def test_an_address_that_leads_nowhere_is_refused(address: str, sentence: str) -> None:
+    """Each wrong URL has a sentence of its own, without the password."""
+    with pytest.raises(InputError, match=sentence) as refused:
+        Ledger.open(address)
+    assert "secret" not in str(refused.value)
+
+
+def test_times_without_a_zone_are_refused(url: str) -> None:
+    """A clock that does not say its zone cannot order anything."""
+    naive = Ledger.open(url, lambda: datetime(2024, 5, 17, 12))
+    with pytest.raises(Exception, match="the ledger takes aware times only, not 2024-05-17T12:00:00"):
+        claimed(naive)
+
+
+def test_the_outbox_holds_json(ledger: Ledger, alert: PendingAlert, tmp_path: Path) -> None:
+    """Whoever looks into the database with other tools reads JSON."""
+    connection = sqlite3.connect(tmp_path / "ledger.db")
+    ((text,),) = connection.execute("SELECT payload FROM outbox").fetchall()
+    connection.close()
+    assert json.loads(text) == alert.payload
