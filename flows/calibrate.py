@@ -1,0 +1,24 @@
+"""The Prefect flow that calibrates a pipeline."""
+
+from pathlib import Path
+
+from prefect import flow
+
+from flows.calibration import CalibrationReport
+from flows.calibration import calibrate as calibrate_pipeline
+from flows.flow_record import flow_progress, record
+from flows.workspace import open_workspace
+
+
+@flow(name="calibrate", flow_run_name="calibrate-{pipeline}", validate_parameters=True)
+def calibrate(config: str, pipeline: str) -> CalibrationReport:
+    """Find the threshold of the pipeline's newest detector and let both decide batches from now on.
+
+    Args:
+        config: path of pipelines.yaml.
+        pipeline: its name there.
+    """
+    workspace = open_workspace(Path(config))
+    report = calibrate_pipeline(workspace.settings.pipeline(pipeline), workspace.tracking, flow_progress())
+    record(f"calibrate-{pipeline}", report.run_url, report.sentences())
+    return report

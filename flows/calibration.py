@@ -1,0 +1,235 @@
+"""Calibration: the newest detector and nominal images it never saw in, a champion in MLflow out."""
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from ae_models.calibration import (
+    Cost,
+    Criterion,
+    FalseAlarmRate,
+    FScore,
+    Recall,
+    Threshold,
+    conformal_threshold,
+    labelled_threshold,
+)
+from ae_models.champion import Champion
+from ae_models.detector import Detector
+from ae_models.errors import InputError
+from ae_models.images import stream
+from ae_models.panels import score_histogram
+from ae_models.training import choose_device
+from flows.config import (
+    ConformalThreshold,
+    LabelledCost,
+    LabelledFalseAlarmRate,
+    LabelledFScore,
+    LabelledRecall,
+    PipelineConfig,
+    fingerprint,
+)
+from flows.processes import this_process
+from flows.progress import Progress
+from flows.sources import Item, content_hash, labelled_items, nominal_items
+from flows.tracking import Tracking, TrainedRun
+
+
+@dataclass(frozen=True)
+class CalibrationReport:
+    """What a calibration gave: the version that now decides batches, and its threshold."""
+
+    pipeline: str
+    version: str
+    run_id: str
+    run_url: str
+    threshold: Threshold
+    n_unreadable: int
+
+    def sentences(self) -> tuple[str, ...]:
+        """What came out, for people."""
+        return (f"Version {self.version} is champion of {self.pipeline}.", *self.threshold.sentences())
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Items with their scores (N,) float64; those that could not be read are in `unreadable` alone."""
+
+    items: tuple[Item, ...]
+    scores: NDArray[np.float64]
+    places: NDArray[np.int64]
+    unreadable: tuple[tuple[str, str], ...]
+
+
+def calibrate(pipeline: PipelineConfig, tracking: Tracking, progress: Progress) -> CalibrationReport:
+    """Find the pipeline's threshold and let the newest detector, with it, decide batches from now on.
+
+    Raises:
+        InputError: nothing was trained yet, or too few images are left to calibrate on.
+    """
+    training = tracking.latest_training(pipeline.name)
+    if training is None:
+        raise InputError(
+            f"pipeline {pipeline.name!r} has no trained detector yet: run 'reconwatch train {pipeline.name}'"
+        )
+    detector = tracking.detector(training.run_id).on(choose_device(pipeline.training.device))
+    items = calibration_items(pipeline, tracking, training)
+    labelled = labelled_items(pipeline.data)
+    tags = {
+        "reconwatch.process": this_process(),
+        "reconwatch.training_run": training.run_id,
+        "reconwatch.configuration": fingerprint(pipeline, "data", "threshold"),
+    }
+    with tracking.run(pipeline.name, "calibration", f"calibrate {pipeline.threshold.method}", tags) as run_id:
+        nominal = score_items(detector, items, "Scoring calibration images", progress)
+        rated = score_items(detector, labelled[0].items, "Scoring labelled images", progress) if labelled else None
+        truth = labelled[1][rated.places] if labelled and rated else None
+        threshold = find_threshold(pipeline, nominal.scores, rated, truth)
+        champion = Champion(detector.on(choose_device("cpu")), threshold, nominal.scores)
+        _log_calibration(tracking, run_id, threshold, nominal, rated, truth)
+        version = _register(pipeline, tracking, run_id, training, champion)
+        tracking.promote(pipeline.name, version)
+    if nominal.unreadable:
+        progress.warn(f"{len(nominal.unreadable)} calibration images could not be read: {nominal.unreadable[0][1]}")
+    return CalibrationReport(
+        pipeline.name, version, run_id, tracking.run_url(pipeline.name, run_id), threshold, len(nominal.unreadable)
+    )
+
+
+def calibration_items(pipeline: PipelineConfig, tracking: Tracking, training: TrainedRun) -> tuple[Item, ...]:
+    """The nominal images that are there now and that training did not see: not by name, content or group."""
+    with tempfile.TemporaryDirectory() as folder:
+        table = pd.read_parquet(tracking.artifact(training.run_id, "data/splits.parquet", Path(folder)))
+    seen = table[table["side"] != "calibration"]
+    uris, hashes, groups = set(seen["uri"]), set(seen["sha256"]), set(seen["group"].dropna())
+    known = dict(zip(table["uri"], table["sha256"], strict=True))
+    found = nominal_items(pipeline.data)
+    unseen = [item for item in found.items if item.uri not in uris and item.group not in groups]
+    unseen = [item for item in unseen if known.get(item.uri, "") or content_hash(item) not in hashes]
+    if not unseen:
+        raise InputError(
+            f"all {len(found.items)} nominal images of pipeline {pipeline.name!r} were seen in training: run "
+            f"'reconwatch train {pipeline.name}', which sets some aside, or add new ones"
+        )
+    return tuple(unseen[: pipeline.training.max_images])
+
+
+def score_items(detector: Detector, items: Sequence[Item], what: str, progress: Progress) -> Scored:
+    """The scores of the items that can be read."""
+    scores, places, unreadable = [np.empty(0)], [np.empty(0, np.int64)], []
+    with progress.track(what, len(items)) as advance:
+        for batch in stream((item.content for item in items), detector.spec):
+            scores.append(detector.score(batch.pixels))
+            places.append(batch.indices)
+            unreadable += [(items[index].uri, reason) for index, reason in batch.unreadable]
+            advance(len(batch.indices) + len(batch.unreadable))
+    kept = np.concatenate(places)
+    return Scored(tuple(items[index] for index in kept), np.concatenate(scores), kept, tuple(unreadable))
+
+
+def find_threshold(
+    pipeline: PipelineConfig,
+    nominal_scores: NDArray[np.float64],
+    labelled: Scored | None,
+    anomalous: NDArray[np.bool_] | None,
+) -> Threshold:
+    """The threshold that the pipeline asks for, from nominal scores (n,) and, where asked for, labelled ones.
+
+    Raises:
+        InputError: too few scores, or labels asked for and not there.
+    """
+    wish = pipeline.threshold
+    if isinstance(wish, ConformalThreshold):
+        return conformal_threshold(nominal_scores, wish.false_alarm_rate, wish.confidence)
+    if labelled is None or anomalous is None:
+        raise InputError(f"threshold.method {wish.method!r} needs labels: add data.labelled to {pipeline.name!r}")
+    groups = [item.group or item.uri for item in labelled.items]
+    return labelled_threshold(
+        labelled.scores,
+        anomalous,
+        _criterion(wish),
+        groups,
+        pipeline.training.seed,
+        calibration_scores=nominal_scores,
+    )
+
+
+def _criterion(wish: LabelledFalseAlarmRate | LabelledRecall | LabelledFScore | LabelledCost) -> Criterion:
+    match wish:
+        case LabelledFalseAlarmRate():
+            return FalseAlarmRate(wish.target)
+        case LabelledRecall():
+            return Recall(wish.target)
+        case LabelledFScore():
+            return FScore(wish.beta)
+        case LabelledCost():
+            return Cost(wish.false_alarm, wish.miss)
+
+
+def _log_calibration(
+    tracking: Tracking,
+    run_id: str,
+    threshold: Threshold,
+    nominal: Scored,
+    labelled: Scored | None,
+    anomalous: NDArray[np.bool_] | None,
+) -> None:
+    table = pd.DataFrame({"uri": [item.uri for item in nominal.items], "score": nominal.scores, "set": "calibration"})
+    groups = {"nominal, calibration": nominal.scores}
+    if labelled is not None and anomalous is not None:
+        groups |= {
+            "nominal, labelled": labelled.scores[~anomalous],
+            "anomalous, labelled": labelled.scores[anomalous],
+        }
+        names = np.where(anomalous, "anomalous", "nominal")
+        more = pd.DataFrame({"uri": [item.uri for item in labelled.items], "score": labelled.scores, "set": names})
+        table = pd.concat([table, more], ignore_index=True)
+    tracking.log_table(run_id, table, "scores.parquet")
+    tracking.log_picture(run_id, score_histogram(groups, threshold.value), "scores.png")
+    low, high = threshold.false_alarm_band
+    metrics = {
+        "threshold": threshold.value,
+        "false_alarm_rate": threshold.false_alarm_rate,
+        "false_alarm_rate_low": low,
+        "false_alarm_rate_high": high,
+    }
+    if labelled is not None and anomalous is not None:
+        flags = threshold.flags(labelled.scores)
+        metrics["labelled_recall"] = float(flags[anomalous].mean())
+        metrics["labelled_false_alarm_rate"] = float(flags[~anomalous].mean())
+    description = "\n".join(f"- {sentence}" for sentence in threshold.sentences())
+    tracking.log(
+        run_id,
+        params={
+            "threshold.method": threshold.method,
+            "threshold.target": threshold.target,
+            "threshold.rank": threshold.rank,
+            "images.nominal": threshold.n_nominal,
+            "images.anomalous": threshold.n_anomalous,
+            "images.unreadable": len(nominal.unreadable),
+        },
+        metrics=metrics,
+        tags={"mlflow.note.content": description},
+    )
+
+
+def _register(
+    pipeline: PipelineConfig, tracking: Tracking, run_id: str, training: TrainedRun, champion: Champion
+) -> str:
+    threshold = champion.threshold
+    tags = {
+        "reconwatch.training_run": training.run_id,
+        "reconwatch.calibration_run": run_id,
+        "threshold": f"{threshold.value:.6g}",
+        "threshold.method": threshold.method,
+    }
+    description = (
+        f"Detector of [the training run]({tracking.run_url(pipeline.name, training.run_id)}) with the threshold of "
+        f"[the calibration run]({tracking.run_url(pipeline.name, run_id)}).\n\n{' '.join(threshold.sentences())}"
+    )
+    return tracking.register(pipeline.name, run_id, champion, tags, description)

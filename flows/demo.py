@@ -1,0 +1,109 @@
+"""The demo: the main job on real images that come with scikit-learn, with damage that is simulated and said to be."""
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from flows.progress import Progress
+from flows.scoring import BatchReport, past_batches
+
+PIPELINE = "digits"
+CONFIGURATION = """\
+# The demo's pipeline. Images: handwritten digits that come with scikit-learn; the damage in the inbox is simulated.
+pipelines:
+  digits:
+    data:
+      nominal: data/nominal
+      inbox: data/inbox
+"""
+NOMINAL, BATCH = 1200, 150
+DAMAGED, BROKEN = 30, 12
+
+
+def run_demo(folder: Path, progress: Progress, say: Callable[[str], None]) -> Sequence[BatchReport]:
+    """Write the images into `folder` where they are not there yet, and run the main job on them as a Prefect flow."""
+    path = folder / "pipelines.yaml"
+    if path.exists():
+        say(f"Found the demo in {folder}: only what is due is done (remove the folder to start over).")
+    else:
+        write_images(folder / "data")
+        path.write_text(CONFIGURATION, encoding="utf-8")
+        say(
+            f"Real: {NOMINAL + 3 * BATCH} handwritten digits that come with scikit-learn (8 x 8 pixels, from UCI). "
+            f"Simulated: damage on {DAMAGED} images of batch 2-damaged, and {BROKEN} broken files in 3-unreadable."
+        )
+    _prefect_of_the_demo(folder, say)
+    from flows.run import run
+    from flows.workspace import open_workspace
+
+    report = run(str(path.absolute()), PIPELINE)
+    if report.failure:
+        raise RuntimeError(report.failure)
+    for part in (report.training, report.calibration):
+        for sentence in part.sentences() if part else ():
+            say(sentence)
+    return report.batches or past_batches(open_workspace(path), PIPELINE)
+
+
+def write_images(folder: Path) -> None:
+    """Nominal digits, and an inbox of three batches: nominal, damaged, and one with unreadable files."""
+    digits = _shuffled_digits()
+    _write(folder / "nominal", digits[:NOMINAL], 0)
+    for number, name in enumerate(("1-nominal", "2-damaged", "3-unreadable")):
+        start = NOMINAL + number * BATCH
+        batch = digits[start : start + BATCH]
+        if name == "2-damaged":
+            batch = np.concatenate(
+                [np.stack([damage(image, seed) for seed, image in enumerate(batch[:DAMAGED])]), batch[DAMAGED:]]
+            )
+        _write(folder / "inbox" / name, batch, start)
+    broken = sorted((folder / "inbox" / "3-unreadable").iterdir())[:BROKEN]
+    for number, path in enumerate(broken):
+        content = path.read_bytes()
+        path.write_bytes([content[: len(content) // 2], b"", b"no image at all"][number % 3])
+
+
+def damage(image: NDArray[np.uint8], seed: int) -> NDArray[np.uint8]:
+    """The image (8, 8) with one simulated fault: a scratch across it, or a spot of the opposite brightness."""
+    random, damaged = np.random.default_rng(seed), image.copy()
+    if seed % 2:
+        row, slope = random.integers(1, 7), random.choice([-0.5, 0.0, 0.5])
+        for column in range(8):
+            damaged[int(np.clip(row + slope * (column - 4), 0, 7)), column] = 255
+    else:
+        top, left = random.integers(0, 6, size=2)
+        damaged[top : top + 3, left : left + 3] = 255 - damaged[top : top + 3, left : left + 3]
+    return damaged
+
+
+def _shuffled_digits() -> NDArray[np.uint8]:
+    from sklearn.datasets import load_digits
+
+    images = (load_digits().images * 255 / 16).astype(np.uint8)  # 0 to 16 as stored
+    shuffled: NDArray[np.uint8] = images[np.random.default_rng(0).permutation(len(images))]
+    return shuffled
+
+
+def _write(folder: Path, images: NDArray[np.uint8], first: int) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, image in enumerate(images, first):
+        Image.fromarray(image).save(folder / f"digit-{number:04d}.png")
+
+
+def _prefect_of_the_demo(folder: Path, say: Callable[[str], None]) -> None:
+    """Without a Prefect server at hand, let Prefect start one of its own, with its files in the demo's folder."""
+    from flows.prefect_server import find_server
+
+    if find_server(os.environ).url is not None:
+        return
+    for name in ("PREFECT_API_URL", "PREFECT_PROFILE"):
+        os.environ.pop(name, None)
+    os.environ["PREFECT_HOME"] = str((folder / ".reconwatch" / "prefect").absolute())
+    os.environ["PREFECT_SERVER_ALLOW_EPHEMERAL_MODE"] = "true"
+    os.environ["PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS"] = "180"
+    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "WARNING")
+    say("Starting a Prefect server for the demo: half a minute on a small machine.")

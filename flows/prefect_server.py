@@ -1,0 +1,45 @@
+"""Whether a Prefect server is at hand, asked without the seconds that importing Prefect takes."""
+
+import tomllib
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+SECONDS = 3.0
+
+
+@dataclass(frozen=True)
+class PrefectServer:
+    """Its API's address, or None; and why none is at hand."""
+
+    url: str | None
+    reason: str = ""
+
+
+def find_server(environment: Mapping[str, str]) -> PrefectServer:
+    """The server of PREFECT_API_URL or of Prefect's active profile, where it answers within three seconds."""
+    url = environment.get("PREFECT_API_URL") or _profile_url(environment)
+    if not url:
+        return PrefectServer(None, "no server is set up (PREFECT_API_URL)")
+    try:
+        with urllib.request.urlopen(f"{url.rstrip('/')}/health", timeout=SECONDS):
+            return PrefectServer(url)
+    except urllib.error.HTTPError as error:
+        if error.code in (401, 403):
+            return PrefectServer(url)  # it is there; Prefect brings the credentials
+        return PrefectServer(None, f"the server at {url} answered {error.code}")
+    except (OSError, ValueError) as error:
+        return PrefectServer(None, f"the server at {url} does not answer ({getattr(error, 'reason', error)})")
+
+
+def _profile_url(environment: Mapping[str, str]) -> str | None:
+    home = Path(environment.get("PREFECT_HOME") or Path.home() / ".prefect")
+    try:
+        profiles = tomllib.loads((home / "profiles.toml").read_text(encoding="utf-8"))
+        active = environment.get("PREFECT_PROFILE") or profiles.get("active", "")
+        url = profiles["profiles"][active].get("PREFECT_API_URL")
+    except (OSError, ValueError, KeyError, AttributeError):
+        return None
+    return str(url) if url else None

@@ -1,0 +1,144 @@
+"""What is due, done in its order: train, calibrate, score, tell."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from ae_models.errors import InputError
+from flows.alerts import DeliveryReport, channels, deliver
+from flows.calibration import CalibrationReport, calibrate
+from flows.config import PipelineConfig, fingerprint
+from flows.progress import Progress
+from flows.scoring import BatchReport, due_batches, score_and_record
+from flows.sources import Batch, path_batches
+from flows.tracking import ChampionVersion, TrackingUnavailable
+from flows.training import TrainingReport, train
+from flows.workspace import Workspace
+
+ScoreOne = Callable[[PipelineConfig, Batch, ChampionVersion, Workspace, Progress], BatchReport]
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """What was due for a pipeline and how it ended; a failure's sentence where it could not go on."""
+
+    pipeline: str
+    training: TrainingReport | None = None
+    calibration: CalibrationReport | None = None
+    batches: tuple[BatchReport, ...] = ()
+    failure: str = ""
+    wrong_input: bool = False
+
+    @property
+    def failed(self) -> bool:
+        """Whether anything of it failed."""
+        return bool(self.failure) or any(batch.outcome == "failed" for batch in self.batches)
+
+    @property
+    def alarm(self) -> bool:
+        """Whether a batch that was scored now alarmed."""
+        return any(batch.alarm for batch in self.batches)
+
+
+def score_one(
+    pipeline: PipelineConfig, batch: Batch, champion: ChampionVersion, workspace: Workspace, progress: Progress
+) -> BatchReport:
+    """Score one batch; where that fails, the report says why and the others go on."""
+    try:
+        return score_and_record(pipeline, batch, champion, workspace.tracking, workspace.ledger, progress)
+    except Exception as error:
+        return BatchReport(pipeline.name, batch.id, "failed", reason=str(error) or type(error).__name__)
+
+
+def score(
+    workspace: Workspace,
+    name: str,
+    paths: Sequence[Path],
+    progress: Progress,
+    score_one: ScoreOne = score_one,
+) -> tuple[BatchReport, ...]:
+    """Score the given paths, or what is due in the inbox where none are given, and send what alerts there are.
+
+    Raises:
+        InputError: the pipeline has no champion, or a path is not there.
+    """
+    pipeline = workspace.settings.pipeline(name)
+    batches = path_batches(paths) if paths else due_batches(pipeline, workspace.ledger, progress)
+    champion = workspace.tracking.champion(name)
+    reports = tuple(score_one(pipeline, batch, champion, workspace, progress) for batch in batches)
+    send_alerts(workspace, progress)
+    return reports
+
+
+def run(workspace: Workspace, name: str, progress: Progress, score_one: ScoreOne = score_one) -> RunReport:
+    """Whatever is due for a pipeline: training, calibration, scoring of new batches, alerts not sent yet."""
+    training, calibration = None, None
+    batches: tuple[BatchReport, ...] = ()
+    try:
+        pipeline = workspace.settings.pipeline(name)
+        with _alone(workspace, pipeline, progress):
+            if workspace.tracking.latest_training(name) is None:
+                training = train(pipeline, workspace.tracking, progress)
+            if calibration_is_due(workspace, pipeline):
+                calibration = calibrate(pipeline, workspace.tracking, progress)
+        _say_what_changed(workspace, pipeline, progress)
+        if pipeline.data.inbox is None:
+            progress.say(f"Pipeline {name} has no data.inbox, so there is nothing to score.")
+        else:
+            batches = score(workspace, name, (), progress, score_one)
+    except (InputError, TrackingUnavailable) as error:
+        return RunReport(name, training, calibration, batches, str(error), isinstance(error, InputError))
+    return RunReport(name, training, calibration, batches)
+
+
+def calibration_is_due(workspace: Workspace, pipeline: PipelineConfig) -> bool:
+    """Whether the newest detector decides no batches yet."""
+    newest, champion = (
+        workspace.tracking.latest_training(pipeline.name),
+        workspace.tracking.champion_version(pipeline.name),
+    )
+    if newest is None:
+        return False
+    return champion is None or champion[1].get("reconwatch.training_run") != newest.run_id
+
+
+def changes_since_training(workspace: Workspace, pipeline: PipelineConfig) -> bool:
+    """Whether data, model or training sections differ from those of the newest training."""
+    newest = workspace.tracking.latest_training(pipeline.name)
+    now = fingerprint(pipeline, "data", "model", "training")
+    return newest is not None and newest.tags.get("reconwatch.configuration") != now
+
+
+def send_alerts(workspace: Workspace, progress: Progress) -> DeliveryReport:
+    """Send every alert that is due, those of earlier runs that could not be sent included."""
+    by_pipeline = {name: channels(pipeline.alerts) for name, pipeline in workspace.settings.pipelines.items()}
+    report = deliver(workspace.ledger, by_pipeline)
+    for failure in (*report.failed, *report.homeless):
+        progress.warn(f"An alert waits to be sent: {failure}")
+    return report
+
+
+def _say_what_changed(workspace: Workspace, pipeline: PipelineConfig, progress: Progress) -> None:
+    if changes_since_training(workspace, pipeline):
+        progress.warn(
+            f"{pipeline.name} was trained with another data, model or training section than pipelines.yaml has now: "
+            f"'reconwatch train {pipeline.name}' trains it anew"
+        )
+
+
+@contextmanager
+def _alone(workspace: Workspace, pipeline: PipelineConfig, progress: Progress) -> Iterator[None]:
+    """One process at a time trains and calibrates a pipeline; the lock of one that dies is free."""
+    lock = FileLock(workspace.settings.workspace / f"{pipeline.name}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        progress.say(f"Waiting for another process that trains or calibrates {pipeline.name}.")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()

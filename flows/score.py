@@ -1,0 +1,57 @@
+"""The Prefect flow that scores batches, one task a batch."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from prefect import flow, task
+from prefect.cache_policies import NO_CACHE
+
+from flows import running
+from flows.config import PipelineConfig
+from flows.flow_record import flow_progress, record
+from flows.progress import Progress
+from flows.scoring import BatchReport
+from flows.sources import Batch
+from flows.tracking import ChampionVersion
+from flows.workspace import Workspace, open_workspace
+
+
+@flow(name="score", flow_run_name="score-{pipeline}", validate_parameters=True)
+def score(config: str, pipeline: str, paths: Sequence[str] = ()) -> tuple[BatchReport, ...]:
+    """Score the paths, or whatever is due in the pipeline's inbox; record verdicts and send alerts.
+
+    Args:
+        config: path of pipelines.yaml.
+        pipeline: its name there.
+        paths: folders (a batch each) or image files (one batch together); none for the inbox.
+    """
+    workspace = open_workspace(Path(config))
+    files = [Path(path) for path in paths]
+    reports = running.score(workspace, pipeline, files, flow_progress(), score_as_task)
+    record(f"score-{pipeline}", workspace.tracking.experiment_url(pipeline), sentences(reports))
+    return reports
+
+
+def score_as_task(
+    pipeline: PipelineConfig, batch: Batch, champion: ChampionVersion, workspace: Workspace, progress: Progress
+) -> BatchReport:
+    """Score one batch as a Prefect task, so that its flow run shows a line for it."""
+
+    @task(
+        name="score batch",
+        task_run_name=f"{pipeline.name} {batch.id}".replace("{", "(").replace("}", ")"),
+        cache_policy=NO_CACHE,
+    )
+    def score_batch() -> BatchReport:
+        return running.score_one(pipeline, batch, champion, workspace, progress)
+
+    return score_batch()
+
+
+def sentences(reports: Sequence[BatchReport]) -> list[str]:
+    """A line for each batch."""
+    lines = []
+    for report in reports:
+        words = " ".join(report.verdict.sentences()) if report.verdict else report.reason
+        lines.append(f"{report.batch}: {report.outcome}. {words}")
+    return lines or ["No batch was due."]

@@ -1,0 +1,338 @@
+"""Scoring: new batches and the champion in; scores, a verdict, an MLflow run a batch and, where it is off, alerts."""
+
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from heapq import heappush, heappushpop
+from pathlib import Path
+from time import monotonic, perf_counter
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from ae_models.champion import Champion
+from ae_models.errors import InputError
+from ae_models.images import stream
+from ae_models.monitoring import BatchVerdict, batch_verdict
+from ae_models.panels import contact_sheet, score_histogram
+from flows.alerts import Alert
+from flows.config import PipelineConfig
+from flows.ledger import AlreadyDone, Busy, Claim, Ledger, OutboxEntry
+from flows.progress import Progress
+from flows.sources import Batch, inbox_batches, loose_files
+from flows.tracking import ChampionVersion, Tracking
+from flows.workspace import Workspace
+
+SHOWN = 12  # images in a batch's contact sheet
+NAMED = 5  # images named in an alert
+RENEW_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class ScoredBatch:
+    """What a batch scored: one row an image, its verdict, and the pixels of the worst.
+
+    Attributes:
+        table: columns uri, score (float64; NaN where unreadable), p_value, flagged, status, reason.
+        verdict: the batch's counts and tests.
+        worst: places in the table of the images that score highest, worst first.
+        worst_pixels: (K, C, H, W) float32 in [0, 1], of those.
+        seconds: that scoring took.
+    """
+
+    table: pd.DataFrame
+    verdict: BatchVerdict
+    worst: tuple[int, ...]
+    worst_pixels: NDArray[np.float32]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class BatchReport:
+    """How one batch ended: scored now, known already, being scored by another process, or failed."""
+
+    pipeline: str
+    batch: str
+    outcome: str  # "scored", "known", "busy", "failed"
+    run_id: str | None = None
+    run_url: str | None = None
+    version: str | None = None
+    verdict: BatchVerdict | None = None
+    reason: str = ""
+    table: pd.DataFrame | None = None
+
+    @property
+    def alarm(self) -> bool:
+        """Whether it was scored now and raised an alarm."""
+        return self.outcome == "scored" and self.verdict is not None and self.verdict.alarm
+
+
+def score_batch(
+    batch: Batch, champion: Champion, pipeline: PipelineConfig, progress: Progress, renew: Callable[[], None]
+) -> ScoredBatch:
+    """Score every image of a batch; memory does not grow with its size but for the rows of its table.
+
+    Raises:
+        InputError: the batch holds no image at all.
+    """
+    if not batch.items:
+        raise InputError(f"batch {batch.id!r} holds no image: put images into it or remove it")
+    start, renewed = perf_counter(), monotonic()
+    scores = np.full(len(batch.items), np.nan)
+    reasons = np.full(len(batch.items), "", dtype=object)
+    worst: list[tuple[float, int, NDArray[np.float32]]] = []
+    with progress.track(f"Scoring {pipeline.name} {batch.id}", len(batch.items)) as advance:
+        for part in stream((item.content for item in batch.items), champion.detector.spec):
+            values = champion.detector.score(part.pixels)
+            scores[part.indices] = values
+            for index, reason in part.unreadable:
+                reasons[index] = reason
+            for value, index, pixels in zip(values, part.indices, part.pixels, strict=True):
+                keep = (np.nan_to_num(value, nan=np.inf), -int(index), pixels)
+                heappush(worst, keep) if len(worst) < SHOWN else heappushpop(worst, keep)
+            if monotonic() - renewed > RENEW_SECONDS:
+                renewed = monotonic()
+                renew()
+            advance(len(part.indices) + len(part.unreadable))
+    worst.sort(reverse=True, key=lambda entry: entry[:2])
+    table = _table(batch, champion, scores, reasons)
+    scored = table["status"] == "scored"
+    verdict = batch_verdict(
+        int(scored.sum()),
+        int((table["flagged"] & scored).sum()),
+        int((~scored).sum()),
+        champion.threshold,
+        pipeline.monitor.batch_false_alarm_rate,
+        pipeline.monitor.unreadable_rate,
+    )
+    pixels = (
+        np.stack([entry[2] for entry in worst]) if worst else np.empty((0, *champion.detector.spec.shape), np.float32)
+    )
+    return ScoredBatch(table, verdict, tuple(-entry[1] for entry in worst), pixels, perf_counter() - start)
+
+
+def _table(batch: Batch, champion: Champion, scores: NDArray[np.float64], reasons: NDArray[np.object_]) -> pd.DataFrame:
+    readable = reasons == ""
+    return pd.DataFrame(
+        {
+            "uri": [item.uri for item in batch.items],
+            "score": scores,
+            "p_value": np.where(readable, champion.p_values(scores), np.nan),
+            "flagged": champion.threshold.flags(scores),
+            "status": np.where(readable, "scored", "unreadable"),
+            "reason": reasons.astype(str),
+        }
+    )
+
+
+def due_batches(pipeline: PipelineConfig, ledger: Ledger, progress: Progress) -> tuple[Batch, ...]:
+    """The batches of the inbox that no version has decided yet, in the order of their names."""
+    if stray := loose_files(pipeline.data):
+        progress.warn(
+            f"{len(stray)} files lie in the inbox itself and belong to no batch, such as {stray[0]}: put them into a "
+            "subfolder of it"
+        )
+    due = []
+    for batch in inbox_batches(pipeline.data):
+        if not batch.items:
+            progress.say(f"Batch {batch.id} of {pipeline.name} is empty so far, and is left for later.")
+        elif not ledger.is_done(pipeline.name, known_manifest(pipeline, batch, ledger)):
+            due.append(batch)
+    return tuple(due)
+
+
+def known_manifest(pipeline: PipelineConfig, batch: Batch, ledger: Ledger) -> str:
+    """The batch's manifest hash; its files are read only where something was touched since they last were."""
+    stat_hash = batch.stat_hash()
+    manifest_hash = ledger.known_manifest(pipeline.name, batch.id, stat_hash)
+    if manifest_hash is None:
+        manifest_hash = batch.manifest_hash()
+        ledger.remember_manifest(pipeline.name, batch.id, stat_hash, manifest_hash)
+    return manifest_hash
+
+
+def score_and_record(
+    pipeline: PipelineConfig,
+    batch: Batch,
+    champion: ChampionVersion,
+    tracking: Tracking,
+    ledger: Ledger,
+    progress: Progress,
+) -> BatchReport:
+    """Score a batch once: claim it, score it, show it in MLflow, and settle verdict and alerts in one transaction."""
+    manifest_hash = known_manifest(pipeline, batch, ledger)
+    claim = ledger.claim(pipeline.name, batch.id, manifest_hash, champion.version, champion.calibration_run)
+    if isinstance(claim, AlreadyDone):
+        url = tracking.run_url(pipeline.name, claim.run_id) if claim.run_id else None
+        return BatchReport(pipeline.name, batch.id, "known", claim.run_id, url, champion.version)
+    if isinstance(claim, Busy):
+        return BatchReport(pipeline.name, batch.id, "busy", reason=f"{claim.owner} is scoring it")
+    try:
+        scored = score_batch(batch, champion.champion, pipeline, progress, lambda: ledger.renew(claim))
+        run_id = _log_batch(pipeline, batch, champion, scored, claim, manifest_hash, tracking)
+        url = tracking.run_url(pipeline.name, run_id)
+        entries = _outbox(pipeline, batch, champion, scored, claim, url)
+        ledger.finish(
+            claim,
+            run_id=run_id,
+            verdict=asdict(scored.verdict),
+            alarm=scored.verdict.alarm,
+            n_scored=scored.verdict.scored,
+            n_flagged=scored.verdict.flagged,
+            n_unreadable=scored.verdict.unreadable,
+            alerts=entries,
+        )
+    except BaseException:
+        ledger.release(claim)
+        raise
+    return BatchReport(
+        pipeline.name, batch.id, "scored", run_id, url, champion.version, scored.verdict, table=scored.table
+    )
+
+
+def past_batches(workspace: Workspace, name: str, limit: int = 20) -> tuple[BatchReport, ...]:
+    """The last batches that the ledger holds, oldest first, as reports."""
+    return tuple(
+        BatchReport(
+            name,
+            record.batch,
+            "known",
+            record.run_id,
+            workspace.tracking.run_url(name, record.run_id),
+            record.model_version,
+            BatchVerdict(**record.verdict),
+        )
+        for record in reversed(workspace.ledger.history(name, limit))
+    )
+
+
+def write_scores(table: pd.DataFrame, path: Path) -> None:
+    """Write the rows as Parquet, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as file:
+        table.to_parquet(file.name, index=False)
+    os.replace(file.name, path)
+
+
+def _log_batch(
+    pipeline: PipelineConfig,
+    batch: Batch,
+    champion: ChampionVersion,
+    scored: ScoredBatch,
+    claim: Claim,
+    manifest_hash: str,
+    tracking: Tracking,
+) -> str:
+    """The batch's one MLflow run; what an attempt that died left behind is discarded."""
+    if claim.attempt > 1:
+        for run_id, _ in tracking.runs_tagged(pipeline.name, "batch", "reconwatch.key", claim.key):
+            tracking.discard(run_id)
+    verdict, table = scored.verdict, scored.table
+    tags = {
+        "reconwatch.key": claim.key,
+        "reconwatch.batch": batch.id,
+        "reconwatch.manifest": manifest_hash,
+        "reconwatch.version": champion.version,
+        "reconwatch.alarm": str(verdict.alarm).lower(),
+        "reconwatch.diagnosis": verdict.diagnosis,
+        "reconwatch.severity": verdict.severity,
+        "mlflow.note.content": _description(pipeline, batch, champion, scored, tracking),
+    }
+    run_id = tracking.start_run(pipeline.name, "batch", f"batch {batch.id}", tags)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        table.to_parquet(folder / "scores.parquet", index=False)
+        if scored.worst:
+            _worst_sheet(champion.champion, scored).save(folder / "worst.png")
+            groups = {"calibration": champion.champion.calibration_scores, "this batch": table["score"].to_numpy()}
+            score_histogram(groups, champion.champion.threshold.value).savefig(folder / "scores.png", dpi=110)
+        tracking.log_folder(run_id, folder)
+    metrics = {
+        "images_scored": verdict.scored,
+        "images_flagged": verdict.flagged,
+        "images_unreadable": verdict.unreadable,
+        "flag_rate": verdict.flagged / verdict.scored if verdict.scored else 0.0,
+        "expected_flagged": verdict.expected_flagged,
+        "flagged_p_value": verdict.flagged_p_value,
+        "unreadable_p_value": verdict.unreadable_p_value,
+        "threshold": champion.champion.threshold.value,
+        "images_per_second": len(table) / max(scored.seconds, 1e-9),
+    }
+    if verdict.scored:
+        metrics |= {"median_score": float(table["score"].median()), "highest_score": float(table["score"].max())}
+    tracking.log(run_id, metrics=metrics)
+    tracking.finish(run_id)
+    return run_id
+
+
+def _worst_sheet(champion: Champion, scored: ScoredBatch) -> Any:
+    rows = scored.table.iloc[list(scored.worst)]
+    captions = [
+        f"{Path(uri).name}  score {score:.4g}  p {p_value:.3g}"
+        for uri, score, p_value in zip(rows["uri"], rows["score"], rows["p_value"], strict=True)
+    ]
+    detector, pixels = champion.detector, scored.worst_pixels
+    return contact_sheet(
+        pixels, detector.reconstruct(pixels), detector.error_maps(pixels), captions, list(rows["flagged"])
+    )
+
+
+def _description(
+    pipeline: PipelineConfig, batch: Batch, champion: ChampionVersion, scored: ScoredBatch, tracking: Tracking
+) -> str:
+    state = (
+        f"**{scored.verdict.severity.upper()}: {scored.verdict.diagnosis}**" if scored.verdict.alarm else "**Nominal**"
+    )
+
+    def address(run_id: str) -> str:
+        return tracking.run_url(pipeline.name, run_id)
+
+    lines = [
+        f"{state}. {' '.join(scored.verdict.sentences())}",
+        "",
+        f"Decided by version {champion.version} ([calibration]({address(champion.calibration_run)}), "
+        f"[training]({address(champion.training_run)})). The worst images are in `worst.png`, every image is a row of "
+        "`scores.parquet`.",
+    ]
+    if batch.left_out:
+        names = ", ".join(_as_text(Path(name).name) for name in batch.left_out[:3])
+        lines += ["", f"{len(batch.left_out)} files are no images by name and were left out, such as {names}."]
+    unreadable = scored.table[scored.table["status"] == "unreadable"]
+    if len(unreadable):
+        lines += ["", "| unreadable file | reason |", "|---|---|"]
+        rows = zip(unreadable["uri"][:20], unreadable["reason"][:20], strict=True)
+        lines += [f"| {_as_text(Path(uri).name)} | {_as_text(reason)} |" for uri, reason in rows]
+        if len(unreadable) > 20:
+            lines += ["", f"and {len(unreadable) - 20} more, in `scores.parquet`."]
+    return "\n".join(lines)
+
+
+def _as_text(words: str) -> str:
+    """Words of others as Markdown that shows them as they are: no HTML, no links, no table cells of their own."""
+    escaped = "".join(f"\\{letter}" if letter in r"\`*_{}[]()#+!|~" else letter for letter in words)
+    return escaped.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("\n", " ")
+
+
+def _outbox(
+    pipeline: PipelineConfig, batch: Batch, champion: ChampionVersion, scored: ScoredBatch, claim: Claim, url: str
+) -> Sequence[OutboxEntry]:
+    if not scored.verdict.alarm:
+        return ()
+    names = [
+        Path(scored.table["uri"].iloc[index]).name for index in scored.worst if scored.table["flagged"].iloc[index]
+    ]
+    unreadable = scored.table.loc[scored.table["status"] == "unreadable", "uri"]
+    names += [Path(uri).name for uri in unreadable[:NAMED]]
+    alert = Alert(
+        pipeline=pipeline.name,
+        batch=batch.id,
+        verdict={**asdict(scored.verdict), "version": champion.version},
+        sentences=" ".join(scored.verdict.sentences()),
+        worst=tuple(names[:NAMED]),
+        run_url=url,
+        dedupe_key=claim.key,
+    )
+    return [OutboxEntry(channel.name, claim.key, alert.payload()) for channel in pipeline.alerts]

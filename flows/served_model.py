@@ -1,0 +1,75 @@
+"""The registered model: images in; score, threshold and flag out. MLflow copies this file beside the weights.
+
+It imports `ae_models` alone, which travels with it, so whoever serves it needs no reconwatch.
+"""
+
+import base64
+import binascii
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from mlflow.models import set_model
+from mlflow.pyfunc.model import PythonModel, PythonModelContext
+
+from ae_models.champion import Champion
+from ae_models.images import ImageInput, stream
+
+COLUMNS = ("score", "threshold", "flag", "p_value", "status", "reason")
+
+
+class ServedDetector(PythonModel):
+    """Scores images given as bytes, base64 text or arrays; never as paths, which a stranger could choose."""
+
+    def load_context(self, context: PythonModelContext) -> None:
+        """Read the detector, its threshold and its calibration scores from the model's folder."""
+        self.champion = Champion.load(Path(context.artifacts["champion"]))
+
+    def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]  # mlflow warns of hints
+        """One row an image: score, threshold, flag, p_value, status ("scored" or "unreadable") and reason.
+
+        Args:
+            context: unused.
+            model_input: a DataFrame whose first column (or the one named `image`), or a list, holds the encoded bytes
+                of an image file, the same in base64, or an array (H, W) or (H, W, C), uint8 or float in [0, 1]; or one
+                array of such images (N, H, W) or (N, H, W, C).
+            params: unused.
+        """
+        images = _images(model_input)
+        scores, reasons = np.full(len(images), np.nan), np.full(len(images), "", dtype=object)
+        for batch in stream(images, self.champion.detector.spec):
+            scores[batch.indices] = self.champion.detector.score(batch.pixels)
+            for index, reason in batch.unreadable:
+                reasons[index] = reason
+        return pd.DataFrame(
+            {
+                "score": scores,
+                "threshold": self.champion.threshold.value,
+                "flag": self.champion.threshold.flags(scores),
+                "p_value": np.where(reasons == "", self.champion.p_values(scores), np.nan),
+                "status": np.where(reasons == "", "scored", "unreadable"),
+                "reason": reasons.astype(str),
+            }
+        )
+
+
+def _images(model_input: Any) -> list[ImageInput]:
+    if isinstance(model_input, pd.DataFrame):
+        column = "image" if "image" in model_input else model_input.columns[0]
+        model_input = model_input[column].tolist()
+    return [_image(value) for value in model_input]
+
+
+def _image(value: Any) -> ImageInput:
+    if isinstance(value, str):
+        try:
+            return base64.b64decode(value, validate=True)
+        except (ValueError, binascii.Error):
+            return b""  # read as an empty file, and said to be one
+    if isinstance(value, bytes | bytearray | memoryview):
+        return bytes(value)
+    return np.asarray(value)
+
+
+set_model(ServedDetector())

@@ -1,0 +1,58 @@
+"""How every pipeline stands."""
+
+from dataclasses import dataclass
+
+from flows.config import PipelineConfig
+from flows.running import calibration_is_due, changes_since_training
+from flows.workspace import Workspace
+
+RECENT = 20  # batches among which an alarm counts as open
+
+
+@dataclass(frozen=True)
+class PipelineState:
+    """One pipeline: what decides its batches, what was last decided, and what waits."""
+
+    name: str
+    state: str
+    champion: str | None
+    threshold: str | None
+    batches: int
+    last_batch: str | None
+    open_alarms: tuple[str, ...]
+    alerts_waiting: int
+    url: str
+
+
+def pipeline_states(workspace: Workspace) -> list[PipelineState]:
+    """The state of every pipeline, in the order of the file."""
+    waiting = [alert.pipeline for alert in workspace.ledger.pending_alerts()]
+    return [_state(workspace, pipeline, waiting) for pipeline in workspace.settings.pipelines.values()]
+
+
+def _state(workspace: Workspace, pipeline: PipelineConfig, waiting: list[str]) -> PipelineState:
+    champion = workspace.tracking.champion_version(pipeline.name)
+    history = workspace.ledger.history(pipeline.name, RECENT)
+    alarms = workspace.ledger.open_alarms(pipeline.name, RECENT)
+    last = history[0] if history else None
+    return PipelineState(
+        name=pipeline.name,
+        state=_words(workspace, pipeline, champion is not None),
+        champion=champion[0] if champion else None,
+        threshold=champion[1].get("threshold") if champion else None,
+        batches=workspace.ledger.count(pipeline.name),
+        last_batch=f"{last.batch} ({last.n_flagged} of {last.n_scored} flagged, {last.finished_at:%Y-%m-%d %H:%M} UTC)"
+        if last
+        else None,
+        open_alarms=tuple(record.batch for record in alarms),
+        alerts_waiting=waiting.count(pipeline.name),
+        url=workspace.tracking.experiment_url(pipeline.name),
+    )
+
+
+def _words(workspace: Workspace, pipeline: PipelineConfig, has_champion: bool) -> str:
+    if workspace.tracking.latest_training(pipeline.name) is None:
+        return "not trained yet"
+    if calibration_is_due(workspace, pipeline):
+        return "trained, not calibrated" if not has_champion else "a newer detector waits for calibration"
+    return "configuration changed since training" if changes_since_training(workspace, pipeline) else "ready"

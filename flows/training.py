@@ -1,0 +1,403 @@
+"""Training: nominal images in, a detector beside its baseline in MLflow out."""
+
+import hashlib
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from torch import nn
+
+from ae_models.baselines import fit_principal_components
+from ae_models.calibration import images_needed
+from ae_models.curves import Auroc, auroc, detection_curves
+from ae_models.detector import Detector
+from ae_models.errors import InputError
+from ae_models.images import ImageSpec, infer_spec, stream
+from ae_models.networks import build_network
+from ae_models.panels import curves_figure, loss_figure, reconstruction_sheet
+from ae_models.splits import groups_of, near_duplicates, perceptual_hashes, split_by_group
+from ae_models.training import Epoch, TrainingResult, TrainingSettings, fit
+from flows.config import ConformalThreshold, PipelineConfig, fingerprint
+from flows.processes import is_alive, this_process
+from flows.progress import Progress
+from flows.sources import Found, Item, content_hash, labelled_items, nominal_items
+from flows.tracking import Tracking
+
+SHOWN = 8  # images in the sheets of reconstructions
+ENOUGH_BASELINE = 32  # components of the baseline, as many as the linear network's code
+
+
+@dataclass(frozen=True)
+class ReadImages:
+    """Images in memory: the items that could be read, their pixels (N, C, H, W) in [0, 1], and the others' reasons."""
+
+    items: tuple[Item, ...]
+    pixels: NDArray[np.float32]
+    unreadable: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class TrainingReport:
+    """What a training gave; losses are mean squared errors on held-out nominal images."""
+
+    pipeline: str
+    run_id: str
+    run_url: str
+    network: str
+    image_size: str
+    n_training: int
+    n_validation: int
+    n_calibration: int
+    n_unreadable: int
+    near_duplicates: int
+    epochs: int
+    validation_loss: float
+    baseline_loss: float
+    auroc: Auroc | None
+    baseline_auroc: Auroc | None
+
+    def sentences(self) -> tuple[str, ...]:
+        """What came out, for people."""
+        better = "below" if self.validation_loss < self.baseline_loss else "NOT below"
+        lines = [
+            f"{self.network} network on {self.image_size} images: {self.epochs} epochs over {self.n_training} images.",
+            f"Validation error {self.validation_loss:.4g}: {better} that of principal components, {self.baseline_loss:.4g}.",
+        ]
+        if self.auroc and self.baseline_auroc:
+            verdict = "beats" if self.auroc.value > self.baseline_auroc.value else "DOES NOT BEAT"
+            lines.append(
+                f"On the labelled images its AUROC of {_interval(self.auroc)} {verdict} the "
+                f"{_interval(self.baseline_auroc)} of principal components."
+            )
+        return tuple(lines)
+
+
+def train(pipeline: PipelineConfig, tracking: Tracking, progress: Progress) -> TrainingReport:
+    """Train the pipeline's network on its nominal images and record it in MLflow.
+
+    Raises:
+        InputError: the images or the configuration do not allow it; said before any training time is spent.
+    """
+    _end_abandoned_runs(pipeline, tracking)
+    found = nominal_items(pipeline.data)
+    images = read_nominal(pipeline, found, progress)
+    sides = split(pipeline, images.items)
+    labelled = labelled_items(pipeline.data)
+    tags = {
+        "reconwatch.process": this_process(),
+        "reconwatch.configuration": fingerprint(pipeline, "data", "model", "training"),
+    }
+    with tracking.run(pipeline.name, "training", f"train {pipeline.model.network}", tags) as run_id:
+        progress.say(f"Training {pipeline.name}: {tracking.run_url(pipeline.name, run_id)}")
+        _log_data(pipeline, tracking, run_id, found, images, sides)
+        pairs = _log_near_duplicates(tracking, run_id, images, sides, progress)
+        result, baseline, baseline_loss = _fit_both(pipeline, tracking, run_id, images, sides, progress)
+        spec = spec_of(images.pixels)
+        detector = Detector(spec, pipeline.model.network, network_parameters(pipeline), result.network)
+        aurocs = _log_detection(pipeline, tracking, run_id, detector, baseline, labelled, progress)
+        _log_result(tracking, run_id, detector, result, baseline_loss, images.pixels[sides["validation"]])
+    return TrainingReport(
+        pipeline=pipeline.name,
+        run_id=run_id,
+        run_url=tracking.run_url(pipeline.name, run_id),
+        network=pipeline.model.network,
+        image_size=f"{spec.height} x {spec.width} x {spec.channels}",
+        n_training=len(sides["train"]),
+        n_validation=len(sides["validation"]),
+        n_calibration=len(sides["calibration"]),
+        n_unreadable=len(images.unreadable),
+        near_duplicates=pairs,
+        epochs=len(result.epochs),
+        validation_loss=result.best.validation_loss,
+        baseline_loss=baseline_loss,
+        auroc=aurocs[0] if aurocs else None,
+        baseline_auroc=aurocs[1] if aurocs else None,
+    )
+
+
+def network_parameters(pipeline: PipelineConfig) -> dict[str, Any]:
+    """What the pipeline's network is built with: the model section less its name, as JSON values."""
+    return {key: value for key, value in pipeline.model.model_dump(mode="json").items() if key != "network"}
+
+
+def read_nominal(pipeline: PipelineConfig, found: Found, progress: Progress) -> ReadImages:
+    """The nominal images in memory, at most `training.max_images` of them drawn by the seed.
+
+    Raises:
+        InputError: too few of them, or of them readable, for the split and the threshold that is asked for.
+    """
+    data, training = pipeline.data, pipeline.training
+    if found.left_out:
+        progress.say(f"Left out {len(found.left_out)} files that are no images by name, such as {found.left_out[0]}.")
+    require_enough(pipeline, len(found.items))
+    items = found.items
+    if len(items) > training.max_images:
+        drawn = np.random.default_rng(training.seed).permutation(len(items))[: training.max_images]
+        items = tuple(items[index] for index in np.sort(drawn))
+        progress.say(f"Using {len(items)} of {len(found.items)} nominal images (training.max_images).")
+    inferred = infer_spec([item.content for item in items]) if data.size is None or data.channels is None else None
+    height, width = data.size or (inferred.height, inferred.width) if inferred else data.size or (0, 0)
+    spec = ImageSpec(height, width, data.channels or (inferred.channels if inferred else 1))
+    build_network(pipeline.model.network, spec, network_parameters(pipeline))  # a size it cannot take is said at once
+    images = read_images(items, spec, "Reading nominal images", progress)
+    if images.unreadable:
+        uri, reason = images.unreadable[0]
+        progress.warn(
+            f"{len(images.unreadable)} nominal images cannot be read and are left out; the first: {uri}: {reason}"
+        )
+    require_enough(pipeline, len(images.items))
+    if images.pixels.std() == 0:
+        raise InputError(f"all {len(images.items)} nominal images are one flat colour: check data.nominal")
+    return images
+
+
+def spec_of(pixels: NDArray[np.float32]) -> ImageSpec:
+    """The spec of images (N, C, H, W)."""
+    _, channels, height, width = pixels.shape
+    return ImageSpec(height, width, channels)
+
+
+def read_images(items: Sequence[Item], spec: ImageSpec, what: str, progress: Progress) -> ReadImages:
+    """The items' images in memory at the size of `spec`."""
+    pixels = np.empty((len(items), *spec.shape), np.float32)
+    kept: list[Item] = []
+    unreadable: list[tuple[str, str]] = []
+    with progress.track(what, len(items)) as advance:
+        for batch in stream((item.content for item in items), spec):
+            start = len(kept)
+            pixels[start : start + len(batch.indices)] = batch.pixels
+            kept += [items[index] for index in batch.indices]
+            unreadable += [(items[index].uri, reason) for index, reason in batch.unreadable]
+            advance(len(batch.indices) + len(batch.unreadable))
+    return ReadImages(tuple(kept), pixels[: len(kept)], tuple(unreadable))
+
+
+def split(pipeline: PipelineConfig, items: Sequence[Item]) -> dict[str, NDArray[np.int64]]:
+    """Indices of the items of each side (train, validation, calibration); a group is on one side only."""
+    training = pipeline.training
+    shares = {
+        "train": 1 - training.validation_share - training.calibration_share,
+        "validation": training.validation_share,
+        "calibration": training.calibration_share,
+    }
+    groups = [item.group if item.group is not None else item.uri for item in items]
+    return split_by_group(groups, shares, training.seed, {"calibration": calibration_images_needed(pipeline)})
+
+
+def calibration_images_needed(pipeline: PipelineConfig) -> int:
+    """The fewest calibration images from which the wished threshold can be found."""
+    wish = pipeline.threshold
+    return images_needed(wish.false_alarm_rate, wish.confidence) if isinstance(wish, ConformalThreshold) else 20
+
+
+def require_enough(pipeline: PipelineConfig, count: int) -> None:
+    needed = calibration_images_needed(pipeline)
+    if count >= max(8, 2 * needed):
+        return
+    possible = max(1, count // 2)
+    lowest = 1 / (possible + 1)
+    wish = pipeline.threshold
+    if isinstance(wish, ConformalThreshold):
+        way = f"a false-alarm rate of {wish.false_alarm_rate:g} needs {needed} images for calibration alone"
+        advice = f"set threshold.false_alarm_rate to {np.ceil(lowest * 1000) / 1000:g} or more, or "
+    else:
+        way, advice = f"calibration needs {needed} of them", ""
+    raise InputError(
+        f"pipeline {pipeline.name!r} has {count} readable nominal images, and {way} and as many again to learn from: "
+        f"{advice if count >= 8 else ''}give at least {max(8, 2 * needed)} nominal images"
+    )
+
+
+def _end_abandoned_runs(pipeline: PipelineConfig, tracking: Tracking) -> None:
+    for kind in ("training", "calibration"):
+        for run in tracking.running(pipeline.name, kind):
+            if not is_alive(run.tags.get("reconwatch.process", "")):
+                tracking.end_abandoned(run.run_id)
+
+
+def _log_data(
+    pipeline: PipelineConfig,
+    tracking: Tracking,
+    run_id: str,
+    found: Found,
+    images: ReadImages,
+    sides: dict[str, NDArray[np.int64]],
+) -> None:
+    side_of = np.empty(len(images.items), dtype=object)
+    for side, indices in sides.items():
+        side_of[indices] = side
+    table = pd.DataFrame(
+        {
+            "uri": [item.uri for item in images.items],
+            "side": side_of.astype(str),
+            "group": [item.group for item in images.items],
+            "sha256": [content_hash(item) for item in images.items],
+        }
+    )
+    tracking.log_table(run_id, table, "data/splits.parquet")
+    if images.unreadable:
+        tracking.log_table(run_id, pd.DataFrame(images.unreadable, columns=["uri", "reason"]), "data/unreadable.csv")
+    digest = hashlib.sha256("".join(sorted(table["sha256"])).encode()).hexdigest()
+    counts = {side: len(indices) for side, indices in sides.items()}
+    tracking.log_data(run_id, f"{pipeline.name} nominal", digest, str(found.items[0].uri), counts)
+    _, channels, height, width = images.pixels.shape
+    tracking.log(
+        run_id,
+        params={
+            **{f"model.{key}": value for key, value in pipeline.model.model_dump(mode="json").items()},
+            **{f"training.{key}": value for key, value in pipeline.training.model_dump(mode="json").items()},
+            **{f"images.{side}": count for side, count in counts.items()},
+            "images.unreadable": len(images.unreadable),
+            "images.groups": int(table["group"].nunique()),
+            "images.size": f"{height} x {width} x {channels}",
+            "data.sha256": digest,
+        },
+    )
+
+
+def _log_near_duplicates(
+    tracking: Tracking, run_id: str, images: ReadImages, sides: dict[str, NDArray[np.int64]], progress: Progress
+) -> int:
+    """Say which near-duplicates fall on both sides of the split; record the groups that would keep them together."""
+    pairs = near_duplicates(perceptual_hashes(images.pixels))
+    side_of = np.empty(len(images.items), dtype=object)
+    for side, indices in sides.items():
+        side_of[indices] = side
+    across = [pair for pair in pairs if side_of[pair.first] != side_of[pair.second]]
+    if not across:
+        return 0
+    members = groups_of(pairs, len(images.items))
+    paths = [item.uri for item in images.items]
+    table = pd.DataFrame({"path": paths, "group": [f"g{number}" for number in members], "side": side_of.astype(str)})
+    tracking.log_table(run_id, table, "data/groups.csv")
+    first, second = (Path(images.items[index].uri).name for index in (across[0].first, across[0].second))
+    progress.warn(
+        f"{len(across)} pairs of near-duplicate nominal images fall on both sides of the split, such as {first} and "
+        f"{second}, so that the threshold may be too low: the run's data/groups.csv holds groups that keep them "
+        "together; use it as data.nominal with data.group: group"
+    )
+    return len(across)
+
+
+def _fit_both(
+    pipeline: PipelineConfig,
+    tracking: Tracking,
+    run_id: str,
+    images: ReadImages,
+    sides: dict[str, NDArray[np.int64]],
+    progress: Progress,
+) -> tuple[TrainingResult, nn.Module, float]:
+    pixels, validation = images.pixels[sides["train"]], images.pixels[sides["validation"]]
+    spec = spec_of(pixels)
+    settings = TrainingSettings(
+        **{
+            key: value
+            for key, value in pipeline.training.model_dump().items()
+            if key in TrainingSettings.__dataclass_fields__
+        }
+    )
+    baseline = fit_principal_components(pixels, spec, ENOUGH_BASELINE, settings.seed)
+    baseline_loss = float(Detector(spec, "pca", {}, baseline).score(validation).mean())
+    shown = validation[:SHOWN]
+
+    with progress.track(f"Training {pipeline.model.network}", settings.epochs) as advance:
+
+        def on_epoch(epoch: Epoch, network: nn.Module) -> None:
+            metrics = {"loss": epoch.training_loss, "validation_loss": epoch.validation_loss}
+            tracking.log(run_id, metrics=metrics, step=epoch.number)
+            if epoch.number & (epoch.number - 1) == 0:  # 1, 2, 4, 8, ...: as fast as reconstructions change
+                _log_reconstructions(tracking, run_id, network, shown, epoch.number)
+            advance(1, f"validation error {epoch.validation_loss:.4g}")
+
+        result = fit(
+            lambda: build_network(pipeline.model.network, spec, network_parameters(pipeline)),
+            pixels,
+            validation,
+            settings,
+            on_epoch,
+        )
+    return result, baseline, baseline_loss
+
+
+def _log_reconstructions(
+    tracking: Tracking, run_id: str, network: nn.Module, shown: NDArray[np.float32], number: int
+) -> None:
+    device = next(network.parameters()).device
+    reconstructions = Detector(spec_of(shown), "", {}, network, str(device)).reconstruct(shown)
+    tracking.log_picture(
+        run_id, reconstruction_sheet(shown, reconstructions), f"reconstructions/epoch_{number:04d}.png"
+    )
+
+
+def _log_result(
+    tracking: Tracking,
+    run_id: str,
+    detector: Detector,
+    result: TrainingResult,
+    baseline_loss: float,
+    validation: NDArray[np.float32],
+) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        detector.save(Path(folder))
+        tracking.log_folder(run_id, Path(folder), "detector")
+    tracking.log_picture(run_id, loss_figure(result.epochs, baseline_loss), "losses.png")
+    shown = validation[:SHOWN]
+    sheet = reconstruction_sheet(shown, detector.reconstruct(shown))
+    tracking.log_picture(run_id, sheet, "reconstructions/best.png")
+    tracking.log(
+        run_id,
+        params={"device": result.device, "parameters": sum(p.numel() for p in result.network.parameters())},
+        metrics={
+            "best_epoch": result.best.number,
+            "best_validation_loss": result.best.validation_loss,
+            "baseline_validation_loss": baseline_loss,
+            "training_seconds": result.epochs[-1].seconds,
+        },
+    )
+
+
+def _log_detection(
+    pipeline: PipelineConfig,
+    tracking: Tracking,
+    run_id: str,
+    detector: Detector,
+    baseline: nn.Module,
+    labelled: tuple[Found, NDArray[np.bool_]] | None,
+    progress: Progress,
+) -> tuple[Auroc, Auroc] | None:
+    """AUROC of the network and of the baseline on the labelled images, where there are some, and their curves."""
+    if labelled is None:
+        return None
+    found, truth = labelled
+    scores: dict[str, list[NDArray[np.float64]]] = {"network": [], "baseline": []}
+    kept: list[NDArray[np.int64]] = []
+    rival = replace(detector, network_name="pca", network_parameters={}, network=baseline)
+    with progress.track("Scoring labelled images", len(found.items)) as advance:
+        for batch in stream((item.content for item in found.items), detector.spec):
+            kept.append(batch.indices)
+            scores["network"].append(detector.score(batch.pixels))
+            scores["baseline"].append(rival.score(batch.pixels))
+            advance(len(batch.indices) + len(batch.unreadable))
+    indices = np.concatenate(kept)
+    groups = [found.items[index].group or found.items[index].uri for index in indices]
+    values = {name: np.concatenate(parts) for name, parts in scores.items()}
+    areas = {name: auroc(value, truth[indices], groups) for name, value in values.items()}
+    names = {"network": detector.network_name, "baseline": "principal components"}
+    labels = {name: f"{names[name]}: AUROC {_interval(area)}" for name, area in areas.items()}
+    curves = {name: detection_curves(value, truth[indices]) for name, value in values.items()}
+    tracking.log_picture(run_id, curves_figure(curves, labels), "curves.png")
+    metrics: dict[str, float] = {}
+    for name, prefix in (("network", ""), ("baseline", "baseline_")):
+        metrics |= {f"{prefix}auroc{'' if key == 'value' else '_' + key}": v for key, v in asdict(areas[name]).items()}
+        metrics[f"{prefix}average_precision"] = curves[name].average_precision
+    tracking.log(run_id, metrics=metrics)
+    return areas["network"], areas["baseline"]
+
+
+def _interval(area: Auroc) -> str:
+    return f"{area.value:.3f} ({area.low:.3f} to {area.high:.3f})"

@@ -1,0 +1,37 @@
+"""The configuration with its stores opened: what every flow and command begins with."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from flows.config import Settings, load
+from flows.ledger import Ledger
+from flows.tracking import Tracking
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """What is watched, the record that people see, and the ledger that decides what is done."""
+
+    settings: Settings
+    tracking: Tracking
+    ledger: Ledger
+
+
+def open_workspace(path: Path, environment: Mapping[str, str] = os.environ) -> Workspace:
+    """The stores of the configuration at `path`, made where they are not there yet.
+
+    Raises:
+        InputError: the configuration is wrong.
+        TrackingUnavailable: the MLflow store does not answer.
+    """
+    settings = load(path, environment)
+    settings.workspace.mkdir(parents=True, exist_ok=True)
+    return Workspace(settings, Tracking(settings, environment), open_ledger(settings, environment))
+
+
+def open_ledger(settings: Settings, environment: Mapping[str, str]) -> Ledger:
+    """The ledger in the workspace, or the one that RECONWATCH_LEDGER_URL names."""
+    settings.workspace.mkdir(parents=True, exist_ok=True)
+    return Ledger.open(environment.get("RECONWATCH_LEDGER_URL") or f"sqlite:///{settings.workspace / 'ledger.db'}")
