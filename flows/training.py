@@ -66,7 +66,7 @@ class TrainingReport:
         better = "below" if self.validation_loss < self.baseline_loss else "NOT below"
         lines = [
             f"{self.network} network on {self.image_size} images: {self.epochs} epochs over {self.n_training} images.",
-            f"Validation error {self.validation_loss:.4g}: {better} that of principal components, {self.baseline_loss:.4g}.",
+            f"Validation error {self.validation_loss:.4g}, {better} the {self.baseline_loss:.4g} of the PCA baseline.",
         ]
         if self.auroc and self.baseline_auroc:
             verdict = "beats" if self.auroc.value > self.baseline_auroc.value else "DOES NOT BEAT"
