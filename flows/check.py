@@ -1,7 +1,7 @@
 """What is wrong with configuration, data and stores, and what to do about it."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -35,7 +35,7 @@ def check_all(path: Path, name: str | None, environment: Mapping[str, str]) -> l
     """
     settings = load(path, environment)
     pipelines = [settings.pipeline(name)] if name else list(settings.pipelines.values())
-    findings = [Finding("ok", "configuration", f"{settings.path}: {len(settings.pipelines)} pipelines")]
+    findings = [Finding("ok", "configuration", f"{settings.path}: {', '.join(settings.pipelines)}")]
     workspace = None
     try:
         workspace = open_workspace(path, environment)
@@ -77,7 +77,10 @@ def _pipeline_findings(pipeline: PipelineConfig, workspace: Workspace | None) ->
 def _nominal(pipeline: PipelineConfig) -> Iterator[Finding]:
     found = nominal_items(pipeline.data)
     require_enough(pipeline, len(found.items))
-    spec = infer_spec([item.content for item in found.items])
+    spec, data = infer_spec([item.content for item in found.items]), pipeline.data
+    if data.size is not None:
+        spec = replace(spec, height=data.size[0], width=data.size[1])
+    spec = replace(spec, channels=data.channels or spec.channels)
     build_network(pipeline.model.network, spec, network_parameters(pipeline))
     choose_device(pipeline.training.device)
     groups = len({item.group for item in found.items if item.group is not None})

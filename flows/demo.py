@@ -102,7 +102,9 @@ def _prefect_of_the_demo(folder: Path, say: Callable[[str], None]) -> None:
         return
     for name in ("PREFECT_API_URL", "PREFECT_PROFILE"):
         os.environ.pop(name, None)
-    os.environ["PREFECT_HOME"] = str((folder / ".reconwatch" / "prefect").absolute())
+    home = (folder / ".reconwatch" / "prefect").absolute()
+    home.mkdir(parents=True, exist_ok=True)
+    os.environ["PREFECT_HOME"] = str(home)
     os.environ["PREFECT_SERVER_ALLOW_EPHEMERAL_MODE"] = "true"
     os.environ["PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS"] = "180"
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "WARNING")

@@ -1,5 +1,6 @@
 """A first pipelines.yaml for the images in a folder."""
 
+import glob
 import json
 import re
 from dataclasses import dataclass
@@ -9,8 +10,9 @@ from pathlib import Path
 import yaml
 
 from ae_models.errors import InputError
-from ae_models.images import looks_like_a_document
 from flows.config import json_schema
+from flows.config_types import NAME, PATTERNS
+from flows.sources import images_in
 
 NOMINAL_FOLDERS = ("nominal", "train/good", "train/nominal", "good", "normal", "ok", "train")
 INBOX_FOLDERS = ("inbox", "incoming", "new", "batches")
@@ -38,28 +40,34 @@ def write_configuration(folder: Path, path: Path, name: str = "") -> Written:
         raise InputError(f"{path} exists already: edit it, or write another with --config FILE")
     if not folder.is_dir():
         raise InputError(f"there is no folder {folder}: name one with nominal images in it")
+    name = name or _name(folder)
+    if not re.match(NAME, name):
+        raise InputError(f"{name!r} is not {PATTERNS[NAME]}: give another with --name")
     nominal = _first(folder, NOMINAL_FOLDERS) or folder
-    count = sum(1 for file in nominal.rglob("*") if file.is_file() and not looks_like_a_document(file))
-    if not count:
-        raise InputError(f"there is no image in {nominal}: put nominal images into {folder / 'nominal'}")
-    notes = [f"{count} nominal images in {nominal}."]
     inbox = _first(folder, INBOX_FOLDERS)
-    if inbox is None:
-        inbox = (folder if nominal != folder else path.parent) / "inbox"
-        inbox.mkdir(parents=True, exist_ok=True)
-        notes.append(f"Made {inbox}: each folder put there is a batch to score.")
-    data = {"nominal": _relative(nominal, path), "inbox": _relative(inbox, path)}
+    known, inbox = inbox is not None, inbox or (folder if nominal != folder else path.parent) / "inbox"
+    apart = not inbox.absolute().is_relative_to(nominal.absolute())  # else batches would be learnt from
+    images = images_in(nominal).items
+    count = len(images) if apart else sum(Path(item.uri).parent == nominal.absolute() for item in images)
+    if not count:
+        advice = f"put nominal images into {folder / 'nominal'}"
+        raise InputError(f"there is no image in {nominal}{'' if apart else f' beside {inbox}'}: {advice}")
+    notes = [f"{count} nominal images in {nominal}."]
+    data = {"nominal": _source(nominal, path, apart), "inbox": _source(inbox, path)}
     labelled = _first(folder, LABELLED_FOLDERS)
     if labelled is not None and _holds_labels(labelled):
-        data["labelled"] = _relative(labelled, path)
+        data["labelled"] = _source(labelled, path)
         notes.append(f"Labelled images in {labelled}: reported on, never trained on.")
     pipeline: dict[str, object] = {"data": data}
     if count < FEW:
         rate = _possible_rate(count, nominal)
-        pipeline["threshold"] = {"false_alarm_rate": rate}
+        pipeline["threshold"] = {"method": "conformal", "false_alarm_rate": rate}
         notes.append(f"{count} images allow a false-alarm rate of {rate:g}; {FEW} would allow 0.01.")
-    body = yaml.safe_dump({"pipelines": {name or _name(folder): pipeline}}, sort_keys=False)
+    body = yaml.safe_dump({"pipelines": {name: pipeline}}, sort_keys=False, allow_unicode=True)
     text = f"# yaml-language-server: $schema={SCHEMA}\n{body}"
+    if not known:
+        inbox.mkdir(parents=True, exist_ok=True)
+        notes.append(f"Made {inbox}: each folder put there is a batch to score.")
     schema = path.parent / SCHEMA
     schema.parent.mkdir(parents=True, exist_ok=True)
     schema.write_text(json.dumps(json_schema(), indent=2), encoding="utf-8")
@@ -86,8 +94,12 @@ def _possible_rate(count: int, nominal: Path) -> float:
     )
 
 
-def _relative(path: Path, configuration: Path) -> str:
-    return Path(relpath(path, configuration.parent)).as_posix()
+def _source(folder: Path, configuration: Path, whole: bool = True) -> object:
+    """What stands in the file for a folder, or for the files in it alone; special letters stay what they are."""
+    path = Path(relpath(folder, configuration.parent)).as_posix()
+    if not whole:
+        return f"{glob.escape(path)}/*"
+    return {"path": path, "glob": False} if glob.has_magic(path) else path
 
 
 def _name(folder: Path) -> str:

@@ -26,7 +26,10 @@ class ServedDetector(PythonModel):
         """Read the detector, its threshold and its calibration scores from the model's folder."""
         self.champion = Champion.load(Path(context.artifacts["champion"]))
 
-    def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]  # mlflow warns of hints
+    # The type of model_input is the one that MLflow takes without a warning; it lets the others through as they are.
+    def predict(
+        self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
+    ) -> pd.DataFrame:
         """One row an image: score, threshold, flag, p_value, status ("scored" or "unreadable") and reason.
 
         Args:

@@ -2,6 +2,7 @@
 
 import glob
 import hashlib
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -22,7 +23,7 @@ class Item:
     """One image: its address, how to get it, and what a manifest says of it.
 
     Attributes:
-        uri: the file's absolute path, or `torchvision://SET/PART/INDEX`.
+        uri: the file's absolute path (bytes of it that are no UTF-8 as `\\xNN`), or `torchvision://SET/PART/INDEX`.
         content: gives the image when it is needed.
         group: images of one group stay on one side of every split; None where none is known.
         label: None where none is known.
@@ -145,19 +146,24 @@ def inbox_batches(data: DataConfig) -> tuple[Batch, ...]:
         folders = [path for path in sorted(source.path.iterdir()) if path.is_dir() and not path.name.startswith(".")]
         return tuple(_folder_batch(folder) for folder in folders)
     matches = [Path(match) for match in sorted(glob.glob(str(source.path), recursive=True))]
-    folders = [match for match in matches if match.is_dir()] or sorted({match.parent for match in matches})
-    return tuple(_folder_batch(folder, folder.as_posix()) for folder in folders)
+    if folders := [match for match in matches if match.is_dir()]:
+        return tuple(_folder_batch(folder, as_text(folder)) for folder in folders)
+    parents = sorted({match.parent for match in matches})
+    files = {parent: [match for match in matches if match.parent == parent] for parent in parents}
+    return tuple(_batch(as_text(parent), _images_among(files[parent], parent)) for parent in parents)
 
 
 def loose_files(data: DataConfig) -> tuple[str, ...]:
     """Images that lie in the inbox itself and so belong to no batch."""
     if not isinstance(data.inbox, PathSource) or data.inbox.glob or not data.inbox.path.is_dir():
         return ()
-    return tuple(str(p) for p in sorted(data.inbox.path.iterdir()) if p.is_file() and not looks_like_a_document(p))
+    return tuple(as_text(p) for p in sorted(data.inbox.path.iterdir()) if p.is_file() and not looks_like_a_document(p))
 
 
 def path_batches(paths: Sequence[Path]) -> tuple[Batch, ...]:
-    """Batches of the paths given by hand: one a folder, and one of all the files together.
+    """Batches of the paths given by hand: one a folder, named after it, and one of all the files together.
+
+    Folders of one name are named by their whole path.
 
     Raises:
         InputError: a path is not there.
@@ -165,15 +171,26 @@ def path_batches(paths: Sequence[Path]) -> tuple[Batch, ...]:
     absent = [str(path) for path in paths if not path.exists()]
     if absent:
         raise InputError(f"there is no {', '.join(absent)}: give folders or image files that exist")
-    folders = [path.resolve() for path in paths if path.is_dir()]
-    files = [path.resolve() for path in paths if not path.is_dir()]
-    batches = [_folder_batch(folder) for folder in dict.fromkeys(folders)]
+    whole = list(dict.fromkeys(Path(os.path.abspath(path)) for path in paths))  # not resolved: a link keeps its name
+    folders, files = [path for path in whole if path.is_dir()], [path for path in whole if not path.is_dir()]
+    names = [folder.name for folder in folders]
+    batches = [_folder_batch(f, as_text(f) if names.count(f.name) > 1 else None) for f in folders]
     if files:
-        items = tuple(_file_item(path) for path in dict.fromkeys(files))
-        batches.append(
-            Batch(items[0].uri if len(items) == 1 else f"{len(items)} files of {files[0].parent.name}", items)
-        )
+        items = tuple(map(_file_item, files))
+        together = f"{len(items)} files of {as_text(Path(files[0].parent.name))}"
+        batches.append(Batch(items[0].uri if len(items) == 1 else together, items))
     return tuple(batches)
+
+
+def images_in(folder: Path) -> Found:
+    """The images in a folder and its subfolders, by name; a link that leads nowhere counts as an unreadable one."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file() or (path.is_symlink() and not path.exists()))
+    return _images_among(paths, folder)
+
+
+def as_text(path: Path) -> str:
+    """The path as text that every store takes: bytes of a name that are no UTF-8 as `\\xNN`."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def content_hash(item: Item) -> str:
@@ -201,46 +218,51 @@ def _found(source: Source, group: str | None) -> Found:
     if source.glob:
         paths = [Path(match) for match in sorted(glob.glob(str(source.path), recursive=True)) if Path(match).is_file()]
         if not paths:
-            raise InputError(f"no file matches {source.path}")
+            raise InputError(f"no file matches {source.path}: correct the pattern or put images there")
+        found = _images_among(paths, source.path)
     elif source.path.is_dir():
-        paths = sorted(path for path in source.path.rglob("*") if path.is_file())
+        found = images_in(source.path)
     else:
         raise InputError(f"there is no folder {source.path}: correct the path or put images there")
-    images, left_out = _images_among(paths, source.path)
-    if not images:
+    if not found.items:
         raise InputError(f"there is no image in {source.path}: put images there or correct the path")
-    return Found(images, left_out)
+    return found
 
 
-def _images_among(paths: Iterable[Path], root: Path) -> tuple[tuple[Item, ...], tuple[str, ...]]:
+def _images_among(paths: Iterable[Path], root: Path) -> Found:
     images, left_out = [], []
     for path in paths:
         hidden = any(part.startswith(".") for part in path.parts[len(root.parts) :])
         if hidden or looks_like_a_document(path):
-            left_out.append(str(path))
+            left_out.append(as_text(path))
         else:
             images.append(_file_item(path))
-    return tuple(images), tuple(left_out)
+    return Found(tuple(images), tuple(left_out))
 
 
 def _folder_batch(folder: Path, name: str | None = None) -> Batch:
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    images, left_out = _images_among(files, folder)
-    return Batch(name or folder.name, images, left_out)
+    return _batch(name or as_text(Path(folder.name)), images_in(folder))
+
+
+def _batch(name: str, found: Found) -> Batch:
+    return Batch(name, found.items, found.left_out)
 
 
 def _file_item(path: Path) -> Item:
-    return Item(str(path), lambda: path)
+    return Item(as_text(path), lambda: path)
 
 
 def _read_manifest(source: ManifestSource) -> "pd.DataFrame":
     path = source.manifest
     try:
-        table = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path, dtype=str)
+        if path.suffix.lower() == ".parquet":
+            table = pd.read_parquet(path)
+        else:  # every word is a value: a label 'NA' or 'none' too
+            table = pd.read_csv(path, dtype=str, keep_default_na=False, na_values=[""])
     except FileNotFoundError as error:
-        raise InputError(f"there is no manifest {path}") from error
+        raise InputError(f"there is no manifest {path}: correct the path") from error
     except Exception as error:  # pandas and pyarrow have no common class for a damaged file
-        raise InputError(f"the manifest {path} cannot be read: {error}") from error
+        raise InputError(f"the manifest {path} cannot be read as {path.suffix[1:].lower()}: {error}") from error
     wished = {"path", *source.where}
     if absent := sorted(wished - set(table.columns)):
         raise InputError(
@@ -299,13 +321,15 @@ def _regrouped(items: Sequence[Item], group: str | None) -> tuple[Item, ...]:
 def _torchvision_items(source: TorchvisionSource) -> tuple[Item, ...]:
     from torchvision import datasets  # four seconds, and few pipelines need it
 
-    kind = getattr(datasets, source.torchvision)
+    kind, arguments = getattr(datasets, source.torchvision), source.arguments()
     try:
-        data = kind(download=False, **source.arguments())
-    except (RuntimeError, OSError) as error:
+        data = kind(download=False, **arguments)
+    except Exception as error:  # absent: RuntimeError; damaged: whatever its reader stumbles over
+        shown = {**arguments, "root": str(source.root)}.items()
+        call = ", ".join(f"{name}={value!r}" for name, value in shown)
         raise InputError(
-            f"torchvision's {source.torchvision} is not in {source.root}: download it there first with "
-            f"torchvision.datasets.{source.torchvision}(root, download=True)"
+            f"torchvision's {source.torchvision} is not in {source.root}, or damaged: get it with "
+            f"torchvision.datasets.{source.torchvision}({call}, download=True)"
         ) from error
     classes = [str(name) for name in getattr(data, "classes", [])]
     labels = [_class_name(int(label), classes) for label in _labels(data)]
@@ -342,7 +366,7 @@ def _torchvision_image(data: Any, index: int) -> Callable[[], ImageInput]:
 
 
 def _stat(item: Item) -> str:
-    content = item.content if item.uri.startswith("torchvision://") else Path(item.uri)
+    content = None if item.uri.startswith("torchvision://") else item.content()
     if not isinstance(content, Path):
         return "data set"
     try:

@@ -1,10 +1,13 @@
 """What people look at: runs, pictures and model versions in MLflow. The only module that talks to it."""
 
+import base64
+import io
 import json
 import logging
 import tempfile
 import urllib.error
 import urllib.request
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +18,7 @@ from typing import Any
 from urllib.parse import quote
 
 import mlflow
+import numpy as np
 import pandas as pd
 from filelock import FileLock
 from matplotlib.figure import Figure
@@ -23,12 +27,14 @@ from mlflow.entities import Dataset, DatasetInput, Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, Schema
+from numpy.typing import NDArray
 from PIL import Image
 
 import ae_models
 from ae_models.champion import Champion
 from ae_models.detector import Detector
 from ae_models.errors import InputError
+from ae_models.images import ImageSpec
 from flows.config import Settings
 
 SERVED_REQUIREMENTS = ("torch", "numpy", "pandas", "pillow", "safetensors", "scikit-learn", "scipy")
@@ -205,7 +211,7 @@ class Tracking:
         with tempfile.TemporaryDirectory() as scratch:
             parts, model = Path(scratch) / "champion", Path(scratch) / "model"
             champion.save(parts)
-            _save_pyfunc(model, parts)
+            _save_pyfunc(model, parts, champion.detector.spec)
             self._client.log_artifacts(run_id, str(model), "model")
         try:
             self._client.create_registered_model(pipeline, {"reconwatch.pipeline": pipeline})
@@ -286,7 +292,8 @@ class Tracking:
         return runs
 
 
-def _save_pyfunc(model: Path, parts: Path) -> None:
+def _save_pyfunc(model: Path, parts: Path, spec: ImageSpec) -> None:
+    example = _base64_png(np.full((spec.height, spec.width), 128, np.uint8))
     outputs = Schema(
         [
             ColSpec("double", "score"),
@@ -297,14 +304,23 @@ def _save_pyfunc(model: Path, parts: Path) -> None:
             ColSpec("string", "reason"),
         ]
     )
-    mlflow.pyfunc.save_model(
-        path=str(model),
-        python_model=str(Path(__file__).with_name("served_model.py")),
-        code_paths=[str(Path(ae_models.__file__).parent)],
-        artifacts={"champion": str(parts)},
-        signature=ModelSignature(outputs=outputs),  # an input schema would refuse lists and arrays of images
-        pip_requirements=[f"{name}=={version(name).partition('+')[0]}" for name in SERVED_REQUIREMENTS],
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what MLflow and pandas tell each other is no news to who calibrates
+        mlflow.pyfunc.save_model(
+            path=str(model),
+            python_model=str(Path(__file__).with_name("served_model.py")),
+            code_paths=[str(Path(ae_models.__file__).parent)],
+            artifacts={"champion": str(parts)},
+            signature=ModelSignature(outputs=outputs),  # an input schema would refuse lists and arrays of images
+            input_example=pd.DataFrame({"image": [example]}),
+            pip_requirements=[f"{name}=={version(name).partition('+')[0]}" for name in SERVED_REQUIREMENTS],
+        )
+
+
+def _base64_png(pixels: NDArray[np.uint8]) -> str:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return base64.b64encode(file.getvalue()).decode()
 
 
 def _require_server(uri: str) -> None:

@@ -166,7 +166,7 @@ def test_every_key_reaches_its_model(write: Write, tmp_path: Path) -> None:
     ("written", "expected"),
     [
         ("{method: false_alarm_rate, target: 0.05}", LabelledFalseAlarmRate(target=0.05)),
-        ("{method: recall, target: 1}", LabelledRecall(target=1)),
+        ("{method: recall, target: 0.95}", LabelledRecall(target=0.95)),
         ("{method: f_score}", LabelledFScore(beta=1)),
         ("{method: cost, miss: 50}", LabelledCost(false_alarm=1, miss=50)),
     ],
