@@ -5,7 +5,7 @@ import math
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.decomposition import PCA
+from sklearn.utils.extmath import randomized_svd
 from torch import Tensor, nn
 
 from ae_models.images import ImageSpec
@@ -48,8 +48,9 @@ def fit_principal_components(
     """Principal components of images (N, C, H, W) in [0, 1]; at most N - 1 and a quarter of the pixels of them."""
     flat = images.reshape(len(images), -1)
     code_size = max(1, min(code_size, len(flat) - 1, flat.shape[1] // 4))
-    fitted = PCA(code_size, svd_solver="randomized", random_state=seed).fit(flat)
+    mean = flat.mean(axis=0)
+    _, _, components = randomized_svd(flat - mean, code_size, random_state=seed)
     baseline = PrincipalComponents(spec, code_size)
-    baseline.mean.copy_(torch.from_numpy(fitted.mean_))
-    baseline.components.copy_(torch.from_numpy(fitted.components_))
+    baseline.mean.copy_(torch.from_numpy(mean))
+    baseline.components.copy_(torch.from_numpy(components))
     return baseline.eval()

@@ -1,5 +1,7 @@
 """The detector, its threshold and the scores behind it: always saved, loaded and used together."""
 
+import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +11,8 @@ from numpy.typing import NDArray
 from ae_models.calibration import Threshold, p_values
 from ae_models.detector import Detector
 from ae_models.errors import InputError
+
+PARTS = ("detector.json", "weights.safetensors", "threshold.json", "calibration_scores.npy")
 
 
 @dataclass(frozen=True)
@@ -30,10 +34,14 @@ class Champion:
         return p_values(scores, self.calibration_scores)
 
     def save(self, folder: Path) -> None:
-        """Write the detector, `threshold.json` and `calibration_scores.npy` into `folder`, made if absent."""
+        """Write the detector, `threshold.json` and `calibration_scores.npy` into `folder`, made if absent.
+
+        `champion.json` is written last: the hash of each, so that parts of two champions are never taken for one.
+        """
         self.detector.save(folder)
         np.save(folder / "calibration_scores.npy", self.calibration_scores, allow_pickle=False)
         (folder / "threshold.json").write_text(self.threshold.to_json(), encoding="utf-8")
+        (folder / "champion.json").write_text(json.dumps(_hashes(folder), indent=2), encoding="utf-8")
 
     @classmethod
     def load(cls, folder: Path) -> "Champion":
@@ -44,13 +52,19 @@ class Champion:
         """
         detector = Detector.load(folder)
         try:
+            if json.loads((folder / "champion.json").read_text(encoding="utf-8")) != _hashes(folder):
+                raise ValueError("champion.json was written for other files than lie beside it")
             threshold = Threshold.from_json((folder / "threshold.json").read_text(encoding="utf-8"))
             scores = np.load(folder / "calibration_scores.npy", allow_pickle=False)
-        except (OSError, ValueError) as error:
+        except (OSError, EOFError, ValueError, RecursionError) as error:
             raise InputError(f"the threshold in {folder} cannot be read ({error}): calibrate again") from error
-        if len(scores) != threshold.n_nominal:
+        if scores.shape != (threshold.n_nominal,):
             raise InputError(
-                f"the threshold in {folder} is of {threshold.n_nominal} nominal scores, and {len(scores)} lie beside "
+                f"the threshold in {folder} is of {threshold.n_nominal} nominal scores, and {scores.size} lie beside "
                 "it: calibrate again"
             )
         return cls(detector, threshold, np.asarray(scores, np.float64))
+
+
+def _hashes(folder: Path) -> dict[str, str]:
+    return {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in PARTS}

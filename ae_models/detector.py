@@ -1,17 +1,18 @@
 """A trained network together with what it takes to score images by it."""
 
+import copy
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import safetensors
+import safetensors.torch
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ae_models.errors import InputError
@@ -43,7 +44,7 @@ class Detector:
 
     def on(self, device: torch.device) -> "Detector":
         """The same detector on another device."""
-        return replace(self, network=self.network.to(device), device=str(device))
+        return replace(self, network=copy.deepcopy(self.network).to(device), device=str(device))
 
     def reconstruct(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """Reconstructions (N, C, H, W) float32 in [0, 1] of images (N, C, H, W) float32 in [0, 1]."""
@@ -60,25 +61,27 @@ class Detector:
         parts = [mean_squared_errors(*pair) for pair in self._batches(images)]
         return np.concatenate(parts) if parts else np.empty(0, np.float64)
 
-    def _batches(self, images: NDArray[np.float32]) -> list[tuple[Tensor, Tensor]]:
+    def _batches(self, images: NDArray[np.float32]) -> Iterator[tuple[Tensor, Tensor]]:
         if images.shape[1:] != self.spec.shape:
             raise InputError(f"images of shape {images.shape[1:]} were given to a detector for {self.spec.shape}")
-        with torch.inference_mode():
-            batches = [
-                batch.to(self.device) for batch in torch.split(torch.from_numpy(images), BATCH_SIZE) if len(batch)
-            ]
-            return [(batch, self.network(batch)) for batch in batches]
+        for start in range(0, len(images), BATCH_SIZE):
+            batch = torch.from_numpy(images[start : start + BATCH_SIZE]).to(self.device)
+            with torch.inference_mode():
+                reconstructions = self.network(batch)
+            yield batch, reconstructions
 
     def save(self, folder: Path) -> None:
         """Write `detector.json` and `weights.safetensors` into `folder`, made if absent; JSON last, as the seal."""
         folder.mkdir(parents=True, exist_ok=True)
-        weights = folder / "weights.safetensors"
-        save_file({name: tensor.contiguous() for name, tensor in self.network.state_dict().items()}, weights)
+        weights = safetensors.torch.save(
+            {name: tensor.contiguous() for name, tensor in self.network.state_dict().items()}
+        )
+        (folder / "weights.safetensors").write_bytes(weights)
         document = {
             "format": FORMAT,
             "spec": self.spec.to_json(),
             "network": {"name": self.network_name, "parameters": dict(self.network_parameters)},
-            "weights_sha256": _sha256(weights),
+            "weights_sha256": hashlib.sha256(weights).hexdigest(),
         }
         (folder / "detector.json").write_text(json.dumps(document, indent=2), encoding="utf-8")
 
@@ -90,22 +93,30 @@ class Detector:
             InputError: a file is missing, damaged, of another format, or does not belong to the other.
         """
         try:
-            document = json.loads((folder / "detector.json").read_text(encoding="utf-8"))
-            if document["format"] != FORMAT:
-                raise InputError(f"the detector in {folder} has format {document['format']}, and this is {FORMAT}")
-            if _sha256(folder / "weights.safetensors") != document["weights_sha256"]:
-                raise InputError(f"the weights in {folder} are not those of its detector.json: train again")
+            document = _document((folder / "detector.json").read_text(encoding="utf-8"))
+            weights = (folder / "weights.safetensors").read_bytes()
+            if hashlib.sha256(weights).hexdigest() != document["weights_sha256"]:
+                raise ValueError("the weights are not those of its detector.json")
             spec = ImageSpec.from_json(document["spec"])
             name, parameters = document["network"]["name"], document["network"]["parameters"]
             network = build_network(name, spec, parameters)
-            network.load_state_dict(load_file(folder / "weights.safetensors"), strict=True)
-        except InputError:
-            raise
-        except (OSError, KeyError, TypeError, ValueError, RuntimeError, safetensors.SafetensorError) as error:
+            network.load_state_dict(safetensors.torch.load(weights), strict=True)
+        except (OSError, LookupError, TypeError, ValueError, RuntimeError, safetensors.SafetensorError) as error:
             raise InputError(f"the detector in {folder} cannot be read ({error}): train again") from error
         return cls(spec, name, parameters, network.eval())
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _document(text: str) -> dict[str, Any]:
+    """The JSON object that `save` wrote; raises ValueError for any other format or set of keys."""
+    document = json.loads(text)
+    if isinstance(document, dict) and document.get("format") != FORMAT:
+        raise ValueError(f"its format is {document.get('format')!r}, and this version reads format {FORMAT}")
+    _check_keys(document, "detector.json", {"format", "spec", "network", "weights_sha256"})
+    _check_keys(document["network"], "the network in detector.json", {"name", "parameters"})
+    return dict(document)
+
+
+def _check_keys(entries: object, what: str, names: set[str]) -> None:
+    if not isinstance(entries, dict) or set(entries) != names:
+        held = sorted(entries) if isinstance(entries, dict) else entries
+        raise ValueError(f"{what} must hold exactly {sorted(names)}, and holds {held}")

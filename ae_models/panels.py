@@ -32,12 +32,14 @@ def contact_sheet(
     Args:
         images: (N, C, H, W) in [0, 1].
         reconstructions: (N, C, H, W) in [0, 1].
-        error_maps: (N, H, W), drawn on one scale for all, black (none) to yellow (the 99.9th percentile and above).
+        error_maps: (N, H, W), drawn on one scale for all, black (none) to yellow (the 99.9th percentile
+            and above, and NaN).
         captions: one an image, cut to the width of its panel.
         flagged: a flagged image has a red frame and caption, and the word FLAGGED.
         panels_across: panels in a row.
     """
-    top = float(np.quantile(error_maps, 0.999)) or 1.0
+    finite = error_maps[np.isfinite(error_maps)]
+    top = float(np.quantile(finite, 0.999) or finite.max()) if finite.any() else 1.0
     panels = [
         _panel(
             [to_picture(image), to_picture(reconstruction), heat_map(error_map, top)],
@@ -61,14 +63,14 @@ def reconstruction_sheet(images: NDArray[np.float32], reconstructions: NDArray[n
 
 
 def to_picture(image: NDArray[np.float32]) -> Image.Image:
-    """The image (C, H, W) in [0, 1] as an 8-bit RGB picture of its own size."""
-    pixels = np.clip(np.rint(image * 255), 0, 255).astype(np.uint8).transpose(1, 2, 0)
+    """The image (C, H, W) in [0, 1] as an 8-bit RGB picture of its own size; NaN is black."""
+    pixels = np.rint(np.clip(np.nan_to_num(image), 0, 1) * 255).astype(np.uint8).transpose(1, 2, 0)
     return Image.fromarray(np.broadcast_to(pixels, (*pixels.shape[:2], 3)).copy())
 
 
 def heat_map(error_map: NDArray[np.float32], top: float) -> Image.Image:
-    """The error map (H, W) as an RGB picture of its own size: `top` and above in the brightest colour."""
-    colours = matplotlib.colormaps["inferno"](np.clip(error_map / top, 0, 1))[..., :3]
+    """The error map (H, W) as an RGB picture of its own size: `top` and above, and NaN, in the brightest colour."""
+    colours = matplotlib.colormaps["inferno"](np.nan_to_num(np.clip(error_map / top, 0, 1), nan=1))[..., :3]
     return Image.fromarray((colours * 255).astype(np.uint8))
 
 
@@ -76,8 +78,8 @@ def loss_figure(epochs: Sequence[Epoch], baseline_loss: float) -> Figure:
     """Training and validation loss by epoch, with the validation loss of principal components as a line."""
     figure, axes = _axes("epoch", "mean squared error")
     numbers = [epoch.number for epoch in epochs]
-    axes.plot(numbers, [epoch.training_loss for epoch in epochs], label="training")
-    axes.plot(numbers, [epoch.validation_loss for epoch in epochs], label="validation")
+    axes.plot(numbers, [epoch.training_loss for epoch in epochs], label="training", marker=".")
+    axes.plot(numbers, [epoch.validation_loss for epoch in epochs], label="validation", marker=".")
     axes.axhline(baseline_loss, linestyle="--", color="grey", label="principal components, validation")
     axes.set_yscale("log")
     axes.legend()
@@ -118,7 +120,8 @@ def curves_figure(curves: dict[str, DetectionCurves], labels: dict[str, str]) ->
     ):
         axes.set(title=title, xlabel=across, ylabel=up)
         axes.grid(alpha=0.3)
-    det.set(xscale="log", yscale="log")
+    det.set_xscale("symlog", linthresh=1e-3)  # logarithmic, and yet a perfect detector's rates of 0 have a place
+    det.set_yscale("symlog", linthresh=1e-3)
     roc.plot([0, 1], [0, 1], color="grey", linewidth=0.8, linestyle=":")
     roc.legend(loc="lower right")
     return figure
@@ -140,14 +143,14 @@ def _axes(across: str, up: str) -> tuple[Figure, Axes]:
 
 def _panel(pictures: Sequence[Image.Image], caption: str, flagged: bool) -> Image.Image:
     tiles = [_tile(picture) for picture in pictures]
-    width, height = sum(tile.width for tile in tiles) + 2 * MARGIN, max(tile.height for tile in tiles)
+    width, height = len(tiles) * (TILE + MARGIN) - MARGIN, max(tile.height for tile in tiles)
     panel = Image.new("RGB", (width + 2 * MARGIN, height + 52), PAPER)
     draw, colour = ImageDraw.Draw(panel), ALARM if flagged else INK
     left = MARGIN
     for tile, title in zip(tiles, TITLES, strict=True):
         draw.text((left, 2), title, fill=INK, font=_font(11))
         panel.paste(tile, (left, 20))
-        left += tile.width + MARGIN
+        left += TILE + MARGIN
     draw.text((MARGIN, height + 24), _cut(draw, caption, width), fill=colour, font=_font(12))
     if flagged:
         draw.rectangle((0, 0, panel.width - 1, panel.height - 1), outline=ALARM, width=2)
@@ -186,9 +189,8 @@ def _font(size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
 def _cut(draw: ImageDraw.ImageDraw, text: str, width: int) -> str:
     """The text cut in its middle to `width` pixels, control characters shown as question marks."""
     text = "".join(letter if letter.isprintable() else "?" for letter in text)
-    shown = text
-    keep = len(text)
-    while draw.textlength(shown, font=_font(12)) > width and keep > 4:
+    shown, keep, font = text, min(len(text), width), _font(12)  # a letter is about six pixels wide
+    while (len(shown) > width or draw.textlength(shown, font=font) > width) and keep > 4:
         keep -= 2
         shown = f"{text[: keep // 2]}...{text[-(keep // 2) :]}"
     return shown

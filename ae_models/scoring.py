@@ -12,5 +12,6 @@ def squared_error_maps(images: Tensor, reconstructions: Tensor) -> Tensor:
 
 def mean_squared_errors(images: Tensor, reconstructions: Tensor) -> NDArray[np.float64]:
     """The lesson's score (N,) of images and reconstructions (N, C, H, W): the mean squared error; higher is worse."""
-    errors: NDArray[np.float64] = squared_error_maps(images, reconstructions).double().mean(dim=(1, 2)).cpu().numpy()
+    maps = squared_error_maps(images, reconstructions).cpu()  # Apple's GPUs have no float64
+    errors: NDArray[np.float64] = maps.double().mean(dim=(1, 2)).numpy()
     return errors

@@ -20,7 +20,7 @@ class TrainingSettings:
 
     Attributes:
         epochs: passes over the training images at most.
-        batch_size: images a step.
+        batch_size: images a step; two at least, for batch normalisation's sake.
         learning_rate: of Adam, at the start; it falls to zero along a cosine.
         patience: epochs without a better validation loss before training stops.
         seed: of the initial weights and the order of the images.
@@ -65,11 +65,12 @@ def choose_device(wish: str) -> torch.device:
         if torch.cuda.is_available():
             return torch.device("cuda")
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    device = torch.device(wish)
-    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if not available.get(device.type, False):
-        raise InputError(f"device {wish!r} is not on this machine: set training.device to auto or cpu")
-    return device
+    gpus = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
+    available = ["cpu", *(["cuda"] if gpus else []), *gpus, *(["mps"] if torch.backends.mps.is_available() else [])]
+    if wish not in available:
+        choices = " or ".join(["auto", *available])
+        raise InputError(f"device {wish!r} is not on this machine: set training.device to {choices}")
+    return torch.device(wish)
 
 
 def fit(
@@ -124,8 +125,8 @@ def _fit(
         epoch = Epoch(number, training_loss, validation_loss, perf_counter() - start)
         if not math.isfinite(training_loss + validation_loss):
             raise InputError(
-                f"the loss became {training_loss} in epoch {number}: set training.learning_rate below "
-                f"{settings.learning_rate:g} (a tenth of it is a good next try)"
+                f"the loss became {training_loss + validation_loss} in epoch {number}: set training.learning_rate "
+                f"below {settings.learning_rate:g} (a tenth of it is a good next try)"
             )
         epochs.append(epoch)
         on_epoch(epoch, network)
@@ -159,8 +160,8 @@ def _train_one_epoch(
 
 
 def _batches(order: Tensor, batch_size: int) -> list[Tensor]:
-    """The order cut into batches; a last batch of one image joins the one before, for batch normalisation's sake."""
-    batches = list(torch.split(order, batch_size))
+    """The order cut into batches of two or more: batch normalisation cannot train on a single image."""
+    batches = list(torch.split(order, max(2, batch_size)))
     if len(batches) > 1 and len(batches[-1]) == 1:
         batches[-2:] = [torch.cat(batches[-2:])]
     return batches

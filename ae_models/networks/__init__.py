@@ -1,6 +1,7 @@
 """The networks by name, and how one is built for images of a given size."""
 
 from collections.abc import Callable, Mapping
+from inspect import signature
 from typing import Any
 
 from torch import nn
@@ -31,4 +32,5 @@ def build_network(name: str, spec: ImageSpec, parameters: Mapping[str, Any]) -> 
     try:
         return NETWORKS[name](spec, **parameters)
     except TypeError as error:
-        raise InputError(f"network {name!r} does not take {dict(parameters)}: {error}") from error
+        choices = ", ".join(list(signature(NETWORKS[name]).parameters)[1:])
+        raise InputError(f"network {name!r} does not take {parameters} ({error}): it takes {choices}") from error

@@ -26,7 +26,7 @@ class ConvolutionalAutoencoder(nn.Module):
         code_channels: channels of the code; the last width when None.
 
     Raises:
-        InputError: more poolings than the image has room for.
+        InputError: more poolings than the image has room for, a number below 1, or no such decoder.
     """
 
     def __init__(
@@ -38,6 +38,12 @@ class ConvolutionalAutoencoder(nn.Module):
         code_channels: int | None = None,
     ) -> None:
         super().__init__()
+        numbers = [*widths, convolutions, *([] if code_channels is None else [code_channels])]
+        if not widths or any(type(number) is not int or number < 1 for number in numbers):
+            raise InputError(
+                f"widths {list(widths)}, convolutions {convolutions!r} or code_channels {code_channels!r} cannot be "
+                "used: give whole numbers from 1 on, and at least one width"
+            )
         self.height, self.width, self.factor = spec.height, spec.width, 2 ** len(widths)
         if self.factor > min(spec.height, spec.width):
             raise InputError(

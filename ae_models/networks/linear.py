@@ -5,6 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from ae_models.errors import InputError
 from ae_models.images import ImageSpec
 
 
@@ -16,10 +17,15 @@ class LinearAutoencoder(nn.Module):
     Args:
         spec: size of the images.
         code_size: wished numbers in the code.
+
+    Raises:
+        InputError: a code size below 1.
     """
 
     def __init__(self, spec: ImageSpec, code_size: int = 32) -> None:
         super().__init__()
+        if type(code_size) is not int or code_size < 1:
+            raise InputError(f"code_size is {code_size!r}: give a whole number from 1 on")
         self.shape = spec.shape
         pixels = math.prod(spec.shape)
         code_size = max(1, min(code_size, pixels // 4))

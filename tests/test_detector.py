@@ -1,0 +1,329 @@
+"""The detector on disk and in use: it comes back as it was, and whatever is damaged is one clear refusal."""
+
+import hashlib
+import io
+import json
+import pickle
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from ae_models.detector import BATCH_SIZE, Detector
+from ae_models.errors import InputError
+from ae_models.images import ImageSpec
+from ae_models.networks import build_network
+from ae_models.training import TrainingSettings, fit
+
+SPEC = ImageSpec(8, 6, 1)
+PARAMETERS = {"code_size": 5}
+
+
+def images(count: int = 7, seed: int = 0) -> NDArray[np.float32]:
+    """Images (count, 1, 8, 6) float32 in [0, 1]."""
+    return np.random.default_rng(seed).random((count, *SPEC.shape), dtype=np.float32)
+
+
+def trained(seed: int = 0) -> Detector:
+    """A detector whose network has learnt, batch-norm statistics included."""
+    settings = TrainingSettings(epochs=2, device="cpu", seed=seed)
+    result = fit(lambda: build_network("linear", SPEC, PARAMETERS), images(), images(), settings)
+    return Detector(SPEC, "linear", PARAMETERS, result.network)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with a saved detector."""
+    trained().save(tmp_path / "detector")
+    return tmp_path / "detector"
+
+
+def edit(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Change the stored JSON object in place."""
+    path = folder / "detector.json"
+    document = json.loads(path.read_text())
+    change(document)
+    path.write_text(json.dumps(document))
+
+
+def put_weights(folder: Path, weights: bytes) -> None:
+    """Replace the weights, and have detector.json vouch for the new ones."""
+    (folder / "weights.safetensors").write_bytes(weights)
+    edit(folder, lambda document: document.update(weights_sha256=hashlib.sha256(weights).hexdigest()))
+
+
+def refusal(folder: Path) -> str:
+    """What loading the folder says: one sentence with the folder and what to do, and the fault between."""
+    with pytest.raises(InputError) as caught:
+        Detector.load(folder)
+    sentence, before, after = str(caught.value), f"the detector in {folder} cannot be read (", "): train again"
+    assert sentence.startswith(before)
+    assert sentence.endswith(after)
+    return sentence.removeprefix(before).removesuffix(after)
+
+
+class TestSavedAndLoaded:
+    """What was saved is what is loaded."""
+
+    def test_everything_comes_back(self, tmp_path: Path) -> None:
+        """Size, network, parameters and every score to the last bit; the network in evaluation mode on the CPU."""
+        detector = trained()
+        detector.save(tmp_path)
+        loaded = Detector.load(tmp_path)
+        assert (loaded.spec, loaded.network_name, loaded.network_parameters) == (SPEC, "linear", PARAMETERS)
+        assert loaded.score(images()).tolist() == detector.score(images()).tolist()
+        assert np.array_equal(loaded.reconstruct(images()), detector.reconstruct(images()))
+        assert (loaded.network.training, loaded.device) == (False, "cpu")
+
+    def test_the_folder_holds_weights_and_json_alone(self, folder: Path) -> None:
+        """Two files: readable text, and tensors in a format that cannot hold code."""
+        assert sorted(path.name for path in folder.iterdir()) == ["detector.json", "weights.safetensors"]
+        assert json.loads((folder / "detector.json").read_text())["network"] == {
+            "name": "linear",
+            "parameters": PARAMETERS,
+        }
+        assert load_file(folder / "weights.safetensors").keys() == trained().network.state_dict().keys()
+
+    def test_missing_folders_are_made(self, tmp_path: Path) -> None:
+        """The folder and those above it need not be there."""
+        trained().save(tmp_path / "a" / "b")
+        assert Detector.load(tmp_path / "a" / "b").spec == SPEC
+
+    def test_saving_again_replaces(self, folder: Path) -> None:
+        """A folder holds the detector that was saved last."""
+        other = trained(seed=1)
+        other.save(folder)
+        assert Detector.load(folder).score(images()).tolist() == other.score(images()).tolist()
+
+    def test_the_files_are_not_needed_after_loading(self, folder: Path) -> None:
+        """A loaded detector scores on when its folder is emptied."""
+        loaded = Detector.load(folder)
+        for path in folder.iterdir():
+            path.write_bytes(b"")
+        assert loaded.score(images()).tolist() == trained().score(images()).tolist()
+
+
+class TestDamage:
+    """Every damage of the folder is one sentence."""
+
+    @pytest.mark.parametrize("name", ["detector.json", "weights.safetensors"])
+    def test_a_missing_file(self, folder: Path, name: str) -> None:
+        """The file that is missing is named."""
+        (folder / name).unlink()
+        assert f"No such file or directory: '{folder / name}'" in refusal(folder)
+
+    def test_a_folder_that_is_not_there(self, tmp_path: Path) -> None:
+        """So is the folder."""
+        assert "No such file or directory" in refusal(tmp_path / "nowhere")
+
+    def test_a_file_in_place_of_the_folder(self, tmp_path: Path) -> None:
+        """A file is no folder."""
+        (tmp_path / "file").touch()
+        assert "Not a directory" in refusal(tmp_path / "file")
+
+    @pytest.mark.parametrize("kept", [0, 100, -1])
+    def test_truncated_weights(self, folder: Path, kept: int) -> None:
+        """Weights cut to nothing, within their header, or by their last byte, are not those that were saved."""
+        weights = (folder / "weights.safetensors").read_bytes()
+        (folder / "weights.safetensors").write_bytes(weights[:kept])
+        assert refusal(folder) == "the weights are not those of its detector.json"
+
+    def test_weights_of_another_detector(self, folder: Path, tmp_path: Path) -> None:
+        """Weights that would fit, but belong to another detector, are refused."""
+        trained(seed=1).save(tmp_path / "other")
+        (tmp_path / "other" / "weights.safetensors").rename(folder / "weights.safetensors")
+        assert refusal(folder) == "the weights are not those of its detector.json"
+
+    @pytest.mark.parametrize(
+        "content",
+        [b"", b"{", b"\xff\xfe\x00", b"not JSON", b"[" * 100_000],
+        ids=["nothing", "a part", "bytes", "prose", "nesting"],
+    )
+    def test_text_that_is_not_json(self, folder: Path, content: bytes) -> None:
+        """Nothing, a part, bytes, prose or bottomless nesting in place of the JSON."""
+        (folder / "detector.json").write_bytes(content)
+        assert refusal(folder)
+
+    @pytest.mark.parametrize("content", ["[]", "null", "3", '"format"'])
+    def test_json_that_is_no_object(self, folder: Path, content: str) -> None:
+        """Other JSON is said back with the keys that there must be."""
+        (folder / "detector.json").write_text(content)
+        assert refusal(folder).startswith("detector.json must hold exactly ['format', 'network', 'spec', 'weights_")
+
+    @pytest.mark.parametrize("number", [0, 2, "1", None])
+    def test_an_unknown_format(self, folder: Path, number: object) -> None:
+        """A format of another version is named beside this version's."""
+        edit(folder, lambda document: document.update(format=number))
+        assert refusal(folder) == f"its format is {number!r}, and this version reads format 1"
+
+    @pytest.mark.parametrize("key", ["spec", "network", "weights_sha256"])
+    def test_a_missing_key(self, folder: Path, key: str) -> None:
+        """What must be there and what is there are both named."""
+        edit(folder, lambda document: document.pop(key))
+        held = sorted({"format", "spec", "network", "weights_sha256"} - {key})
+        assert refusal(folder).endswith(f"and holds {held}")
+
+    def test_an_extra_key(self, folder: Path) -> None:
+        """A key of an unknown meaning is not passed over."""
+        edit(folder, lambda document: document.update(smoothing=3))
+        assert "'smoothing'" in refusal(folder)
+
+    def test_an_extra_key_of_the_network(self, folder: Path) -> None:
+        """Neither is one within."""
+        edit(folder, lambda document: document["network"].update(pruned=True))
+        assert refusal(folder).startswith("the network in detector.json must hold exactly ['name', 'parameters'],")
+
+    @pytest.mark.parametrize(
+        ("spec", "fault"),
+        [
+            ({"height": 8, "width": 6}, "exactly"),
+            ({"height": 8, "width": 6, "channels": 1, "depth": 2}, "exactly"),
+            ({"height": 8, "width": 0, "channels": 1}, "whole numbers from 1 on"),
+            ({"height": 8, "width": 6, "channels": 2}, "1 channel"),
+            (["height", "width", "channels"], ""),
+            (7, ""),
+        ],
+    )
+    def test_an_impossible_size(self, folder: Path, spec: object, fault: str) -> None:
+        """Missing, unknown and impossible sizes are refused."""
+        edit(folder, lambda document: document.update(spec=spec))
+        assert fault in refusal(folder)
+
+    @pytest.mark.parametrize("name", ["vgg", "", 3, None])
+    def test_an_unknown_network(self, folder: Path, name: object) -> None:
+        """A network that this version does not have is named with those that it has."""
+        edit(folder, lambda document: document["network"].update(name=name))
+        assert refusal(folder) == f"there is no network {name!r}: choose one of linear, convolutional"
+
+    @pytest.mark.parametrize("parameters", [{"depth": 3}, {"code_size": 0}, {"code_size": "5"}, [5], "5", 5, None])
+    def test_parameters_that_the_network_does_not_take(self, folder: Path, parameters: object) -> None:
+        """Unknown and impossible parameters are refused."""
+        edit(folder, lambda document: document["network"].update(parameters=parameters))
+        assert refusal(folder)
+
+    @pytest.mark.parametrize("change", [{"name": "convolutional", "parameters": {}}, {"parameters": {"code_size": 6}}])
+    def test_a_network_that_the_weights_do_not_fit(self, folder: Path, change: dict[str, Any]) -> None:
+        """Weights are loaded strictly: every name and shape must be that of the network."""
+        edit(folder, lambda document: document["network"].update(change))
+        assert "Error(s) in loading state_dict" in refusal(folder)
+
+    def test_one_tensor_too_many(self, folder: Path, tmp_path: Path) -> None:
+        """A tensor without a place is not passed over."""
+        weights = load_file(folder / "weights.safetensors")
+        save_file(weights | {"extra": torch.zeros(1)}, tmp_path / "weights")
+        put_weights(folder, (tmp_path / "weights").read_bytes())
+        assert 'Unexpected key(s) in state_dict: "extra"' in refusal(folder)
+
+
+class Payload:
+    """An object whose pickle, when loaded, creates a file."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[Callable[..., None], tuple[Path]]:
+        return Path.touch, (self.marker,)
+
+
+def plain_pickle(payload: Payload) -> bytes:
+    """The pickle by itself."""
+    return pickle.dumps(payload)
+
+
+def torch_file(payload: Payload) -> bytes:
+    """The pickle within a file of `torch.save`."""
+    file = io.BytesIO()
+    torch.save(payload, file)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("write", [plain_pickle, torch_file])
+def test_the_payload_works(write: Callable[[Payload], bytes], tmp_path: Path) -> None:
+    """Unpickled, the payload creates its file: the next test would notice."""
+    file = io.BytesIO(write(Payload(tmp_path / "marker")))
+    if write is torch_file:
+        torch.load(file, weights_only=False)
+    else:
+        pickle.load(file)
+    assert (tmp_path / "marker").exists()
+
+
+@pytest.mark.parametrize("write", [plain_pickle, torch_file])
+@pytest.mark.parametrize("vouched", [False, True], ids=["stray", "with its hash in detector.json"])
+def test_a_pickle_in_place_of_the_weights_is_never_run(
+    folder: Path, tmp_path: Path, write: Callable[[Payload], bytes], vouched: bool
+) -> None:
+    """Neither a stray pickle nor one that detector.json vouches for is more than bytes of a wrong format."""
+    weights = write(Payload(tmp_path / "marker"))
+    if vouched:
+        put_weights(folder, weights)
+    else:
+        (folder / "weights.safetensors").write_bytes(weights)
+    assert refusal(folder)
+    assert not (tmp_path / "marker").exists()
+
+
+class Forgetful(nn.Module):
+    """Returns its images, and knows which of its reconstructions are still held by somebody."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.returned: list[weakref.ref[Tensor]] = []
+        self.most_alive = 0
+
+    def forward(self, images: Tensor) -> Tensor:
+        """A copy of the images."""
+        reconstructions = images.clone()
+        self.returned.append(weakref.ref(reconstructions))
+        self.most_alive = max(self.most_alive, sum(tensor() is not None for tensor in self.returned))
+        return reconstructions
+
+
+class TestInUse:
+    """Scoring, error maps and reconstructions."""
+
+    def test_all_three_agree(self) -> None:
+        """The error map is that of the reconstruction, and the score is its mean."""
+        detector, given = trained(), images(BATCH_SIZE + 3)
+        maps = np.square(given - detector.reconstruct(given)).mean(axis=1)
+        np.testing.assert_allclose(detector.error_maps(given), maps, rtol=1e-6)
+        np.testing.assert_allclose(detector.score(given), maps.astype(np.float64).mean(axis=(1, 2)), rtol=1e-6)
+
+    @pytest.mark.parametrize("shape", [(2, 1, 6, 8), (2, 3, 8, 6), (2, 8, 6), (1, 8, 6)])
+    def test_images_of_another_shape_are_refused(self, shape: tuple[int, ...]) -> None:
+        """Both shapes are named, whichever of the three is asked for."""
+        detector = trained()
+        for ask in (detector.score, detector.error_maps, detector.reconstruct):
+            with pytest.raises(InputError) as caught:
+                ask(np.zeros(shape, np.float32))
+            assert str(caught.value) == f"images of shape {shape[1:]} were given to a detector for (1, 8, 6)"
+
+    def test_memory_does_not_grow_with_the_number_of_images(self) -> None:
+        """While many images are scored, the reconstructions of two steps at most are held at a time."""
+        network = Forgetful()
+        Detector(SPEC, "", {}, network).score(images(6 * BATCH_SIZE))
+        assert len(network.returned) == 6
+        assert network.most_alive <= 2
+
+    def test_images_are_left_as_they_were(self) -> None:
+        """Scoring writes nothing into the images, nor into the network's batch-norm statistics."""
+        detector, given = trained(), images()
+        first = detector.score(given).tolist()
+        assert np.array_equal(given, images())
+        assert detector.score(given).tolist() == first
+
+    def test_a_detector_on_another_device_leaves_the_first_where_it_was(self) -> None:
+        """`on` gives a second detector; the one it was asked of still scores."""
+        detector = trained()
+        before = detector.score(images()).tolist()
+        moved = detector.on(torch.device("meta"))
+        assert moved.device == "meta"
+        assert {parameter.device.type for parameter in moved.network.parameters()} == {"meta"}
+        assert detector.score(images()).tolist() == before

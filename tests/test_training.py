@@ -1,0 +1,267 @@
+"""The training loop: what decides its result, when it stops, what it leaves alone, and what it says when it cannot."""
+
+import copy
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import chain, pairwise
+from math import cos, pi
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from ae_models.detector import Detector
+from ae_models.errors import InputError
+from ae_models.images import ImageSpec
+from ae_models.networks import build_network
+from ae_models.training import Epoch, TrainingResult, TrainingSettings, choose_device, fit
+
+SPEC = ImageSpec(8, 8, 1)
+QUICK = TrainingSettings(epochs=3, batch_size=8, device="cpu")
+
+
+def noise(count: int, seed: int = 0) -> NDArray[np.float32]:
+    """Images without any structure (count, 1, 8, 8) in [0, 1]: what is learnt of them is learnt by heart."""
+    return np.random.default_rng(seed).random((count, *SPEC.shape), dtype=np.float32)
+
+
+def linear() -> nn.Module:
+    """The lesson's linear network, which has batch normalisation."""
+    return build_network("linear", SPEC, {})
+
+
+def trained(settings: TrainingSettings = QUICK, build: Callable[[], nn.Module] = linear) -> TrainingResult:
+    """The network after training on twenty images and stopping by ten others."""
+    return fit(build, noise(20), noise(10, seed=1), settings)
+
+
+def losses(result: TrainingResult) -> list[tuple[float, float]]:
+    """Training and validation loss of each epoch."""
+    return [(epoch.training_loss, epoch.validation_loss) for epoch in result.epochs]
+
+
+def same_weights(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
+    """Whether two networks have equal parameters and buffers."""
+    return all(torch.equal(first[name], second[name]) for name in first.keys() | second.keys())
+
+
+class Recorder(nn.Module):
+    """Reconstructs every image by one number, and notes the batches that it is trained on."""
+
+    def __init__(self, start: float = 0.0) -> None:
+        super().__init__()
+        self.answer = nn.Parameter(torch.tensor(start))
+        self.batches: list[list[float]] = []
+
+    def forward(self, images: Tensor) -> Tensor:
+        """The same value at every pixel."""
+        if self.training:
+            self.batches.append(images[:, 0, 0, 0].tolist())
+        return self.answer.expand_as(images)
+
+
+class TestReproducibility:
+    """The seed decides everything, and nothing outside is touched."""
+
+    def test_the_same_seed_gives_the_same_network(self) -> None:
+        """Weights and losses are equal to the last bit."""
+        first, second = trained(), trained()
+        assert losses(first) == losses(second)
+        assert same_weights(first.network.state_dict(), second.network.state_dict())
+
+    def test_another_seed_gives_another_network(self) -> None:
+        """Initial weights and the order of the images come from the seed."""
+        assert losses(trained()) != losses(trained(replace(QUICK, seed=1)))
+
+    def test_random_numbers_drawn_before_do_not_matter(self) -> None:
+        """What else the process does with torch's generator has no influence."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(123)
+            first = trained()
+            torch.rand(7)
+            assert losses(trained()) == losses(first)
+
+    def test_random_numbers_drawn_on_the_way_do_not_matter(self) -> None:
+        """What `on_epoch` does with torch's generator does not change the order of the images."""
+
+        def draw(epoch: Epoch, network: nn.Module) -> None:
+            torch.rand(7)
+
+        assert losses(fit(linear, noise(20), noise(10, seed=1), QUICK, draw)) == losses(trained())
+
+    def test_global_random_states_are_left_as_they_were(self) -> None:
+        """Training draws from its own generators alone, torch's and numpy's stay where they are."""
+        before = torch.get_rng_state(), str(np.random.get_state())
+        trained()
+        assert torch.equal(torch.get_rng_state(), before[0])
+        assert str(np.random.get_state()) == before[1]
+
+    def test_an_error_on_the_way_leaves_random_states_as_they_were(self) -> None:
+        """An exception in `on_epoch` reaches the caller, and torch's generator is where it was."""
+
+        def fail(epoch: Epoch, network: nn.Module) -> None:
+            raise KeyboardInterrupt
+
+        before = torch.get_rng_state()
+        with pytest.raises(KeyboardInterrupt):
+            fit(linear, noise(20), noise(10), QUICK, fail)
+        assert torch.equal(torch.get_rng_state(), before)
+
+    def test_images_are_left_as_they_were(self) -> None:
+        """Neither training nor validation images are written into."""
+        images, validation = noise(20), noise(10, seed=1)
+        fit(linear, images, validation, QUICK)
+        assert np.array_equal(images, noise(20))
+        assert np.array_equal(validation, noise(10, seed=1))
+
+
+class TestBatches:
+    """Each epoch sees each training image once, and no batch is of a single image."""
+
+    @pytest.mark.parametrize("batch_size", [1, 2, 3, 4, 8, 9, 64])
+    def test_every_image_is_used_once_an_epoch(self, batch_size: int) -> None:
+        """Nine images are each in one batch of each epoch, in batches of at least two, whatever the batch size."""
+        network, images = Recorder(), noise(9)
+        fit(lambda: network, images, noise(2), replace(QUICK, epochs=1, batch_size=batch_size))
+        assert sorted(chain.from_iterable(network.batches)) == sorted(images[:, 0, 0, 0].tolist())
+        assert min(map(len, network.batches)) >= 2
+        assert max(map(len, network.batches)) <= max(2, batch_size) + 1
+
+    def test_the_order_changes_from_epoch_to_epoch(self) -> None:
+        """Images are shuffled anew for every epoch."""
+        network = Recorder()
+        fit(lambda: network, noise(20), noise(2), replace(QUICK, epochs=2, batch_size=20))
+        assert network.batches[0] != network.batches[1]
+
+    @pytest.mark.parametrize("batch_size", [1, 4, 8])
+    def test_batch_normalisation_never_meets_a_single_image(self, batch_size: int) -> None:
+        """Nine images in batches of one, four and eight train a network with batch normalisation."""
+        result = fit(linear, noise(9), noise(1, seed=1), replace(QUICK, batch_size=batch_size))
+        assert len(result.epochs) == QUICK.epochs
+
+
+class TestValidationImages:
+    """Held-out images say when to stop, and teach nothing."""
+
+    def test_they_are_not_trained_on(self) -> None:
+        """With other validation images every epoch has the same weights and batch-norm statistics."""
+        histories: list[list[dict[str, Tensor]]] = [[], []]
+        for seed, history in enumerate(histories, start=1):
+
+            def note(epoch: Epoch, network: nn.Module, history: list[dict[str, Tensor]] = history) -> None:
+                history.append(copy.deepcopy(network.state_dict()))
+
+            fit(linear, noise(20), noise(10, seed=seed), QUICK, note)
+        assert len(histories[0]) == QUICK.epochs
+        assert all(same_weights(*weights) for weights in zip(*histories, strict=True))
+
+    def test_their_loss_is_the_detectors_mean_score(self) -> None:
+        """The best epoch's validation loss is what a detector with the network gives these images on average."""
+        result = trained()
+        scores = Detector(SPEC, "linear", {}, result.network).score(noise(10, seed=1))
+        assert result.best.validation_loss == pytest.approx(scores.mean(), rel=1e-5)
+
+
+class TestEpochs:
+    """What an epoch reports, when the last one is, and which one's weights are kept."""
+
+    def test_epochs_are_reported_in_order(self) -> None:
+        """`on_epoch` gets epochs 1 to n as the history has them, each with the network in evaluation mode."""
+        seen: list[tuple[Epoch, bool]] = []
+        settings = replace(QUICK, epochs=5)
+        result = fit(linear, noise(20), noise(10), settings, lambda epoch, net: seen.append((epoch, net.training)))
+        assert [epoch.number for epoch, _ in seen] == [1, 2, 3, 4, 5]
+        assert tuple(epoch for epoch, _ in seen) == result.epochs
+        assert not any(training for _, training in seen)
+        assert all(earlier.seconds <= later.seconds for earlier, later in pairwise(result.epochs))
+
+    def test_training_stops_when_validation_no_longer_gains(self) -> None:
+        """Learning noise by heart, the validation loss has its best early, and `patience` epochs later it ends."""
+        result = trained(replace(QUICK, epochs=200, learning_rate=1e-2, patience=4))
+        assert len(result.epochs) == result.best.number + 4 < 200
+        assert result.best == min(result.epochs, key=lambda epoch: epoch.validation_loss)
+
+    def test_the_weights_are_those_of_the_best_epoch(self) -> None:
+        """Not the last weights are returned but those, buffers included, that `on_epoch` saw in the best epoch."""
+        history: list[dict[str, Tensor]] = []
+        settings = replace(QUICK, epochs=200, learning_rate=1e-2, patience=4)
+        result = fit(
+            linear,
+            noise(20),
+            noise(10, seed=1),
+            settings,
+            lambda epoch, network: history.append(copy.deepcopy(network.state_dict())),
+        )
+        assert same_weights(result.network.state_dict(), history[result.best.number - 1])
+        assert not same_weights(result.network.state_dict(), history[-1])
+
+    def test_the_network_is_ready_for_use(self) -> None:
+        """It comes back on the CPU and in evaluation mode."""
+        result = trained()
+        assert not result.network.training
+        assert {parameter.device.type for parameter in result.network.parameters()} == {"cpu"}
+        assert result.device == "cpu"
+
+    def test_the_learning_rate_falls_along_a_cosine(self) -> None:
+        """Where Adam's steps are as long as the learning rate, they shrink from it towards zero over the epochs."""
+        answers = [-1000.0]
+        fit(
+            lambda: Recorder(start=-1000.0),
+            np.ones((4, *SPEC.shape), np.float32),
+            noise(2),
+            TrainingSettings(epochs=4, batch_size=4, learning_rate=1.0, device="cpu"),
+            lambda epoch, network: answers.append(next(network.parameters()).item()),
+        )
+        expected = [(1 + cos(pi * epoch / 4)) / 2 for epoch in range(4)]
+        assert np.diff(answers) == pytest.approx(expected, abs=1e-2)
+
+
+class TestRefusals:
+    """What cannot be trained is said in one sentence with what to do."""
+
+    @pytest.mark.parametrize(("count", "held_out"), [(0, 5), (1, 5), (5, 0)])
+    def test_too_few_images(self, count: int, held_out: int) -> None:
+        """Training needs two images and one held-out one."""
+        sentence = f"^{count} training and {held_out} validation images are too few: give more nominal ones$"
+        with pytest.raises(InputError, match=sentence):
+            fit(linear, noise(count), noise(held_out), QUICK)
+
+    def test_two_images_are_enough(self) -> None:
+        """The fewest possible images train."""
+        assert fit(linear, noise(2), noise(1), QUICK).epochs
+
+    def test_a_validation_loss_that_is_no_number(self) -> None:
+        """A learning rate that throws the weights off is named with a better one, and the loss is the one at fault."""
+        sentence = (
+            r"^the loss became nan in epoch 1: set training\.learning_rate below 1e\+30 "
+            r"\(a tenth of it is a good next try\)$"
+        )
+        with pytest.raises(InputError, match=sentence):
+            trained(replace(QUICK, learning_rate=1e30, batch_size=20))
+
+    @pytest.mark.parametrize(("answer", "loss"), [(float("nan"), "nan"), (1e30, "inf")])
+    def test_a_training_loss_that_is_no_number(self, answer: float, loss: str) -> None:
+        """The same is said of a training loss that is NaN, or too large to be a number."""
+        with pytest.raises(
+            InputError, match=rf"^the loss became {loss} in epoch 1: set training\.learning_rate below "
+        ):
+            trained(build=lambda: Recorder(start=answer))
+
+    @pytest.mark.parametrize("device", ["cuda:99", "gpu", "xpu", "meta", ""])
+    def test_a_device_that_is_not_there(self, device: str) -> None:
+        """The wished device is named with those that can be had."""
+        sentence = f"^device '{device}' is not on this machine: set training.device to auto or cpu"
+        with pytest.raises(InputError, match=sentence):
+            trained(replace(QUICK, device=device))
+
+
+def test_auto_is_a_device_that_works() -> None:
+    """Left to itself the choice falls on a device of this machine."""
+    assert torch.ones(2, device=choose_device("auto")).sum().item() == 2
+
+
+def test_the_cpu_is_always_there() -> None:
+    """The CPU can be asked for by name."""
+    assert choose_device("cpu") == torch.device("cpu")
