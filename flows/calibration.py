@@ -81,7 +81,7 @@ def calibrate(pipeline: PipelineConfig, tracking: Tracking, progress: Progress) 
     items = calibration_items(pipeline, tracking, training)
     labelled = labelled_items(pipeline.data)
     tags = {
-        "reconwatch.process": this_process(),
+        "reconwatch.process": this_process().owner(),
         "reconwatch.training_run": training.run_id,
         "reconwatch.configuration": fingerprint(pipeline, "data", "threshold"),
     }

@@ -48,6 +48,7 @@ class ManifestSource(Part):
         default=None,
         description="the folder that relative paths in the manifest start from; by default the manifest's own",
     )
+    batch: Text = Field(default="batch", description="as an inbox: the column that names each image's batch")
 
 
 TAKES_TRAIN = ("MNIST", "FashionMNIST", "KMNIST", "EMNIST", "QMNIST", "CIFAR10", "CIFAR100")

@@ -46,9 +46,9 @@ def write_configuration(folder: Path, path: Path, name: str = "") -> Written:
     nominal = _first(folder, NOMINAL_FOLDERS) or folder
     inbox = _first(folder, INBOX_FOLDERS)
     known, inbox = inbox is not None, inbox or (folder if nominal != folder else path.parent) / "inbox"
-    apart = not inbox.absolute().is_relative_to(nominal.absolute())  # else batches would be learnt from
+    apart = not inbox.resolve().is_relative_to(nominal.resolve())  # else batches would be learnt from
     images = images_in(nominal).items
-    count = len(images) if apart else sum(Path(item.uri).parent == nominal.absolute() for item in images)
+    count = len(images) if apart else sum(Path(item.uri).parent == nominal for item in images)
     if not count:
         advice = f"put nominal images into {folder / 'nominal'}"
         raise InputError(f"there is no image in {nominal}{'' if apart else f' beside {inbox}'}: {advice}")

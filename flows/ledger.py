@@ -7,8 +7,6 @@ process: whoever comes next takes over what a dead process left behind.
 import hashlib
 import json
 import math
-import platform
-import uuid
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -18,7 +16,6 @@ from os import getpid
 from pathlib import Path
 from typing import Any, Self
 
-import psutil  # type: ignore[import-untyped, unused-ignore]  # it ships no types
 import sqlalchemy as sa
 from filelock import FileLock, Timeout
 from sqlalchemy import event
@@ -26,16 +23,15 @@ from sqlalchemy.exc import (
     ArgumentError,
     DatabaseError,
     DBAPIError,
-    DisconnectionError,
     IntegrityError,
     NoSuchModuleError,
     OperationalError,
     ProgrammingError,
 )
-from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 from sqlalchemy.types import TypeDecorator
 
 from ae_models.errors import InputError
+from flows.processes import Process, owner_is_alive, this_process
 
 SCHEMA = 1
 LEASE = timedelta(minutes=10)  # how long a claim from another host holds without being renewed
@@ -45,24 +41,6 @@ BUSY_TIMEOUT = 30_000  # milliseconds
 
 class LostClaim(RuntimeError):  # noqa: N818 (it says what happened)
     """The claim is no longer held: another process has taken the batch over, or it was released or finished."""
-
-
-@dataclass(frozen=True)
-class Process:
-    """A process that claims: its host, its id there, and a start that tells it from a later one of the same id."""
-
-    host: str
-    id: int
-    start: str
-
-    def owner(self) -> str:
-        """A new owner's name, `host:id:start:uuid`; no two claims share one."""
-        return f"{self.host}:{self.id}:{self.start}:{uuid.uuid4().hex}"
-
-
-def this_process() -> Process:
-    """The process that asks."""
-    return Process(platform.node(), getpid(), _start_of(getpid()) or "")
 
 
 def utc_now() -> datetime:
@@ -175,7 +153,8 @@ def plain(value: Any) -> Any:
 class Ledger:
     """The ledger in one database; get it from `Ledger.open`. Every method is one transaction."""
 
-    _engine: sa.Engine
+    _url: sa.URL
+    _engines: dict[int, sa.Engine]  # by process id: a forked process must not touch its parent's connections
     _clock: Callable[[], datetime]
     _process: Callable[[], Process]
 
@@ -187,15 +166,15 @@ class Ledger:
 
         Raises InputError where the database cannot be used or was written by a newer reconwatch.
         """
-        ledger = cls(_engine_of(url), clock, process)
-        with _creation_lock(ledger._engine.url):
+        ledger = cls(_parsed(url), {}, clock, process)
+        weakref.finalize(ledger, _close, ledger._engines)
+        with _creation_lock(ledger._url):
             ledger._create()
-        weakref.finalize(ledger, ledger._engine.dispose)
         return ledger
 
     def close(self) -> None:
         """Closes the connections now and not when the ledger is let go of; a later call opens new ones."""
-        self._engine.dispose()
+        _close(self._engines)
 
     # Batches
 
@@ -355,6 +334,12 @@ class Ledger:
 
     # The database
 
+    @property
+    def _engine(self) -> sa.Engine:
+        if getpid() not in self._engines:
+            self._engines[getpid()] = _engine_of(self._url)
+        return self._engines[getpid()]
+
     def _create(self) -> None:
         try:
             self._create_tables()
@@ -369,17 +354,15 @@ class Ledger:
                 connection.execute(sa.insert(_META).values(key="schema", value=str(SCHEMA)))
             elif not found.isdecimal() or int(found) > SCHEMA:
                 raise InputError(
-                    f"the ledger {_shown(self._engine.url)} has schema version {found}, and this reconwatch knows "
+                    f"the ledger {_shown(self._url)} has schema version {found}, and this reconwatch knows "
                     f"version {SCHEMA}: install the reconwatch that wrote it, or a newer one"
                 )
 
     def _alive(self, owner: str, since: datetime) -> bool:
         if not owner:
             return False
-        host, process_id, start, _ = owner.rsplit(":", 3)
-        if host == self._process().host:
-            return _start_of(int(process_id)) == start
-        return self._clock() - since < LEASE
+        alive = owner_is_alive(owner, self._process().host)
+        return self._clock() - since < LEASE if alive is None else alive
 
     @contextmanager
     def _transaction(self) -> Iterator[sa.Connection]:
@@ -390,8 +373,8 @@ class Ledger:
             if not isinstance(error, OperationalError) and type(error) is not DatabaseError:
                 raise
             raise InputError(
-                f"the ledger {_shown(self._engine.url)} cannot be used ({' '.join(str(error.orig).split())}): "
-                "check that it is a reconwatch ledger which may be written and that its disk has room, or name another"
+                f"the ledger {_shown(self._url)} cannot be used ({' '.join(str(error.orig).split())}): "
+                "check that it is a reconwatch ledger, that it can be reached and written, and that its disk has room"
             ) from error
 
     def _rows(self, query: sa.Select[Any]) -> Sequence[sa.Row[Any]]:
@@ -559,63 +542,41 @@ def _storable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-def _start_of(process_id: int) -> str | None:
-    """When that process started, told so that no change of the clock moves it; None where it does not run."""
-    if Path("/proc/self/stat").exists():
-        return _start_on_linux(process_id)
-    try:
-        process = psutil.Process(process_id)
-        return None if process.status() == psutil.STATUS_ZOMBIE else f"{process.create_time():.2f}"
-    except psutil.NoSuchProcess:
-        return None
-
-
-def _start_on_linux(process_id: int) -> str | None:
-    try:
-        after_name = Path(f"/proc/{process_id}/stat").read_text(errors="replace").rpartition(")")[2].split()
-    except OSError:
-        return None
-    state, ticks = after_name[0], after_name[19]
-    return None if state in "ZX" else f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()}/{ticks}"
-
-
-def _engine_of(url: str) -> sa.Engine:
+def _parsed(url: str) -> sa.URL:
     try:
         parsed = sa.make_url(url)
-        if parsed.get_backend_name() == "sqlite" and parsed.database in (None, "", ":memory:"):
-            raise InputError(f"the ledger {url} would be lost with its process: name a file, sqlite:////path/ledger.db")
-        engine = sa.create_engine(parsed, pool_pre_ping=True, hide_parameters=True)
+        parsed.get_dialect()
     except ArgumentError as error:
         unknown = "names a database that is not known" if isinstance(error, NoSuchModuleError) else "cannot be read"
         raise InputError(
             f"the ledger's URL {unknown}: write it as sqlite:////path/ledger.db "
             "or postgresql+psycopg://user:password@host/name"
         ) from None
+    if parsed.get_backend_name() == "sqlite" and parsed.database in (None, "", ":memory:"):
+        raise InputError(f"the ledger {url} would be lost with its process: name a file, sqlite:////path/ledger.db")
+    return parsed
+
+
+def _engine_of(url: sa.URL) -> sa.Engine:
+    try:
+        engine = sa.create_engine(url, pool_pre_ping=True, hide_parameters=True)
     except ModuleNotFoundError as error:
-        raise InputError(f"the ledger {_shown(parsed)} needs the Python package '{error.name}': install it") from error
-    event.listen(engine, "connect", _remember_process)
-    event.listen(engine, "checkout", _refuse_inherited)
-    if parsed.get_backend_name() == "sqlite":
+        raise InputError(f"the ledger {_shown(url)} needs the Python package '{error.name}': install it") from error
+    if url.get_backend_name() == "sqlite":
         event.listen(engine, "connect", _prepare_sqlite)
     return engine
 
 
-def _prepare_sqlite(connection: Any, _entry: ConnectionPoolEntry) -> None:
+def _close(engines: Mapping[int, sa.Engine]) -> None:
+    if getpid() in engines:
+        engines[getpid()].dispose()
+
+
+def _prepare_sqlite(connection: Any, _entry: object) -> None:
     cursor = connection.cursor()
     cursor.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT}")
     cursor.execute("PRAGMA journal_mode = WAL")
     cursor.close()
-
-
-def _remember_process(_connection: Any, entry: ConnectionPoolEntry) -> None:
-    entry.info["process"] = getpid()
-
-
-def _refuse_inherited(_connection: Any, entry: ConnectionPoolEntry, proxy: PoolProxiedConnection) -> None:
-    """Has a forked process open a connection of its own: the one that it inherited is its parent's."""
-    if entry.info["process"] != getpid():
-        entry.dbapi_connection = proxy.dbapi_connection = None  # type: ignore[misc]
-        raise DisconnectionError("the connection belongs to another process")
 
 
 @contextmanager

@@ -281,7 +281,8 @@ def _read_manifest(source: ManifestSource) -> "pd.DataFrame":
 def _manifest_items(source: ManifestSource, group: str | None = None) -> Iterator[Item]:
     table = _read_manifest(source)
     root = source.root or source.manifest.parent
-    columns = {name: table[name] for name in ("label", "batch", "timestamp") if name in table}
+    named = {"label": "label", "batch": source.batch, "timestamp": "timestamp"}
+    columns = {field: table[name] for field, name in named.items() if name in table}
     if group in table:
         columns["group"] = table[group]
     for row, relative in enumerate(table["path"].astype(str)):
@@ -295,7 +296,9 @@ def _manifest_batches(source: ManifestSource) -> tuple[Batch, ...]:
     batches: dict[str, list[Item]] = {}
     for item in _manifest_items(source):
         if item.batch is None:
-            raise InputError(f"the inbox manifest {source.manifest} needs a value in column 'batch' for {item.uri}")
+            raise InputError(
+                f"the inbox manifest {source.manifest} needs a value in column {source.batch!r} for {item.uri}"
+            )
         batches.setdefault(item.batch, []).append(item)
     return tuple(Batch(name, tuple(items)) for name, items in sorted(batches.items()))
 

@@ -39,6 +39,7 @@ from flows.config import Settings
 
 SERVED_REQUIREMENTS = ("torch", "numpy", "pandas", "pillow", "safetensors", "scikit-learn", "scipy")
 CHAMPION, CHALLENGER = "champion", "challenger"
+VIEW = "?workflowType=machine_learning"  # without it MLflow shows the pages of its language-model side
 
 
 class TrackingUnavailable(RuntimeError):  # noqa: N818 (it says what happened)
@@ -68,7 +69,7 @@ class Tracking:
 
     def __init__(self, settings: Settings, environment: Mapping[str, str]) -> None:
         self.uri = environment.get("MLFLOW_TRACKING_URI") or f"sqlite:///{settings.workspace / 'mlflow.db'}"
-        self.embedded = "MLFLOW_TRACKING_URI" not in environment
+        self.embedded = not environment.get("MLFLOW_TRACKING_URI")  # compose files set it to nothing
         self._workspace = settings.workspace
         self._dashboard = self.uri if self.uri.startswith("http") else settings.dashboard
         self._client = self._connect()
@@ -80,9 +81,9 @@ class Tracking:
         if self.uri.startswith("http"):
             _require_server(self.uri)
         self._workspace.mkdir(parents=True, exist_ok=True)
-        client = MlflowClient(self.uri, self.uri)
         try:
             with FileLock(self._workspace / "mlflow.lock"):  # two processes that migrate one new database both crash
+                client = MlflowClient(self.uri, self.uri)  # migrates
                 client.search_experiments(max_results=1)
         except Exception as error:  # mlflow lets SQLAlchemy's and its own errors through
             raise TrackingUnavailable(
@@ -177,11 +178,11 @@ class Tracking:
 
     def run_url(self, pipeline: str, run_id: str) -> str:
         """Where a browser shows the run."""
-        return f"{self._dashboard.rstrip('/')}/#/experiments/{self._experiment(pipeline)}/runs/{run_id}"
+        return f"{self._dashboard.rstrip('/')}/#/experiments/{self._experiment(pipeline)}/runs/{run_id}{VIEW}"
 
     def experiment_url(self, pipeline: str) -> str:
         """Where a browser shows all runs of the pipeline."""
-        return f"{self._dashboard.rstrip('/')}/#/experiments/{self._experiment(pipeline)}/runs"
+        return f"{self._dashboard.rstrip('/')}/#/experiments/{self._experiment(pipeline)}/runs{VIEW}"
 
     def latest_training(self, pipeline: str) -> TrainedRun | None:
         """The newest training run that finished; None where there is none."""

@@ -23,7 +23,7 @@ from ae_models.panels import curves_figure, loss_figure, reconstruction_sheet
 from ae_models.splits import groups_of, near_duplicates, perceptual_hashes, split_by_group
 from ae_models.training import Epoch, TrainingResult, TrainingSettings, fit
 from flows.config import ConformalThreshold, PipelineConfig, fingerprint
-from flows.processes import is_alive, this_process
+from flows.processes import owner_is_alive, this_process
 from flows.progress import Progress
 from flows.sources import Found, Item, content_hash, labelled_items, nominal_items
 from flows.tracking import Tracking
@@ -89,7 +89,7 @@ def train(pipeline: PipelineConfig, tracking: Tracking, progress: Progress) -> T
     sides = split(pipeline, images.items)
     labelled = labelled_items(pipeline.data)
     tags = {
-        "reconwatch.process": this_process(),
+        "reconwatch.process": this_process().owner(),
         "reconwatch.configuration": fingerprint(pipeline, "data", "model", "training"),
     }
     with tracking.run(pipeline.name, "training", f"train {pipeline.model.network}", tags) as run_id:
@@ -216,7 +216,7 @@ def require_enough(pipeline: PipelineConfig, count: int) -> None:
 def _end_abandoned_runs(pipeline: PipelineConfig, tracking: Tracking) -> None:
     for kind in ("training", "calibration"):
         for run in tracking.running(pipeline.name, kind):
-            if not is_alive(run.tags.get("reconwatch.process", "")):
+            if owner_is_alive(run.tags.get("reconwatch.process", ""), this_process().host) is False:
                 tracking.end_abandoned(run.run_id)
 
 

@@ -509,7 +509,7 @@ def test_a_misspelt_source_key_is_named(write: Write) -> None:
     assert faults(write(pipeline("      inbox: {manifst: a.csv}"))) == [
         "line 5  pipelines.tiles.data.inbox.manifest: missing",
         "line 5  pipelines.tiles.data.inbox.manifst: unknown key; did you mean 'manifest'? "
-        "(choices: manifest, root, where)",
+        "(choices: batch, manifest, root, where)",
     ]
 
 

@@ -24,10 +24,9 @@ from flows.ledger import (
     LostClaim,
     OutboxEntry,
     PendingAlert,
-    Process,
     batch_key,
-    this_process,
 )
+from flows.processes import Process, this_process
 
 NOON = datetime(2024, 5, 17, 12, tzinfo=UTC)
 ROOT = Path(__file__).parents[1]

@@ -1,0 +1,130 @@
+"""A run that is killed at any point and started again scores each batch once and alerts once."""
+
+import multiprocessing
+import random
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+
+import numpy as np
+import pytest
+from mlflow import MlflowClient
+from PIL import Image
+
+from flows.config import load
+from flows.ledger import Ledger
+from flows.tracking import Tracking
+
+KILLS, FRESH_EVERY = 50, 10  # every tenth kill meets a run that has to train and calibrate as well
+PROCESSES = multiprocessing.get_context("forkserver")  # children that have the imports behind them
+PROCESSES.set_forkserver_preload(["flows.running", "flows.cli", "prefect.blocks.notifications"])
+
+
+@pytest.fixture
+def receiver() -> Iterator[tuple[str, list[str]]]:
+    """A web server on loopback: its address, and the Idempotency-Key of every alert that it received."""
+    keys: list[str] = []
+
+    class Receiver(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            keys.append(self.headers["Idempotency-Key"])
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Nothing: pytest's output is no place for it."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Receiver)
+    Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/alerts", keys
+    server.shutdown()
+    server.server_close()
+
+
+def run(path: str) -> None:
+    """What `reconwatch run` does, in a process of its own."""
+    from flows.cli import main
+
+    main(["run", "--config", path])
+
+
+def started(path: Path) -> multiprocessing.process.BaseProcess:
+    process = PROCESSES.Process(target=run, args=(str(path),))
+    process.start()
+    return process
+
+
+def finished(path: Path) -> float:
+    """Run to the end; the seconds that it took."""
+    start = time.monotonic()
+    process = started(path)
+    process.join(120)
+    assert process.exitcode == 0
+    return time.monotonic() - start
+
+
+def add_batches(inbox: Path, number: int, small_images: Callable[[Path, int, int], list[Path]]) -> None:
+    """One nominal and one damaged batch."""
+    small_images(inbox / f"nominal-{number}", 20, 2 * number)
+    for path in small_images(inbox / f"damaged-{number}", 20, 2 * number + 1)[:10]:
+        noise = np.random.default_rng(number).integers(0, 256, (16, 16), dtype=np.uint8)
+        Image.fromarray(noise).save(path)
+
+
+def settled(path: Path) -> tuple[list[str], list[str], list[str]]:
+    """Of a workspace: names of the decided batches, of those that alarmed, and of the finished MLflow runs."""
+    settings = load(path, {})
+    ledger = Ledger.open(f"sqlite:///{settings.workspace / 'ledger.db'}")
+    history = ledger.history("tiles", 1000)
+    assert ledger.pending_alerts() == ()
+    client = MlflowClient(Tracking(settings, {}).uri)
+    experiment = client.get_experiment_by_name("reconwatch/tiles")
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id], "tags.`reconwatch.kind` = 'batch'")
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    assert {run.info.run_id for run in runs} == {record.run_id for record in history}
+    names = [run.data.tags["reconwatch.batch"] for run in runs]
+    return [record.batch for record in history], [record.batch for record in history if record.alarm], names
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::UserWarning:mlflow", "ignore::DeprecationWarning")
+def test_a_killed_run_that_is_started_again_scores_each_batch_once_and_alerts_once(
+    project: Callable[..., Path],
+    small_images: Callable[[Path, int, int], list[Path]],
+    receiver: tuple[str, list[str]],
+    tmp_path: Path,
+) -> None:
+    """Killed with -9 at 50 random points: every batch is decided once, has one MLflow run, and one alert's key."""
+    address, keys = receiver
+    chance = random.Random(0)
+    kills, unfinished = 0, 0
+    for workspace in range(KILLS // FRESH_EVERY):
+        path = project(tmp_path / str(workspace), alerts=[{"type": "webhook", "url": address}])
+        expected_batches, keys_before = 3, len(set(keys))
+        seconds = 6.0
+        for number in range(FRESH_EVERY):
+            if number:
+                add_batches(tmp_path / str(workspace) / "data" / "inbox", number, small_images)
+                expected_batches += 2
+            process = started(path)
+            time.sleep(chance.uniform(0, seconds))
+            unfinished += process.is_alive()
+            process.kill()
+            process.join()
+            kills += 1
+            rest = finished(path)
+            seconds = max(rest, 1.0)
+        batches, alarmed, names = settled(path)
+        assert Counter(batches) == Counter(set(batches))
+        assert len(batches) == expected_batches
+        assert sorted(names) == sorted(batches)
+        assert len(set(keys)) - keys_before == len(alarmed)
+        assert {name for name in batches if name.startswith("damaged")} <= set(alarmed)
+    assert kills == KILLS
+    assert unfinished > KILLS // 2  # most kills met a run at work
+    print(f"{unfinished} of {kills} kills met a run at work; {len(keys)} alerts received, {len(set(keys))} keys")
