@@ -4,8 +4,8 @@ from pathlib import Path
 
 from prefect import flow
 
+from flows import running
 from flows.calibration import CalibrationReport
-from flows.calibration import calibrate as calibrate_pipeline
 from flows.flow_record import flow_progress, record
 from flows.workspace import open_workspace
 
@@ -19,6 +19,6 @@ def calibrate(config: str, pipeline: str) -> CalibrationReport:
         pipeline: its name there.
     """
     workspace = open_workspace(Path(config))
-    report = calibrate_pipeline(workspace.settings.pipeline(pipeline), workspace.tracking, flow_progress())
+    report = running.calibrate(workspace, pipeline, flow_progress())
     record(f"calibrate-{pipeline}", report.run_url, report.sentences())
     return report

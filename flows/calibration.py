@@ -72,6 +72,7 @@ def calibrate(pipeline: PipelineConfig, tracking: Tracking, progress: Progress) 
     Raises:
         InputError: nothing was trained yet, or too few images are left to calibrate on.
     """
+    tracking.end_abandoned(pipeline.name, "calibration")
     training = tracking.latest_training(pipeline.name)
     if training is None:
         raise InputError(

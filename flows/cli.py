@@ -95,9 +95,9 @@ def train(context: typer.Context, name: NameArgument, config: ConfigOption = Non
     """Train a pipeline's network on its nominal images."""
 
     def plain(workspace: "Workspace", progress: "Progress") -> Any:
-        from flows.training import train as train_pipeline
+        from flows import running
 
-        return train_pipeline(workspace.settings.pipeline(name), workspace.tracking, progress)
+        return running.train(workspace, name, progress)
 
     def as_flow(path: str) -> Any:
         from flows.train import train as train_flow
@@ -116,9 +116,9 @@ def calibrate(
     """Find a pipeline's threshold on images that training never saw, and let it decide batches from now on."""
 
     def plain(workspace: "Workspace", progress: "Progress") -> Any:
-        from flows.calibration import calibrate as calibrate_pipeline
+        from flows import running
 
-        return calibrate_pipeline(workspace.settings.pipeline(name), workspace.tracking, progress)
+        return running.calibrate(workspace, name, progress)
 
     def as_flow(path: str) -> Any:
         from flows.calibrate import calibrate as calibrate_flow

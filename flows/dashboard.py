@@ -27,9 +27,8 @@ def serve_dashboard(
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
     command += ["--backend-store-uri", uri or f"sqlite:///{store}", "--workers", "1"]
     command += ["--default-artifact-root", (settings.workspace / "artifacts").as_uri()]
-    say(
-        f"In half a minute the dashboard is at http://127.0.0.1:{port}/{VIEW}#/experiments, for this machine only. Ctrl-C stops it."
-    )
+    address = f"http://127.0.0.1:{port}/#/experiments?workflowType=machine_learning"
+    say(f"In half a minute the dashboard is at {address} for this machine only. Ctrl-C stops it.")
     server = subprocess.Popen(command, env={**environment, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"})
     try:
         code = server.wait()

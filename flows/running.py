@@ -9,13 +9,15 @@ from filelock import FileLock, Timeout
 
 from ae_models.errors import InputError
 from flows.alerts import DeliveryReport, channels, deliver
-from flows.calibration import CalibrationReport, calibrate
+from flows.calibration import CalibrationReport
+from flows.calibration import calibrate as calibrate_pipeline
 from flows.config import PipelineConfig, fingerprint
 from flows.progress import Progress
 from flows.scoring import BatchReport, due_batches, score_and_record
 from flows.sources import Batch, path_batches
-from flows.tracking import ChampionVersion, TrackingUnavailable
-from flows.training import TrainingReport, train
+from flows.tracking import ChampionVersion
+from flows.training import TrainingReport
+from flows.training import train as train_pipeline
 from flows.workspace import Workspace
 
 ScoreOne = Callable[[PipelineConfig, Batch, ChampionVersion, Workspace, Progress], BatchReport]
@@ -41,6 +43,20 @@ class RunReport:
     def alarm(self) -> bool:
         """Whether a batch that was scored now alarmed."""
         return any(batch.alarm for batch in self.batches)
+
+
+def train(workspace: Workspace, name: str, progress: Progress) -> TrainingReport:
+    """Train a pipeline while no other process trains or calibrates it."""
+    pipeline = workspace.settings.pipeline(name)
+    with _alone(workspace, pipeline, progress):
+        return train_pipeline(pipeline, workspace.tracking, progress)
+
+
+def calibrate(workspace: Workspace, name: str, progress: Progress) -> CalibrationReport:
+    """Calibrate a pipeline while no other process trains or calibrates it."""
+    pipeline = workspace.settings.pipeline(name)
+    with _alone(workspace, pipeline, progress):
+        return calibrate_pipeline(pipeline, workspace.tracking, progress)
 
 
 def score_one(
@@ -81,16 +97,17 @@ def run(workspace: Workspace, name: str, progress: Progress, score_one: ScoreOne
         pipeline = workspace.settings.pipeline(name)
         with _alone(workspace, pipeline, progress):
             if workspace.tracking.latest_training(name) is None:
-                training = train(pipeline, workspace.tracking, progress)
+                training = train_pipeline(pipeline, workspace.tracking, progress)
             if calibration_is_due(workspace, pipeline):
-                calibration = calibrate(pipeline, workspace.tracking, progress)
+                calibration = calibrate_pipeline(pipeline, workspace.tracking, progress)
         _say_what_changed(workspace, pipeline, progress)
         if pipeline.data.inbox is None:
             progress.say(f"Pipeline {name} has no data.inbox, so there is nothing to score.")
         else:
             batches = score(workspace, name, (), progress, score_one)
-    except (InputError, TrackingUnavailable) as error:
-        return RunReport(name, training, calibration, batches, str(error), isinstance(error, InputError))
+    except Exception as error:  # the other pipelines go on
+        failure = str(error) or type(error).__name__
+        return RunReport(name, training, calibration, batches, failure, isinstance(error, InputError))
     return RunReport(name, training, calibration, batches)
 
 

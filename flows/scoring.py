@@ -228,8 +228,7 @@ def _log_batch(
 ) -> str:
     """The batch's one MLflow run; what an attempt that died left behind is discarded."""
     if claim.attempt > 1:
-        for run_id, _ in tracking.runs_tagged(pipeline.name, "batch", "reconwatch.key", claim.key):
-            tracking.discard(run_id)
+        tracking.discard(pipeline.name, claim.key)
     verdict, table = scored.verdict, scored.table
     tags = {
         "reconwatch.key": claim.key,

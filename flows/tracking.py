@@ -36,6 +36,7 @@ from ae_models.detector import Detector
 from ae_models.errors import InputError
 from ae_models.images import ImageSpec
 from flows.config import Settings
+from flows.processes import owner_is_alive, this_process
 
 SERVED_REQUIREMENTS = ("torch", "numpy", "pandas", "pillow", "safetensors", "scikit-learn", "scipy")
 CHAMPION, CHALLENGER = "champion", "challenger"
@@ -120,10 +121,6 @@ class Tracking:
         """End the run as FINISHED."""
         self._client.set_terminated(run_id, "FINISHED")
 
-    def discard(self, run_id: str) -> None:
-        """Delete a run that was begun by a process that died; it stays restorable in MLflow's bin."""
-        self._client.delete_run(run_id)
-
     def log(
         self,
         run_id: str,
@@ -189,19 +186,16 @@ class Tracking:
         runs = self._search(pipeline, "training", "attributes.status = 'FINISHED'", 1)
         return TrainedRun(runs[0].info.run_id, dict(runs[0].data.tags)) if runs else None
 
-    def runs_tagged(self, pipeline: str, kind: str, tag: str, value: str) -> list[tuple[str, bool]]:
-        """Ids of the runs whose tag has that value, newest first, each with whether it finished."""
-        runs = self._search(pipeline, kind, f"tags.`{tag}` = '{value}'", 100)
-        return [(run.info.run_id, run.info.status == "FINISHED") for run in runs]
+    def discard(self, pipeline: str, key: str) -> None:
+        """Delete the runs of a batch's key, which a process that died left; they stay restorable in MLflow's bin."""
+        for run in self._search(pipeline, "batch", f"tags.`reconwatch.key` = '{key}'", 100):
+            self._client.delete_run(run.info.run_id)
 
-    def running(self, pipeline: str, kind: str) -> list[TrainedRun]:
-        """Runs that have not ended; those of a dead process never will."""
-        runs = self._search(pipeline, kind, "attributes.status = 'RUNNING'", 100)
-        return [TrainedRun(run.info.run_id, dict(run.data.tags)) for run in runs]
-
-    def end_abandoned(self, run_id: str) -> None:
-        """Mark a run as KILLED."""
-        self._client.set_terminated(run_id, "KILLED")
+    def end_abandoned(self, pipeline: str, kind: str) -> None:
+        """Mark as KILLED the runs of `kind` whose process on this host died; they would say for ever that they run."""
+        for run in self._search(pipeline, kind, "attributes.status = 'RUNNING'", 100):
+            if owner_is_alive(run.data.tags.get("reconwatch.process", ""), this_process().host) is False:
+                self._client.set_terminated(run.info.run_id, "KILLED")
 
     # Model versions
 

@@ -4,9 +4,9 @@ from pathlib import Path
 
 from prefect import flow
 
+from flows import running
 from flows.flow_record import flow_progress, record
 from flows.training import TrainingReport
-from flows.training import train as train_pipeline
 from flows.workspace import open_workspace
 
 
@@ -19,6 +19,6 @@ def train(config: str, pipeline: str) -> TrainingReport:
         pipeline: its name there.
     """
     workspace = open_workspace(Path(config))
-    report = train_pipeline(workspace.settings.pipeline(pipeline), workspace.tracking, flow_progress())
+    report = running.train(workspace, pipeline, flow_progress())
     record(f"train-{pipeline}", report.run_url, report.sentences())
     return report

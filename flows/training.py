@@ -23,7 +23,7 @@ from ae_models.panels import curves_figure, loss_figure, reconstruction_sheet
 from ae_models.splits import groups_of, near_duplicates, perceptual_hashes, split_by_group
 from ae_models.training import Epoch, TrainingResult, TrainingSettings, fit
 from flows.config import ConformalThreshold, PipelineConfig, fingerprint
-from flows.processes import owner_is_alive, this_process
+from flows.processes import this_process
 from flows.progress import Progress
 from flows.sources import Found, Item, content_hash, labelled_items, nominal_items
 from flows.tracking import Tracking
@@ -83,7 +83,7 @@ def train(pipeline: PipelineConfig, tracking: Tracking, progress: Progress) -> T
     Raises:
         InputError: the images or the configuration do not allow it; said before any training time is spent.
     """
-    _end_abandoned_runs(pipeline, tracking)
+    tracking.end_abandoned(pipeline.name, "training")
     found = nominal_items(pipeline.data)
     images = read_nominal(pipeline, found, progress)
     sides = split(pipeline, images.items)
@@ -211,13 +211,6 @@ def require_enough(pipeline: PipelineConfig, count: int) -> None:
         f"pipeline {pipeline.name!r} has {count} readable nominal images, and {way} and as many again to learn from: "
         f"{advice if count >= 8 else ''}give at least {max(8, 2 * needed)} nominal images"
     )
-
-
-def _end_abandoned_runs(pipeline: PipelineConfig, tracking: Tracking) -> None:
-    for kind in ("training", "calibration"):
-        for run in tracking.running(pipeline.name, kind):
-            if owner_is_alive(run.tags.get("reconwatch.process", ""), this_process().host) is False:
-                tracking.end_abandoned(run.run_id)
 
 
 def _log_data(
