@@ -107,7 +107,7 @@ def score_histogram(groups: dict[str, NDArray[np.float64]], threshold: float) ->
 
 def curves_figure(curves: dict[str, DetectionCurves], labels: dict[str, str]) -> Figure:
     """ROC, precision-recall and DET curves beside each other, one line for each named detector."""
-    figure = Figure(figsize=(13, 4.2), layout="constrained")
+    figure = Figure(figsize=(13, 4.6), layout="constrained")
     roc, precision_recall, det = figure.subplots(1, 3)
     for name, curve in curves.items():
         roc.plot(curve.false_alarm_rate, curve.recall, label=labels[name])
@@ -123,7 +123,7 @@ def curves_figure(curves: dict[str, DetectionCurves], labels: dict[str, str]) ->
     det.set_xscale("symlog", linthresh=1e-3)  # logarithmic, and yet a perfect detector's rates of 0 have a place
     det.set_yscale("symlog", linthresh=1e-3)
     roc.plot([0, 1], [0, 1], color="grey", linewidth=0.8, linestyle=":")
-    roc.legend(loc="lower right")
+    figure.legend(*roc.get_legend_handles_labels(), loc="outside lower center", ncols=len(curves))
     return figure
 
 

@@ -67,9 +67,9 @@ class Alert:
 
     def text(self) -> str:
         """The alert for people."""
-        lines = [self.title(), self.sentences]
+        lines = [f"{self.title()}.", self.sentences]
         if self.worst:
-            lines.append(f"Worst images: {', '.join(self.worst)}")
+            lines.append(f"Worst images: {', '.join(self.worst)}.")
         if self.run_url:
             lines.append(f"Pictures: {self.run_url}")
         return "\n".join(lines)

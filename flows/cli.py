@@ -77,9 +77,11 @@ def check(
     as_json: JsonOption = False,
 ) -> None:
     """Say what is wrong with configuration, data and stores, and what to do."""
+    path = _config(context, config)
+    _settings(path)  # a wrong file is said before the seconds that the next import takes
     from flows.check import check_all
 
-    findings = check_all(_config(context, config), name, os.environ)
+    findings = check_all(path, name, os.environ)
     if as_json:
         _print_json([finding.__dict__ for finding in findings])
     else:
@@ -212,10 +214,12 @@ def run(
 @app.command()
 def status(context: typer.Context, config: ConfigOption = None, as_json: JsonOption = False) -> None:
     """Show pipelines, champions, last batches and open alarms."""
+    path = _config(context, config)
+    _settings(path)  # as above
     from flows.status import pipeline_states
     from flows.workspace import open_workspace
 
-    workspace = open_workspace(_config(context, config))
+    workspace = open_workspace(path)
     states = pipeline_states(workspace)
     if as_json:
         _print_json([_plain(state) for state in states])

@@ -1,9 +1,17 @@
 """What every test needs: an environment without the stores, servers and settings of whoever runs the tests."""
 
 import os
+import shutil
 import tempfile
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import yaml
+from PIL import Image
 
 PREFIXES = ("MLFLOW_", "PREFECT_", "RECONWATCH_")
 HOME = pytest.StashKey[tempfile.TemporaryDirectory[str]]()
@@ -25,3 +33,63 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_unconfigure(config: pytest.Config) -> None:
     """Remove what the tests' Prefect left behind."""
     config.stash[HOME].cleanup()
+
+
+@pytest.fixture(scope="session")
+def small_images() -> Callable[[Path, int, int], list[Path]]:
+    """A maker of `n` nominal images in a folder: 16 x 16, grey, four smooth patterns in amounts drawn by the seed."""
+
+    def make(folder: Path, n: int, seed: int) -> list[Path]:
+        random = np.random.default_rng(seed)
+        down, across = np.mgrid[0:16, 0:16] / 16
+        patterns = [np.sin(np.pi * across), np.cos(np.pi * down), down * across, np.sin(2 * np.pi * (down + across))]
+        folder.mkdir(parents=True, exist_ok=True)
+        paths = [folder / f"image-{number:03d}.png" for number in range(n)]
+        for path in paths:
+            pixels = 128 + np.tensordot(random.uniform(-40, 40, 4), patterns, 1) + random.normal(0, 2, (16, 16))
+            Image.fromarray(pixels.astype(np.uint8)).save(path)
+        return paths
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A new MLflow store, to be copied into workspaces: making one takes seconds."""
+    from flows.config import Settings  # not before pytest_configure
+    from flows.tracking import Tracking
+
+    folder = tmp_path_factory.mktemp("store")
+    with warnings.catch_warnings(action="ignore"):  # MLflow's own, of SQLAlchemy
+        Tracking(Settings(path=folder, workspace=folder, dashboard="http://127.0.0.1:5000", pipelines={}), {})
+    return folder / "mlflow.db"
+
+
+@pytest.fixture(scope="session")
+def project(small_images: Callable[[Path, int, int], list[Path]], empty_store: Path) -> Callable[..., Path]:
+    """A maker of a folder with nominal images, an inbox of three batches and a pipelines.yaml; gives that file.
+
+    Of the batch `2-damaged` half are damaged; of `3-unreadable` a quarter are no images. `sections` are further ones
+    of the pipeline `tiles`, or stand for its own.
+    """
+
+    def make(folder: Path, **sections: Any) -> Path:
+        small_images(folder / "data" / "nominal", 60, 0)
+        inbox = folder / "data" / "inbox"
+        small_images(inbox / "1-nominal", 20, 1)
+        for path in small_images(inbox / "2-damaged", 20, 2)[:10]:
+            Image.fromarray((np.indices((16, 16)).sum(0) % 2 * 255).astype(np.uint8)).save(path)
+        for path in small_images(inbox / "3-unreadable", 20, 3)[:5]:
+            path.write_bytes(b"no image")
+        pipeline = {
+            "data": {"nominal": "data/nominal", "inbox": "data/inbox"},
+            "training": {"epochs": 5},
+            "threshold": {"method": "conformal", "false_alarm_rate": 0.05},
+        }
+        path = folder / "pipelines.yaml"
+        path.write_text(yaml.safe_dump({"pipelines": {"tiles": pipeline | sections}}), encoding="utf-8")
+        (folder / ".reconwatch").mkdir()
+        shutil.copy(empty_store, folder / ".reconwatch")
+        return path
+
+    return make

@@ -180,9 +180,9 @@ def test_the_payload_is_json_with_a_version() -> None:
 def test_the_text_tells_people_what_and_where() -> None:
     """The batch, the finding, the worst images and the pictures, a line each."""
     assert ALERT.text().splitlines() == [
-        "reconwatch: batch lot-7 of tiles raised an alarm",
+        "reconwatch: batch lot-7 of tiles raised an alarm.",
         "7 of 90 images are flagged.",
-        "Worst images: tile-03.png, tile-41.png",
+        "Worst images: tile-03.png, tile-41.png.",
         "Pictures: http://127.0.0.1:5000/#/runs/1",
     ]
 
@@ -196,7 +196,7 @@ def test_the_log_gets_one_line(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, "reconwatch.alerts"):
         LogChannel().send(alert.payload())
     assert caplog.messages == [
-        "reconwatch: batch lot-7 of tiles raised an alarm Off. Worst images: a ERROR all is lost.png, b [31m.png"
+        "reconwatch: batch lot-7 of tiles raised an alarm. Off. Worst images: a ERROR all is lost.png, b [31m.png."
     ]
 
 
