@@ -59,7 +59,11 @@ def init(
     config: ConfigOption = None,
     name: Annotated[str, typer.Option(help="The pipeline's name; by default the folder's.")] = "",
 ) -> None:
-    """Write a pipelines.yaml for the images found in FOLDER."""
+    """Write a pipelines.yaml for the images found in FOLDER, or add a pipeline to the one that is there.
+
+    Nominal images may lie in the folder itself or in nominal/, good/ or train/good/; batches in inbox/; images with
+    labels in test/, a subfolder a label.
+    """
     from flows.init import write_configuration
 
     written = write_configuration(folder, _config(context, config), name)
@@ -94,7 +98,11 @@ def check(
 
 @app.command()
 def train(context: typer.Context, name: NameArgument, config: ConfigOption = None, as_json: JsonOption = False) -> None:
-    """Train a pipeline's network on its nominal images."""
+    """Train a pipeline's network on its nominal images.
+
+    A part of them is kept aside for early stopping and for calibration, which has to follow:
+    [bold]reconwatch calibrate NAME[/bold].
+    """
 
     def plain(workspace: "Workspace", progress: "Progress") -> Any:
         from flows import running
@@ -145,7 +153,12 @@ def score(
     fail_on_alarm: FailOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Score images: the given PATHS, or the batches of the inbox that are not scored yet."""
+    """Score images: the given PATHS, or the batches of the inbox that are not scored yet.
+
+    [bold]reconwatch score tiles[/bold] scores what is due in the inbox.
+    [bold]reconwatch score tiles photos/monday --output monday.parquet[/bold] scores a folder and writes its scores.
+    Each batch is recorded once; to score it again records nothing new.
+    """
     if output is not None and not paths:
         raise InputError("--output needs PATHs: name the folders or images whose scores to write")
 
@@ -155,9 +168,10 @@ def score(
         return running.score(workspace, name, paths or [], progress)
 
     def as_flow(path: str) -> Any:
+        from flows.flow_record import report_of
         from flows.score import score as score_flow
 
-        return score_flow(path, name, [str(path.absolute()) for path in paths or []])
+        return report_of(score_flow(path, name, [str(path.absolute()) for path in paths or []], return_state=True))
 
     reports: Sequence[BatchReport] = _flow_or_plain(_config(context, config), as_flow, plain)
     if output is not None:
@@ -174,7 +188,11 @@ def run(
     fail_on_alarm: FailOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Do whatever is due: train, calibrate, score new batches, send alerts."""
+    """Do whatever is due: train, calibrate, score new batches, send alerts.
+
+    Safe to repeat and to kill: it goes on where it was. Put it on a schedule as it is, with
+    [bold]--fail-on-alarm[/bold] where the exit code should tell.
+    """
     reports: list[RunReport] = []
     path = _config(context, config)
     names = names or list(_settings(path).pipelines)
@@ -188,9 +206,10 @@ def run(
         return [running.run(workspace, name, progress) for name in names]
 
     def as_flow(path: str) -> Any:
+        from flows.flow_record import report_of
         from flows.run import run as run_flow
 
-        return [run_flow(path, name) for name in names]
+        return [report_of(run_flow(path, name, return_state=True)) for name in names]
 
     reports = _flow_or_plain(path, as_flow, plain)
     if as_json:
@@ -269,12 +288,8 @@ def demo(
 def main(arguments: Sequence[str] | None = None) -> None:
     """The console command: every failure is one sentence on standard error and an exit code that says its kind."""
     _quiet()
-    try:
-        with _sentences_for_failures():
-            app(args=list(arguments) if arguments is not None else None, standalone_mode=True)
-    except KeyboardInterrupt:
-        _complain("stopped by you; what was finished is kept, and the next run goes on from there")
-        sys.exit(130)
+    with _sentences_for_failures():
+        app(args=list(arguments) if arguments is not None else None)
 
 
 @contextmanager
@@ -371,7 +386,8 @@ def _plain(report: Any) -> Any:
     from dataclasses import fields, is_dataclass
 
     if is_dataclass(report):
-        return {field.name: _plain(getattr(report, field.name)) for field in fields(report) if field.name != "table"}
+        values = {field.name: _plain(getattr(report, field.name)) for field in fields(report) if field.name != "table"}
+        return values | ({"alarm": report.alarm} if hasattr(report, "alarm") else {})
     if isinstance(report, list | tuple):
         return [_plain(part) for part in report]
     return report

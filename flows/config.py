@@ -203,13 +203,19 @@ def json_schema() -> dict[str, Any]:
 
 
 def _as_written(node: Any) -> Any:
-    """The schema with `${NAME}` in place of any number or choice, and with the key that chooses a model required."""
+    """The schema with `${NAME}` in place of any number or choice, and with the key that chooses a model required.
+
+    Only `method: conformal` may be left out.
+    """
     if isinstance(node, list):
         return [_as_written(item) for item in node]
     if not isinstance(node, dict):
         return node
     node = {key: value if key == "default" else _as_written(value) for key, value in node.items()}
-    if chosen := [key for key, value in node.get("properties", {}).items() if "const" in value]:
+    chosen = [
+        key for key, value in node.get("properties", {}).items() if value.get("const", "conformal") != "conformal"
+    ]
+    if chosen:
         node["required"] = [*chosen, *node.get("required", [])]
     if node.get("type") in ("integer", "number", "boolean") or "enum" in node or "pattern" in node:
         words = {key: node.pop(key) for key in ("title", "description", "default") if key in node}

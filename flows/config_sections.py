@@ -143,7 +143,7 @@ ThresholdConfig = Annotated[
     | Annotated[LabelledRecall, Tag("<LabelledRecall>")]
     | Annotated[LabelledFScore, Tag("<LabelledFScore>")]
     | Annotated[LabelledCost, Tag("<LabelledCost>")],
-    chosen_by("method", THRESHOLDS),
+    chosen_by("method", THRESHOLDS, default="conformal"),
 ]
 
 

@@ -92,12 +92,12 @@ def tag_of(model: type[BaseModel] | None) -> str | None:
     return f"<{model.__name__}>" if model else None
 
 
-def chosen_by(key: str, models: Mapping[str, type[BaseModel]]) -> Discriminator:
-    """The choice of a model by the value of `key`."""
+def chosen_by(key: str, models: Mapping[str, type[BaseModel]], default: str | None = None) -> Discriminator:
+    """The choice of a model by the value of `key`, or of the one named `default` where the key is not there."""
 
     def tag(value: Any) -> str | None:
         if isinstance(value, Mapping):
-            return tag_of(models.get(str(value.get(key))))
+            return tag_of(models.get(str(value.get(key, default))))
         return tag_of(type(value)) if type(value) in models.values() else None
 
     expected = " or ".join(f"'{name}'" for name in models)

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from os.path import relpath
 from pathlib import Path
+from textwrap import indent
 
 import yaml
 
@@ -31,13 +32,13 @@ class Written:
 
 
 def write_configuration(folder: Path, path: Path, name: str = "") -> Written:
-    """Write the configuration for the images found in `folder`, and beside it the schema that editors use.
+    """Write the configuration for the images found in `folder`, or add it to the file that is there already.
+
+    The schema that editors use is written beside a new file.
 
     Raises:
-        InputError: no image is found, there is too little to learn from, or the file exists already.
+        InputError: no image is found, there is too little to learn from, or the file that is there cannot be added to.
     """
-    if path.exists():
-        raise InputError(f"{path} exists already: edit it, or write another with --config FILE")
     if not folder.is_dir():
         raise InputError(f"there is no folder {folder}: name one with nominal images in it")
     name = name or _name(folder)
@@ -61,18 +62,44 @@ def write_configuration(folder: Path, path: Path, name: str = "") -> Written:
     pipeline: dict[str, object] = {"data": data}
     if count < FEW:
         rate = _possible_rate(count, nominal)
-        pipeline["threshold"] = {"method": "conformal", "false_alarm_rate": rate}
+        pipeline["threshold"] = {"false_alarm_rate": rate}
         notes.append(f"{count} images allow a false-alarm rate of {rate:g}; {FEW} would allow 0.01.")
-    body = yaml.safe_dump({"pipelines": {name: pipeline}}, sort_keys=False, allow_unicode=True)
-    text = f"# yaml-language-server: $schema={SCHEMA}\n{body}"
+    body = yaml.safe_dump({name: pipeline}, sort_keys=False, allow_unicode=True)
+    text = _added(path, name, body) if path.exists() else f"# yaml-language-server: $schema={SCHEMA}\n{_below(body)}"
     if not known:
         inbox.mkdir(parents=True, exist_ok=True)
         notes.append(f"Made {inbox}: each folder put there is a batch to score.")
-    schema = path.parent / SCHEMA
-    schema.parent.mkdir(parents=True, exist_ok=True)
-    schema.write_text(json.dumps(json_schema(), indent=2), encoding="utf-8")
+    if not path.exists():
+        schema = path.parent / SCHEMA
+        schema.parent.mkdir(parents=True, exist_ok=True)
+        schema.write_text(json.dumps(json_schema(), indent=2), encoding="utf-8")
     path.write_text(text, encoding="utf-8")
     return Written(path, text, tuple(notes))
+
+
+def _below(body: str) -> str:
+    return "pipelines:\n" + indent(body, "  ")
+
+
+def _added(path: Path, name: str, body: str) -> str:
+    """The text of the file with one more pipeline at its end, every other line as it was."""
+    advice = f"add this to it by hand, or write another file with --config FILE:\n{_below(body)}"
+    try:
+        text = path.read_text(encoding="utf-8")
+        before = yaml.safe_load(text)
+        wanted = {**before, "pipelines": {**before["pipelines"], **yaml.safe_load(body)}}
+    except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError):
+        raise InputError(f"{path} is there already, and is no pipelines.yaml to add to: {advice}") from None
+    if name in before["pipelines"]:
+        raise InputError(f"{path} has a pipeline {name!r} already: give another name with --name")
+    added = text.rstrip("\n") + "\n" + indent(body, "  ")
+    try:
+        fits = yaml.safe_load(added) == wanted
+    except yaml.YAMLError:
+        fits = False
+    if not fits:
+        raise InputError(f"{path} is there already, and its pipelines are not the last part of it: {advice}")
+    return added
 
 
 def _first(folder: Path, names: tuple[str, ...]) -> Path | None:

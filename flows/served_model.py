@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from mlflow.models import set_model
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
+from numpy.typing import NDArray
 
 from ae_models.champion import Champion
 from ae_models.images import ImageInput, stream
@@ -32,6 +33,8 @@ class ServedDetector(PythonModel):
     ) -> pd.DataFrame:
         """One row an image: score, threshold, flag, p_value, status ("scored" or "unreadable") and reason.
 
+        An unreadable image is flagged, and has None for score and p-value.
+
         Args:
             context: unused.
             model_input: a DataFrame whose first column (or the one named `image`), or a list, holds the encoded bytes
@@ -47,14 +50,21 @@ class ServedDetector(PythonModel):
                 reasons[index] = reason
         return pd.DataFrame(
             {
-                "score": scores,
+                "score": _or_none(scores, reasons == ""),
                 "threshold": self.champion.threshold.value,
                 "flag": self.champion.threshold.flags(scores),
-                "p_value": np.where(reasons == "", self.champion.p_values(scores), np.nan),
+                "p_value": _or_none(self.champion.p_values(scores), reasons == ""),
                 "status": np.where(reasons == "", "scored", "unreadable"),
                 "reason": reasons.astype(str),
             }
         )
+
+
+def _or_none(numbers: NDArray[np.float64], readable: NDArray[np.bool_]) -> NDArray[Any]:
+    """The numbers (N,) float64; None instead of those of unreadable images, since a server's JSON has no NaN."""
+    known = numbers.astype(object)
+    known[~readable] = None
+    return numbers if readable.all() else known
 
 
 def _images(model_input: Any) -> list[ImageInput]:

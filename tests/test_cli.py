@@ -505,7 +505,7 @@ class TestInit:
         assert self.written(tmp_path) == {
             "tiles": {
                 "data": {"nominal": "tiles", "inbox": "inbox"},
-                "threshold": {"method": "conformal", "false_alarm_rate": 0.05},
+                "threshold": {"false_alarm_rate": 0.05},
             }
         }
         assert outcome.out.strip() == (tmp_path / "pipelines.yaml").read_text().strip()
@@ -577,14 +577,33 @@ class TestInit:
             "there is no folder absent: name one with nominal images in it",
         )
 
-    def test_an_existing_file_is_kept(self, call: Call, tmp_path: Path, small_images: SmallImages) -> None:
+    @pytest.mark.parametrize(
+        ("text", "sentence"),
+        [
+            ("mine", "pipelines.yaml is there already, and is no pipelines.yaml to add to"),
+            ("pipelines:\n  tiles: {data: {nominal: a}}\n", "pipelines.yaml has a pipeline 'tiles' already"),
+            ("pipelines:\n  a: {data: {nominal: a}}\nworkspace: w\n", "its pipelines are not the last part of it"),
+        ],
+    )
+    def test_an_existing_file_that_cannot_be_added_to_is_kept(
+        self, call: Call, tmp_path: Path, small_images: SmallImages, text: str, sentence: str
+    ) -> None:
         """Nothing is ever overwritten."""
         small_images(tmp_path / "tiles", 20, 0)
-        (tmp_path / "pipelines.yaml").write_text("mine")
+        (tmp_path / "pipelines.yaml").write_text(text)
         outcome = call("init", "tiles")
         assert outcome.code == 2
-        assert outcome.sentence == "pipelines.yaml exists already: edit it, or write another with --config FILE"
-        assert (tmp_path / "pipelines.yaml").read_text() == "mine"
+        assert sentence in outcome.sentence
+        assert (tmp_path / "pipelines.yaml").read_text() == text
+
+    def test_an_existing_file_is_added_to(self, call: Call, tmp_path: Path, small_images: SmallImages) -> None:
+        """The second pipeline stands below the first, whose lines, comments included, stay as they were."""
+        text = "# mine\npipelines:\n  first:\n    data:\n      nominal: a  # the good ones\n"
+        small_images(tmp_path / "tiles", 20, 0)
+        (tmp_path / "pipelines.yaml").write_text(text)
+        assert call("init", "tiles").code == 0
+        assert (tmp_path / "pipelines.yaml").read_text().startswith(text)
+        assert list(load(tmp_path / "pipelines.yaml", {}).pipelines) == ["first", "tiles"]
 
     def test_a_name_that_no_pipeline_can_have(self, call: Call, tmp_path: Path, small_images: SmallImages) -> None:
         """A wrong --name is said before anything is written."""

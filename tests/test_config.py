@@ -68,7 +68,7 @@ pipelines:
       nominal: {torchvision: MNIST, root: "${DATA:-torch}", train: true, classes: [0, 1], limit: "${LIMIT}"}
       inbox: {torchvision: SVHN, root: torch, split: test, batch_size: 100}
     model: linear
-    threshold: {method: conformal, confidence: 0.9}
+    threshold: {confidence: 0.9}
 """
 ENVIRONMENT = {"HOOK": SECRET, "LIMIT": "300"}
 
