@@ -8,6 +8,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from ae_models.errors import InputError
+from ae_models.training import choose_device
 from flows.alerts import DeliveryReport, channels, deliver
 from flows.calibration import CalibrationReport
 from flows.calibration import calibrate as calibrate_pipeline
@@ -76,17 +77,25 @@ def score(
     progress: Progress,
     score_one: ScoreOne = score_one,
 ) -> tuple[BatchReport, ...]:
-    """Score the given paths, or what is due in the inbox where none are given, and send what alerts there are.
+    """Score the given paths, or what is due in the inbox where none are given.
+
+    Alerts are sent as they arise, and first of all those that could not be sent before.
 
     Raises:
         InputError: the pipeline has no champion, or a path is not there.
     """
+    send_alerts(workspace, progress)
     pipeline = workspace.settings.pipeline(name)
     batches = path_batches(paths) if paths else due_batches(pipeline, workspace.ledger, progress)
-    champion = workspace.tracking.champion(name)
-    reports = tuple(score_one(pipeline, batch, champion, workspace, progress) for batch in batches)
-    send_alerts(workspace, progress)
-    return reports
+    if not batches:
+        return ()
+    champion = workspace.tracking.champion(name).on(choose_device(pipeline.training.device))
+    reports = []
+    for batch in batches:
+        reports.append(score_one(pipeline, batch, champion, workspace, progress))
+        if reports[-1].alarm:
+            send_alerts(workspace, progress)
+    return tuple(reports)
 
 
 def run(workspace: Workspace, name: str, progress: Progress, score_one: ScoreOne = score_one) -> RunReport:

@@ -320,18 +320,17 @@ def _outbox(
 ) -> Sequence[OutboxEntry]:
     if not scored.verdict.alarm:
         return ()
-    names = [
-        Path(scored.table["uri"].iloc[index]).name for index in scored.worst if scored.table["flagged"].iloc[index]
-    ]
-    unreadable = scored.table.loc[scored.table["status"] == "unreadable", "uri"]
-    names += [Path(uri).name for uri in unreadable[:NAMED]]
+    table = scored.table
+    flagged = [table["uri"].iloc[place] for place in scored.worst if table["flagged"].iloc[place]]
+    unreadable = table.loc[table["status"] == "unreadable", "uri"].tolist()
+    named = unreadable + flagged if scored.verdict.diagnosis == "unreadable" else flagged + unreadable
     alert = Alert(
         pipeline=pipeline.name,
         batch=batch.id,
         verdict={**asdict(scored.verdict), "version": champion.version},
         sentences=" ".join(scored.verdict.sentences()),
-        worst=tuple(names[:NAMED]),
+        worst=tuple(Path(uri).name for uri in named[:NAMED]),
         run_url=url,
         dedupe_key=claim.key,
     )
-    return [OutboxEntry(channel.name, claim.key, alert.payload()) for channel in pipeline.alerts]
+    return alert.entries([channel.name for channel in pipeline.alerts])

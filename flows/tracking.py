@@ -10,7 +10,7 @@ import urllib.request
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from time import time
@@ -20,6 +20,7 @@ from urllib.parse import quote
 import mlflow
 import numpy as np
 import pandas as pd
+import torch
 from filelock import FileLock
 from matplotlib.figure import Figure
 from mlflow import MlflowClient
@@ -63,6 +64,10 @@ class ChampionVersion:
     calibration_run: str
     training_run: str
     champion: Champion
+
+    def on(self, device: torch.device) -> "ChampionVersion":
+        """The same, with its network on another device."""
+        return replace(self, champion=replace(self.champion, detector=self.champion.detector.on(device)))
 
 
 class Tracking:
