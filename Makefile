@@ -32,7 +32,7 @@ demo: install  ## run the main job on real images that come with a dependency, o
 	@.venv/bin/reconwatch demo
 
 test: install  ## run all tests
-	$(VENV_PYTHON) -m pytest
+	$(VENV_PYTHON) -m pytest -n 2 --dist loadfile
 
 lint: install  ## check style, format and types
 	.venv/bin/ruff check

@@ -75,7 +75,7 @@ def as_png(figure: Figure) -> bytes:
 
 def legend(figure: Figure) -> list[str]:
     """The texts of the first legend."""
-    box = figure.axes[0].get_legend()
+    box = figure.legends[0] if figure.legends else figure.axes[0].get_legend()
     assert box is not None
     return [text.get_text() for text in box.get_texts()]
 
