@@ -4,6 +4,7 @@ import hashlib
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from os.path import commonpath
 from pathlib import Path
 from typing import Any
 
@@ -185,7 +186,8 @@ def split(pipeline: PipelineConfig, items: Sequence[Item]) -> dict[str, NDArray[
         "validation": training.validation_share,
         "calibration": training.calibration_share,
     }
-    groups = [item.group if item.group is not None else item.uri for item in items]
+    common = len(commonpath([item.uri for item in items]))  # the same split wherever the images lie
+    groups = [item.group if item.group is not None else item.uri[common:] for item in items]
     return split_by_group(groups, shares, training.seed, {"calibration": calibration_images_needed(pipeline)})
 
 

@@ -16,10 +16,13 @@ import yaml
 from PIL import Image
 
 from flows.calibration import calibrate
+from flows.config import load
 from flows.progress import LogProgress
 from flows.running import RunReport, run
+from flows.sources import nominal_items
 from flows.status import pipeline_states
 from flows.tracking import Tracking
+from flows.training import split
 from flows.workspace import Workspace, open_workspace
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:(mlflow|sqlalchemy).*")
@@ -231,6 +234,24 @@ class TestLaterRuns:
         small_images(folder / "data" / "inbox" / "7-later", 8, 7)
         after = again(folder)
         assert [(batch.batch, batch.version) for batch in after.batches] == [("7-later", report.version)]
+
+
+class TestSplit:
+    """Which image is on which side."""
+
+    def test_it_is_the_same_wherever_the_images_lie(self, small_images: SmallImages, tmp_path: Path) -> None:
+        """The same images under another folder are split alike, so that a copy of a project gives the same model."""
+        sides = []
+        for place in ("here", "far/away"):
+            folder = tmp_path / place
+            small_images(folder / "nominal", 60, 0)
+            (folder / "pipelines.yaml").write_text(
+                "pipelines: {a: {data: {nominal: nominal}, threshold: {false_alarm_rate: 0.05}}}"
+            )
+            pipeline = load(folder / "pipelines.yaml", {}).pipeline("a")
+            sides.append(split(pipeline, nominal_items(pipeline.data).items))
+        assert sides[0].keys() == sides[1].keys()
+        assert all((sides[0][side] == sides[1][side]).all() for side in sides[0])
 
 
 class TestFailures:
