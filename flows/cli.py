@@ -282,7 +282,7 @@ def demo(
 
     reports = run_demo(folder, _progress(), _say)
     _print_batches(reports, as_json)
-    _say(f"See the pictures:  reconwatch ui --config {folder / 'pipelines.yaml'}")
+    _say(f"To open these addresses, start the dashboard: reconwatch ui --config {folder / 'pipelines.yaml'}")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -370,10 +370,13 @@ def _print_batches(reports: "Sequence[BatchReport]", as_json: bool) -> None:
     for report in reports:
         verdict = report.verdict
         counts = (str(verdict.scored), str(verdict.flagged), str(verdict.unreadable)) if verdict else ("", "", "")
-        known = "scored before" if report.outcome == "known" else report.outcome
+        known = {"known": "scored before", "busy": report.reason}.get(report.outcome, report.outcome)
         outcome = (verdict.diagnosis if verdict.alarm else "nominal") if verdict else known
-        rows.append((report.pipeline, report.batch, outcome, *counts, report.run_url or report.reason))
-    _print_table(("pipeline", "batch", "verdict", "scored", "flagged", "unreadable", "MLflow"), rows, "Batches")
+        rows.append((report.pipeline, report.batch, outcome, *counts))
+    _print_table(("pipeline", "batch", "verdict", "scored", "flagged", "unreadable"), rows, "Batches")
+    for report in reports:  # below the table: a terminal would cut addresses into pieces there
+        if report.run_url:
+            typer.echo(f"{report.batch}: {report.run_url}")
     for report in reports:
         if report.verdict is not None and report.verdict.alarm:
             typer.echo(f"ALARM {report.batch}: {' '.join(report.verdict.sentences())}")

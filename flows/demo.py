@@ -3,13 +3,18 @@
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from shlex import quote
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from ae_models.errors import InputError
+from flows.prefect_server import find_server
 from flows.progress import Progress
-from flows.scoring import BatchReport, past_batches
+from flows.running import calibration_is_due
+from flows.scoring import BatchReport, due_batches, past_batches
+from flows.workspace import Workspace, open_workspace
 
 PIPELINE = "digits"
 CONFIGURATION = """\
@@ -25,28 +30,55 @@ DAMAGED, BROKEN = 30, 12
 
 
 def run_demo(folder: Path, progress: Progress, say: Callable[[str], None]) -> Sequence[BatchReport]:
-    """Write the images into `folder` where they are not there yet, and run the main job on them as a Prefect flow."""
+    """Write the images into `folder` where they are not there yet, and run the main job on them as a Prefect flow.
+
+    Raises:
+        InputError: `folder` holds something else than a demo.
+    """
     path = folder / "pipelines.yaml"
     if path.exists():
         say(f"Found the demo in {folder}: only what is due is done (remove the folder to start over).")
     else:
-        write_images(folder / "data")
-        path.write_text(CONFIGURATION, encoding="utf-8")
+        write_demo(folder)
         say(
             f"Real: {NOMINAL + 3 * BATCH} handwritten digits that come with scikit-learn (8 x 8 pixels, from UCI). "
             f"Simulated: damage on {DAMAGED} images of batch 2-damaged, and {BROKEN} broken files in 3-unreadable."
         )
+    workspace = open_workspace(path)
+    if not _is_due(workspace, progress):
+        say("Nothing is due, and nothing was scored again. What was found before:")
+        return past_batches(workspace, PIPELINE)
     _prefect_of_the_demo(folder, say)
+    from flows.flow_record import report_of
     from flows.run import run
-    from flows.workspace import open_workspace
 
-    report = run(str(path.absolute()), PIPELINE)
+    report = report_of(run(str(path.absolute()), PIPELINE, return_state=True))
     if report.failure:
-        raise RuntimeError(report.failure)
+        raise InputError(report.failure) if report.wrong_input else RuntimeError(report.failure)
     for part in (report.training, report.calibration):
         for sentence in part.sentences() if part else ():
             say(sentence)
-    return report.batches or past_batches(open_workspace(path), PIPELINE)
+    return report.batches or past_batches(workspace, PIPELINE)
+
+
+def _is_due(workspace: Workspace, progress: Progress) -> bool:
+    """Whether a run would do anything: asked first, because a Prefect server takes its time to start."""
+    pipeline = workspace.settings.pipeline(PIPELINE)
+    untrained = workspace.tracking.latest_training(PIPELINE) is None
+    if untrained or calibration_is_due(workspace, pipeline) or workspace.ledger.pending_alerts():
+        return True
+    return bool(due_batches(pipeline, workspace.ledger, progress))
+
+
+def write_demo(folder: Path) -> None:
+    """Images and configuration; whoever is killed meanwhile leaves nothing that looks finished."""
+    if (folder / "data").exists():
+        raise InputError(
+            f"{folder / 'data'} is not the demo's: name another folder, as in 'reconwatch demo new-folder'"
+        )
+    write_images(folder / ".data")
+    (folder / ".data").rename(folder / "data")
+    (folder / "pipelines.yaml").write_text(CONFIGURATION, encoding="utf-8")
 
 
 def write_images(folder: Path) -> None:
@@ -96,16 +128,22 @@ def _write(folder: Path, images: NDArray[np.uint8], first: int) -> None:
 
 def _prefect_of_the_demo(folder: Path, say: Callable[[str], None]) -> None:
     """Without a Prefect server at hand, let Prefect start one of its own, with its files in the demo's folder."""
-    from flows.prefect_server import find_server
-
-    if find_server(os.environ).url is not None:
+    server = find_server(os.environ)
+    if server.url is not None:
+        say(f"Prefect: the server at {server.url} records the flow run.")
         return
     for name in ("PREFECT_API_URL", "PREFECT_PROFILE"):
         os.environ.pop(name, None)
     home = (folder / ".reconwatch" / "prefect").absolute()
     home.mkdir(parents=True, exist_ok=True)
-    os.environ["PREFECT_HOME"] = str(home)
-    os.environ["PREFECT_SERVER_ALLOW_EPHEMERAL_MODE"] = "true"
-    os.environ["PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS"] = "180"
-    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "WARNING")
-    say("Starting a Prefect server for the demo: half a minute on a small machine.")
+    os.environ |= {
+        "PREFECT_HOME": str(home),
+        "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "true",
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
+        "PREFECT_LOGGING_LEVEL": "WARNING",
+        "PREFECT_LOGGING_LOGGERS_PREFECT_FLOW_RUNS_LEVEL": "INFO",
+    }
+    say(
+        f"Prefect: {server.reason}, so the demo starts one that ends with it (half a minute on a small machine). "
+        f"To see its flow run later: PREFECT_HOME={quote(str(home))} prefect server start"
+    )

@@ -1,24 +1,62 @@
-"""What a flow run shows in Prefect: its log, and an artifact that leads to MLflow."""
+"""What a flow run shows in Prefect: how it ended, its log, and an artifact that leads to MLflow."""
 
 import re
+import sys
 from collections.abc import Sequence
+from typing import Any
 
-from prefect import get_run_logger
+from prefect import State, get_run_logger
 from prefect.artifacts import create_markdown_artifact
+from prefect.states import Failed
 
-from flows.progress import LogProgress, Progress
+from ae_models.errors import InputError
+from flows.progress import LogProgress, Progress, TerminalProgress
+from flows.tracking import TrackingUnavailable
+
+
+class PartFailedError(RuntimeError):
+    """A run did what it could and something of it failed: `report` holds both."""
+
+    def __init__(self, sentence: str, report: Any) -> None:
+        super().__init__(sentence)
+        self.report = report
 
 
 def flow_progress() -> Progress:
-    """Progress as lines in the log of the flow run."""
-    return LogProgress(get_run_logger())
+    """Progress in the terminal where a person watches, as lines in the log of the flow run where nobody does."""
+    return TerminalProgress() if sys.stderr.isatty() else LogProgress(get_run_logger())
+
+
+def failed(error: Exception) -> State[Any]:
+    """The state of a run that `error` stopped; whoever called the flow gets the error.
+
+    A flow returns it instead of raising: Prefect would log the traceback of a mistake in pipelines.yaml, and pickle it.
+    """
+    if not isinstance(error, (InputError, TrackingUnavailable, PartFailedError)):
+        get_run_logger().error("What stopped this run:", exc_info=error)
+    return Failed(message=str(error) or type(error).__name__, data=error)
+
+
+def report_of(state: State[Any]) -> Any:
+    """What a run reports, also where something of it failed; raises what stopped it."""
+    result = state.result(raise_on_failure=False)
+    if isinstance(result, PartFailedError):
+        return result.report
+    if isinstance(result, BaseException):
+        raise result
+    return result
 
 
 def record(key: str, url: str, sentences: Sequence[str]) -> None:
     """Leave a Markdown artifact with the sentences and the address of the MLflow page."""
-    lines = [f"- {sentence}" for sentence in sentences if sentence]
+    lines = [f"- {_as_markdown(sentence)}" for sentence in sentences if sentence]
     create_markdown_artifact(
         key=re.sub(r"[^a-z0-9]+", "-", key.lower()).strip("-"),
         markdown="\n".join([*lines, "", f"[Open in MLflow]({url})"]),
         description="What this flow run did",
     )
+
+
+def _as_markdown(sentence: str) -> str:
+    """The sentence as Markdown that shows it as it is: names of batches may hold anything."""
+    return re.sub(r"([\\`*_\[\]<>])", r"\\\1", " ".join(sentence.split()))

@@ -5,6 +5,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 
 SECONDS = 3.0
@@ -24,22 +25,25 @@ def find_server(environment: Mapping[str, str]) -> PrefectServer:
     if not url:
         return PrefectServer(None, "no server is set up (PREFECT_API_URL)")
     try:
-        with urllib.request.urlopen(f"{url.rstrip('/')}/health", timeout=SECONDS):
+        with urllib.request.urlopen(f"{url.rstrip('/')}/health", timeout=SECONDS) as answer:
+            if answer.headers.get_content_type() == "text/html":  # Prefect's own pages stand beside its API
+                return PrefectServer(None, f"at {url} are web pages, and no API (its address ends in /api)")
             return PrefectServer(url)
     except urllib.error.HTTPError as error:
         if error.code in (401, 403):
             return PrefectServer(url)  # it is there; Prefect brings the credentials
         return PrefectServer(None, f"the server at {url} answered {error.code}")
-    except (OSError, ValueError) as error:
-        return PrefectServer(None, f"the server at {url} does not answer ({getattr(error, 'reason', error)})")
+    except (OSError, ValueError, HTTPException) as error:
+        why = str(getattr(error, "reason", error)).strip()
+        return PrefectServer(None, f"the server at {url} does not answer ({why})")
 
 
 def _profile_url(environment: Mapping[str, str]) -> str | None:
-    home = Path(environment.get("PREFECT_HOME") or Path.home() / ".prefect")
+    home = Path(environment.get("PREFECT_HOME") or "~/.prefect").expanduser()
     try:
         profiles = tomllib.loads((home / "profiles.toml").read_text(encoding="utf-8"))
         active = environment.get("PREFECT_PROFILE") or profiles.get("active", "")
         url = profiles["profiles"][active].get("PREFECT_API_URL")
-    except (OSError, ValueError, KeyError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
     return str(url) if url else None

@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from prefect import flow, task
+from prefect import State, flow, task
 from prefect.cache_policies import NO_CACHE
 
 from flows import running
 from flows.config import PipelineConfig
-from flows.flow_record import flow_progress, record
+from flows.flow_record import PartFailedError, failed, flow_progress, record, report_of
 from flows.progress import Progress
 from flows.scoring import BatchReport
 from flows.sources import Batch
@@ -17,7 +17,9 @@ from flows.workspace import Workspace, open_workspace
 
 
 @flow(name="score", flow_run_name="score-{pipeline}", validate_parameters=True)
-def score(config: str, pipeline: str, paths: Sequence[str] = ()) -> tuple[BatchReport, ...]:
+def score(
+    config: str, pipeline: str, paths: Sequence[str] = ()
+) -> tuple[BatchReport, ...] | State[tuple[BatchReport, ...]]:
     """Score the paths, or whatever is due in the pipeline's inbox; record verdicts and send alerts.
 
     Args:
@@ -25,11 +27,14 @@ def score(config: str, pipeline: str, paths: Sequence[str] = ()) -> tuple[BatchR
         pipeline: its name there.
         paths: folders (a batch each) or image files (one batch together); none for the inbox.
     """
-    workspace = open_workspace(Path(config))
-    files = [Path(path) for path in paths]
-    reports = running.score(workspace, pipeline, files, flow_progress(), score_as_task)
-    record(f"score-{pipeline}", workspace.tracking.experiment_url(pipeline), sentences(reports))
-    return reports
+    try:
+        workspace = open_workspace(Path(config))
+        reports = running.score(workspace, pipeline, [Path(path) for path in paths], flow_progress(), score_as_task)
+        record(f"score-{pipeline}", workspace.tracking.experiment_url(pipeline), sentences(reports))
+    except Exception as error:
+        return failed(error)
+    failure = failed_batches(reports)
+    return failed(PartFailedError(failure, reports)) if failure else reports
 
 
 def score_as_task(
@@ -37,15 +42,16 @@ def score_as_task(
 ) -> BatchReport:
     """Score one batch as a Prefect task, so that its flow run shows a line for it."""
 
-    @task(
-        name="score batch",
-        task_run_name=f"{pipeline.name} {batch.id}".replace("{", "(").replace("}", ")"),
-        cache_policy=NO_CACHE,
-    )
-    def score_batch() -> BatchReport:
-        return running.score_one(pipeline, batch, champion, workspace, progress)
+    def name() -> str:  # in a text, Prefect would look for parameters between braces
+        return f"{pipeline.name} {batch.id}"
 
-    return score_batch()
+    @task(name="score batch", task_run_name=name, cache_policy=NO_CACHE)
+    def score_batch() -> BatchReport | State[BatchReport]:
+        report = running.score_one(pipeline, batch, champion, workspace, progress)
+        return failed(PartFailedError(report.reason, report)) if report.outcome == "failed" else report
+
+    report: BatchReport = report_of(score_batch(return_state=True))
+    return report
 
 
 def sentences(reports: Sequence[BatchReport]) -> list[str]:
@@ -55,3 +61,8 @@ def sentences(reports: Sequence[BatchReport]) -> list[str]:
         words = " ".join(report.verdict.sentences()) if report.verdict else report.reason
         lines.append(f"{report.batch}: {report.outcome}. {words}")
     return lines or ["No batch was due."]
+
+
+def failed_batches(reports: Sequence[BatchReport]) -> str:
+    """What failed, in one line; empty where nothing did."""
+    return "; ".join(f"batch {report.batch}: {report.reason}" for report in reports if report.outcome == "failed")

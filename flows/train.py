@@ -2,23 +2,26 @@
 
 from pathlib import Path
 
-from prefect import flow
+from prefect import State, flow
 
 from flows import running
-from flows.flow_record import flow_progress, record
+from flows.flow_record import failed, flow_progress, record
 from flows.training import TrainingReport
 from flows.workspace import open_workspace
 
 
 @flow(name="train", flow_run_name="train-{pipeline}", validate_parameters=True)
-def train(config: str, pipeline: str) -> TrainingReport:
+def train(config: str, pipeline: str) -> TrainingReport | State[TrainingReport]:
     """Train the pipeline's network on its nominal images and record it in MLflow.
 
     Args:
         config: path of pipelines.yaml.
         pipeline: its name there.
     """
-    workspace = open_workspace(Path(config))
-    report = running.train(workspace, pipeline, flow_progress())
-    record(f"train-{pipeline}", report.run_url, report.sentences())
+    try:
+        workspace = open_workspace(Path(config))
+        report = running.train(workspace, pipeline, flow_progress())
+        record(f"train-{pipeline}", report.run_url, report.sentences())
+    except Exception as error:
+        return failed(error)
     return report
