@@ -1,4 +1,4 @@
-"""A Prefect server is used only where one is set up and answers; otherwise the reason is said, and no one waits for it."""
+"""A Prefect server is used only where one is set up and answers; otherwise the reason is said at once."""
 
 import socket
 from collections.abc import Callable, Iterator
