@@ -5,12 +5,14 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from time import perf_counter
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ae_models.corruptions import CORRUPTIONS, Corruption
 from ae_models.errors import InputError
 
 
@@ -55,6 +57,22 @@ class TrainingResult:
     device: str
 
 
+@runtime_checkable
+class OwnLoss(Protocol):
+    """A network that does not learn from the mean squared error alone."""
+
+    def training_loss(self, images: Tensor, clean: Tensor) -> Tensor:
+        """The loss, a scalar, of corrupted images (N, C, H, W) whose clean ones are `clean`."""
+
+
+@runtime_checkable
+class Pretrained(Protocol):
+    """A network that does not begin with random weights alone."""
+
+    def load_pretrained(self) -> None:
+        """Put the pretrained weights in, where any are wished for."""
+
+
 def choose_device(wish: str) -> torch.device:
     """The torch device that `wish` names; "auto" takes CUDA, then MPS, then the CPU.
 
@@ -79,8 +97,12 @@ def fit(
     validation_images: NDArray[np.float32],
     settings: TrainingSettings,
     on_epoch: Callable[[Epoch, nn.Module], None] = lambda epoch, network: None,
+    corruption: Corruption | None = None,
 ) -> TrainingResult:
     """Train a network to reconstruct nominal images, and stop when held-out nominal images no longer gain.
+
+    With a corruption, each batch is corrupted anew on its way in and the loss is against the clean images; the
+    held-out images are corrupted once, by the seed, so that their losses can be compared from epoch to epoch.
 
     Args:
         build: makes the network; called with torch seeded by `settings.seed`.
@@ -88,10 +110,11 @@ def fit(
         validation_images: held-out nominal images (M, C, H, W) float32 in [0, 1].
         settings: how to train.
         on_epoch: called after every epoch with it and the network in evaluation mode.
+        corruption: what is done to the network's input; None for nothing.
 
     Raises:
-        InputError: fewer than two training images or no validation image, a device that is not there, or a loss that
-            stopped being a number.
+        InputError: fewer than two training images or no validation image, a device or pretrained weights that are not
+            there, a network that needs a corruption without one, or a loss that stopped being a number.
     """
     if len(images) < 2 or len(validation_images) < 1:
         raise InputError(
@@ -101,8 +124,34 @@ def fit(
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(settings.seed)
-        network = build().to(device)
-        return _fit(network, torch.from_numpy(images), torch.from_numpy(validation_images), settings, device, on_epoch)
+        network = build()
+        if corruption is None and getattr(network, "needs_corruption", False):
+            raise InputError(
+                "this network copies its input unless it learns to restore it: set model.corruption to one of "
+                f"{', '.join(CORRUPTIONS)}"
+            )
+        if isinstance(network, Pretrained):
+            network.load_pretrained()
+        clean = torch.from_numpy(images), torch.from_numpy(validation_images)
+        _lay_out(network, torch.channels_last)  # a CPU's convolutions take down to half the time
+        return _fit(network.to(device), *clean, settings, device, on_epoch, corruption or _untouched)
+
+
+def training_loss(network: nn.Module, images: Tensor, clean: Tensor) -> Tensor:
+    """What training makes small, a scalar: the network's own loss, or else the mean squared error.
+
+    Args:
+        network: in training mode.
+        images: what it gets, (N, C, H, W).
+        clean: what it should give, (N, C, H, W).
+    """
+    if isinstance(network, OwnLoss):
+        return network.training_loss(images, clean)
+    return nn.functional.mse_loss(network(images), clean)
+
+
+def _untouched(images: Tensor, generator: torch.Generator) -> Tensor:
+    return images
 
 
 def _fit(
@@ -112,20 +161,24 @@ def _fit(
     settings: TrainingSettings,
     device: torch.device,
     on_epoch: Callable[[Epoch, nn.Module], None],
+    corruption: Corruption,
 ) -> TrainingResult:
     optimizer = torch.optim.Adam(network.parameters(), lr=settings.learning_rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, settings.epochs)
     generator = torch.Generator().manual_seed(settings.seed)
+    noise = torch.Generator().manual_seed(settings.seed)  # its own, so that a corruption leaves the order as it is
+    validation_inputs = corruption(validation_images, torch.Generator().manual_seed(settings.seed))
     epochs: list[Epoch] = []
     best, best_weights, start = None, network.state_dict(), perf_counter()
     for number in range(1, settings.epochs + 1):
-        training_loss = _train_one_epoch(network, images, optimizer, settings.batch_size, device, generator)
+        batches = _batches(torch.randperm(len(images), generator=generator), settings.batch_size)
+        loss = _train_one_epoch(network, images, batches, optimizer, device, lambda batch: corruption(batch, noise))
         schedule.step()
-        validation_loss = mean_loss(network, validation_images, settings.batch_size, device)
-        epoch = Epoch(number, training_loss, validation_loss, perf_counter() - start)
-        if not math.isfinite(training_loss + validation_loss):
+        validation_loss = mean_loss(network, validation_inputs, validation_images, settings.batch_size, device)
+        epoch = Epoch(number, loss, validation_loss, perf_counter() - start)
+        if not math.isfinite(loss + validation_loss):
             raise InputError(
-                f"the loss became {training_loss + validation_loss} in epoch {number}: set training.learning_rate "
+                f"the loss became {loss + validation_loss} in epoch {number}: set training.learning_rate "
                 f"below {settings.learning_rate:g} (a tenth of it is a good next try)"
             )
         epochs.append(epoch)
@@ -136,22 +189,27 @@ def _fit(
             break
     assert best is not None  # settings.epochs is at least 1
     network.load_state_dict(best_weights)
+    _lay_out(network, torch.contiguous_format)
     return TrainingResult(network.cpu().eval(), tuple(epochs), best, str(device))
+
+
+def _lay_out(network: nn.Module, memory_format: torch.memory_format) -> None:
+    network.to(memory_format=memory_format)  # type: ignore[call-overload]  # torch's types do not know of it
 
 
 def _train_one_epoch(
     network: nn.Module,
     images: Tensor,
+    batches: list[Tensor],
     optimizer: torch.optim.Optimizer,
-    batch_size: int,
     device: torch.device,
-    generator: torch.Generator,
+    corrupted: Callable[[Tensor], Tensor],
 ) -> float:
     network.train()
     total = 0.0
-    for indices in _batches(torch.randperm(len(images), generator=generator), batch_size):
-        batch = images[indices].to(device)
-        loss = nn.functional.mse_loss(network(batch), batch)
+    for indices in batches:
+        batch = images[indices]
+        loss = training_loss(network, corrupted(batch).to(device), batch.to(device))
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]  # torch does not type it
         optimizer.step()
@@ -168,11 +226,13 @@ def _batches(order: Tensor, batch_size: int) -> list[Tensor]:
 
 
 @torch.inference_mode()
-def mean_loss(network: nn.Module, images: Tensor, batch_size: int, device: torch.device) -> float:
-    """The network's mean squared error over images (N, C, H, W) in [0, 1]; leaves it in evaluation mode."""
+def mean_loss(network: nn.Module, images: Tensor, clean: Tensor, batch_size: int, device: torch.device) -> float:
+    """The mean squared error, over images (N, C, H, W), of what the network gives for them against `clean`.
+
+    It leaves the network in evaluation mode.
+    """
     network.eval()
     total = 0.0
-    for batch in torch.split(images, batch_size):
-        on_device = batch.to(device)
-        total += nn.functional.mse_loss(network(on_device), on_device).item() * len(batch)
+    for batch, target in zip(torch.split(images, batch_size), torch.split(clean, batch_size), strict=True):
+        total += nn.functional.mse_loss(network(batch.to(device)), target.to(device)).item() * len(batch)
     return total / len(images)

@@ -15,20 +15,17 @@ from pydantic import AfterValidator, Field, ValidationError, ValidationInfo, fie
 from ae_models.errors import InputError
 from flows import config_yaml
 from flows.config_faults import Vocabulary, message, model_faults, nearest
+from flows.config_networks import CORRUPTIONS, MODELS, ConvolutionalConfig, LinearConfig, ModelConfig
 from flows.config_sections import (
     CHANNELS,
-    MODELS,
     THRESHOLDS,
     Channel,
     ConformalThreshold,
-    ConvolutionalConfig,
     LabelledCost,
     LabelledFalseAlarmRate,
     LabelledFScore,
     LabelledRecall,
-    LinearConfig,
     LogChannel,
-    ModelConfig,
     MonitorConfig,
     ThresholdConfig,
     TrainingConfig,
@@ -78,7 +75,7 @@ class PipelineEntry(Part):
 
     data: DataConfig = Field(description="which images")
     model: ModelConfig = Field(
-        default=LinearConfig(), description="the autoencoder: linear, convolutional, or their parameters"
+        default=LinearConfig(), description=f"the autoencoder: {', '.join(MODELS)}, or its parameters"
     )
     training: TrainingConfig = Field(default=TrainingConfig(), description="how it learns")
     threshold: ThresholdConfig = Field(
@@ -166,7 +163,10 @@ VOCABULARY = Vocabulary(
         "training": TrainingConfig.model_fields,
         "monitor": MonitorConfig.model_fields,
     }
-    | {str(tag_of(model)): model.model_fields for model in (LABELLED | MODELS | THRESHOLDS | CHANNELS).values()},
+    | {
+        str(tag_of(model)): model.model_fields
+        for model in (LABELLED | MODELS | CORRUPTIONS | THRESHOLDS | CHANNELS).values()
+    },
     patterns=PATTERNS,
 )
 

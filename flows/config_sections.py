@@ -1,4 +1,4 @@
-"""What pipelines.yaml says of a pipeline beside its images: network, training, threshold, monitoring, alerts."""
+"""What pipelines.yaml says of a pipeline beside its images and its network: training, threshold, monitoring, alerts."""
 
 from typing import Annotated, ClassVar, Literal, Self
 
@@ -18,41 +18,6 @@ from flows.config_types import (
     shorthand,
     web_address,
 )
-
-
-class LinearConfig(Part):
-    """An autoencoder of two linear layers."""
-
-    network: Literal["linear"] = Field(default="linear", description="one linear layer to the code and one back")
-    code_size: Count = Field(default=32, description="numbers in the code")
-
-
-class ConvolutionalConfig(Part):
-    """An autoencoder of convolutions with max pooling."""
-
-    network: Literal["convolutional"] = Field(
-        default="convolutional", description="convolutions with max pooling, and back"
-    )
-    widths: Annotated[tuple[Count, ...], Field(min_length=1, max_length=6)] = Field(
-        default=(32, 32), description="channels at each resolution; each entry ends in one max pooling step"
-    )
-    convolutions: Count = Field(default=1, description="convolutions at each width")
-    decoder: Literal["transposed", "upsampling"] = Field(
-        default="upsampling",
-        description="how resolution comes back: transposed convolution, or nearest upsampling + convolution",
-    )
-    code_channels: Count | None = Field(default=None, description="channels of the code; by default the last width")
-
-
-MODELS: dict[str, type[BaseModel]] = {"linear": LinearConfig, "convolutional": ConvolutionalConfig}
-ModelUnion = (
-    Annotated[LinearConfig, Tag("<LinearConfig>")] | Annotated[ConvolutionalConfig, Tag("<ConvolutionalConfig>")]
-)
-ModelConfig = Annotated[
-    ModelUnion,
-    chosen_by("network", MODELS),
-    BeforeValidator(shorthand("network"), json_schema_input_type=ModelUnion | Literal["linear", "convolutional"]),
-]
 
 
 class TrainingConfig(Part):

@@ -15,6 +15,7 @@ from torch import nn
 
 from ae_models.baselines import fit_principal_components
 from ae_models.calibration import images_needed
+from ae_models.corruptions import Corruption, build_corruption
 from ae_models.curves import Auroc, auroc, detection_curves
 from ae_models.detector import Detector
 from ae_models.errors import InputError
@@ -122,8 +123,14 @@ def train(pipeline: PipelineConfig, tracking: Tracking, progress: Progress) -> T
 
 
 def network_parameters(pipeline: PipelineConfig) -> dict[str, Any]:
-    """What the pipeline's network is built with: the model section less its name, as JSON values."""
-    return {key: value for key, value in pipeline.model.model_dump(mode="json").items() if key != "network"}
+    """What the pipeline's network is built with: the model section less its name and corruption, as JSON values."""
+    return pipeline.model.model_dump(mode="json", exclude={"network", "corruption"})
+
+
+def corruption_of(pipeline: PipelineConfig) -> Corruption | None:
+    """What is done to the network's input while it learns; None for nothing."""
+    wish = pipeline.model.corruption
+    return build_corruption(wish.type, wish.model_dump(exclude={"type"})) if wish.type != "none" else None
 
 
 def read_nominal(pipeline: PipelineConfig, found: Found, progress: Progress) -> ReadImages:
@@ -315,6 +322,7 @@ def _fit_both(
             validation,
             settings,
             on_epoch,
+            corruption_of(pipeline),
         )
     return result, baseline, baseline_loss
 

@@ -16,7 +16,10 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 import flows.config
+from ae_models.corruptions import CORRUPTIONS, build_corruption
 from ae_models.errors import InputError
+from ae_models.images import ImageSpec
+from ae_models.networks import NETWORKS, build_network
 from flows.config import (
     VOCABULARY,
     ConformalThreshold,
@@ -41,6 +44,7 @@ from flows.config import (
     json_schema,
     load,
 )
+from flows.config_networks import GaussianConfig
 
 SCHEMA_FILE = Path(flows.config.__file__).with_name("pipelines.schema.json")
 SECRET = "https://hooks.example.com/T0P-S3CRET"
@@ -409,18 +413,26 @@ NO_SOURCE = "must be a path, or a mapping with one of these keys: path, manifest
         # choices of a model
         (
             "    model: lineer",
-            "model: 'lineer' is not one of the choices; did you mean 'linear'? (choices: linear, convolutional)",
+            "model: 'lineer' is not one of the choices; did you mean 'linear'? "
+            "(choices: linear, convolutional, resnet, variational, unet)",
         ),
         (
             "    model: {network: lineer}",
             "model.network: 'lineer' is not one of the choices; did you mean 'linear'? "
-            "(choices: linear, convolutional)",
+            "(choices: linear, convolutional, resnet, variational, unet)",
         ),
-        ("    model: {code_size: 8}", "model: has no key 'network' (choices: linear, convolutional)"),
-        ("    model: 3", "model: 3 is not a mapping with the key 'network' (choices: linear, convolutional)"),
+        (
+            "    model: {code_size: 8}",
+            "model: has no key 'network' (choices: linear, convolutional, resnet, variational, unet)",
+        ),
+        (
+            "    model: 3",
+            "model: 3 is not a mapping with the key 'network' "
+            "(choices: linear, convolutional, resnet, variational, unet)",
+        ),
         (
             "    model: {network: linear, widths: [8]}",
-            "model.widths: unknown key (choices: code_size, network)",
+            "model.widths: unknown key (choices: code_size, corruption, network)",
         ),
         (
             "    model: {network: convolutional, decoder: upsample}",
@@ -430,6 +442,23 @@ NO_SOURCE = "must be a path, or a mapping with one of these keys: path, manifest
         (
             "    model: {network: convolutional, widths: [8, 8, 8, 8, 8, 8, 8]}",
             "model.widths: takes at most 6, got 7",
+        ),
+        (
+            "    model: {network: resnet, depth: 20}",
+            "model.depth: 20 is not one of the choices (choices: 18, 34, 50)",
+        ),
+        (
+            "    model: {network: linear, corruption: salt}",
+            "model.corruption: 'salt' is not one of the choices (choices: none, gaussian, coarse, masks)",
+        ),
+        (
+            "    model: {network: linear, corruption: {type: masks, deviation: 0.1}}",
+            "model.corruption.deviation: unknown key (choices: count, shape, share, type)",
+        ),
+        (
+            "    model: {network: unet, corruption: none}",
+            "model.corruption: unet copies its input, defects included, unless it learns to restore it: "
+            "choose one of gaussian, coarse, masks",
         ),
         (
             "      labelled: a\n    threshold: {method: f_score, f_score: 2}",
@@ -741,6 +770,35 @@ def test_any_mapping_loads_or_is_refused_in_words(tmp_path_factory: pytest.TempP
 def test_any_text_loads_or_is_refused_in_words(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
     """Whatever stands in the file, there is no other outcome than settings or an InputError."""
     loads_or_is_refused(tmp_path_factory.getbasetemp() / "any-text.yaml", text)
+
+
+# --- networks
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_network_is_a_choice(write: Write, name: str) -> None:
+    """Each network can be had by its name alone, and takes what its section says by default."""
+    model = load(write(pipeline(f"    model: {name}")), {}).pipeline("tiles").model
+    assert model.network == name
+    network = build_network(name, ImageSpec(32, 32, 1), model.model_dump(exclude={"network", "corruption"}))
+    assert isinstance(network, type(build_network(name, ImageSpec(32, 32, 1), {})))
+
+
+@pytest.mark.parametrize("name", CORRUPTIONS)
+def test_every_corruption_is_a_choice(write: Write, name: str) -> None:
+    """Each corruption can be had by its name alone, and is by default what it is in the library."""
+    body = f"    model: {{network: linear, corruption: {name}}}"
+    corruption = load(write(pipeline(body)), {}).pipeline("tiles").model.corruption
+    assert corruption.type == name
+    assert build_corruption(name, corruption.model_dump(exclude={"type"})) == build_corruption(name, {})
+
+
+def test_a_network_may_have_its_parameters_from_variables(write: Write) -> None:
+    """A choice among numbers takes a variable too."""
+    body = "    model: {network: resnet, depth: '${DEPTH}', corruption: {type: gaussian, deviation: '${D}'}}"
+    model = load(write(pipeline(body)), {"DEPTH": "34", "D": "0.1"}).pipeline("tiles").model
+    assert model.model_dump(include={"depth"}) == {"depth": 34}
+    assert model.corruption == GaussianConfig(deviation=0.1)
 
 
 # --- the JSON Schema

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ae_models.detector import BATCH_SIZE, Detector
 from ae_models.errors import InputError
 from ae_models.images import ImageSpec
-from ae_models.networks import build_network
+from ae_models.networks import NETWORKS, build_network
 from ae_models.training import TrainingSettings, fit
 
 SPEC = ImageSpec(8, 6, 1)
@@ -200,7 +200,7 @@ class TestDamage:
     def test_an_unknown_network(self, folder: Path, name: object) -> None:
         """A network that this version does not have is named with those that it has."""
         edit(folder, lambda document: document["network"].update(name=name))
-        assert refusal(folder) == f"there is no network {name!r}: choose one of linear, convolutional"
+        assert refusal(folder) == f"there is no network {name!r}: choose one of {', '.join(NETWORKS)}"
 
     @pytest.mark.parametrize("parameters", [{"depth": 3}, {"code_size": 0}, {"code_size": "5"}, [5], "5", 5, None])
     def test_parameters_that_the_network_does_not_take(self, folder: Path, parameters: object) -> None:

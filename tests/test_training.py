@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ae_models.corruptions import GaussianNoise
 from ae_models.detector import Detector
 from ae_models.errors import InputError
 from ae_models.images import ImageSpec
@@ -162,6 +163,94 @@ class TestValidationImages:
         result = trained()
         scores = Detector(SPEC, "linear", {}, result.network).score(noise(10, seed=1))
         assert result.best.validation_loss == pytest.approx(scores.mean(), rel=1e-5)
+
+
+class Pair(nn.Module):
+    """Gives its input back, and notes what it got and what it should have given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.factor = nn.Parameter(torch.tensor(1.0))
+        self.trained_on: list[tuple[Tensor, Tensor]] = []
+        self.validated_on: list[Tensor] = []
+
+    def forward(self, images: Tensor) -> Tensor:
+        """The input."""
+        self.validated_on.append(images)
+        return self.factor * images
+
+    def training_loss(self, images: Tensor, clean: Tensor) -> Tensor:
+        """A loss that teaches nothing."""
+        self.trained_on.append((images, clean))
+        return 0 * self.factor + 3.0
+
+    def load_pretrained(self) -> None:
+        """The factor that shows that this was called."""
+        nn.init.constant_(self.factor, 0.5)
+
+
+class TestCorruption:
+    """The network's input is corrupted, and the loss is against the clean image."""
+
+    @staticmethod
+    def pair(epochs: int = 2, deviation: float = 0.1) -> tuple[Pair, TrainingResult]:
+        """What a network saw in an epoch or two, each of a single batch, with noise unless its deviation is 0."""
+        network, corruption = Pair(), GaussianNoise(deviation) if deviation else None
+        settings = replace(QUICK, epochs=epochs, batch_size=20)
+        return network, fit(lambda: network, noise(20), noise(10, seed=1), settings, corruption=corruption)
+
+    def test_the_loss_is_against_the_clean_images(self) -> None:
+        """Each image goes in corrupted, and what should come out is that image as it was given."""
+        network, _ = self.pair(epochs=1)
+        inputs, clean = network.trained_on[0]
+        assert sorted(clean[:, 0, 0, 0].tolist()) == sorted(noise(20)[:, 0, 0, 0].tolist())
+        assert 0.02 < (inputs - clean).std().item() < 0.12
+
+    def test_each_epoch_is_corrupted_anew(self) -> None:
+        """No image is corrupted twice in the same way."""
+        network, _ = self.pair()
+        (first, first_clean), (second, second_clean) = network.trained_on
+        order = [int(place) for place in first_clean[:, 0, 0, 0].argsort()]
+        other = [int(place) for place in second_clean[:, 0, 0, 0].argsort()]
+        assert torch.equal(first_clean[order], second_clean[other])
+        assert not torch.equal(first[order], second[other])
+
+    def test_held_out_images_are_corrupted_once(self) -> None:
+        """Each epoch's validation loss is of the same corrupted images, against the clean ones."""
+        network, result = self.pair()
+        first, second = network.validated_on
+        assert torch.equal(first, second)
+        assert not torch.equal(first, torch.from_numpy(noise(10, seed=1)))
+        loss = np.square(0.5 * first.numpy() - noise(10, seed=1)).mean()
+        assert result.best.validation_loss == pytest.approx(loss, rel=1e-5)
+
+    def test_it_leaves_the_order_of_the_images_as_it_is(self) -> None:
+        """The same clean images are in the same place, with a corruption and without."""
+        (with_noise, _), (without, _) = self.pair(), self.pair(deviation=0)
+        for (_, clean), (inputs, same) in zip(with_noise.trained_on, without.trained_on, strict=True):
+            assert torch.equal(clean, same)
+            assert torch.equal(inputs, same)
+
+    def test_the_same_seed_gives_the_same_network(self) -> None:
+        """Corruptions come from the seed as well."""
+        first, second = (fit(linear, noise(20), noise(10), QUICK, corruption=GaussianNoise()) for _ in range(2))
+        assert losses(first) == losses(second)
+        assert losses(first) != losses(fit(linear, noise(20), noise(10), QUICK))
+
+
+class TestNetworksOfTheirOwnKind:
+    """A network may say what it learns from and what it begins with."""
+
+    def test_its_own_loss_is_what_it_learns_from(self) -> None:
+        """The training loss is the network's; the validation loss stays the squared error, to be compared by."""
+        _, result = TestCorruption.pair(epochs=1, deviation=0)
+        assert result.best.training_loss == 3.0
+        assert result.best.validation_loss == pytest.approx(np.square(0.5 * noise(10, seed=1)).mean(), rel=1e-5)
+
+    def test_pretrained_weights_are_put_in_before_training(self) -> None:
+        """`load_pretrained` is called once the network is built."""
+        network, _ = TestCorruption.pair(epochs=1)
+        assert network.factor.item() == 0.5
 
 
 class TestEpochs:

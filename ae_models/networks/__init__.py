@@ -10,19 +10,34 @@ from ae_models.errors import InputError
 from ae_models.images import ImageSpec
 from ae_models.networks.convolutional import ConvolutionalAutoencoder
 from ae_models.networks.linear import LinearAutoencoder
+from ae_models.networks.resnet import ResNetAutoencoder
+from ae_models.networks.restoration import RestorationNetwork
+from ae_models.networks.variational import VariationalAutoencoder
 
-__all__ = ["NETWORKS", "ConvolutionalAutoencoder", "LinearAutoencoder", "build_network"]
+__all__ = [
+    "NETWORKS",
+    "ConvolutionalAutoencoder",
+    "LinearAutoencoder",
+    "ResNetAutoencoder",
+    "RestorationNetwork",
+    "VariationalAutoencoder",
+    "build_network",
+]
 
 NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "linear": LinearAutoencoder,
     "convolutional": ConvolutionalAutoencoder,
+    "resnet": ResNetAutoencoder,
+    "variational": VariationalAutoencoder,
+    "unet": RestorationNetwork,
 }
 
 
 def build_network(name: str, spec: ImageSpec, parameters: Mapping[str, Any]) -> nn.Module:
     """The network `name` for images of `spec`, with random weights.
 
-    Every network has `encode` (N, C, H, W) -> codes, `decode` codes -> (N, C, H, W), and `forward` doing both.
+    Every network but "unet" has `encode` (N, C, H, W) -> codes, `decode` codes -> (N, C, H, W), and `forward` doing
+    both; "unet" has `forward` alone. Each takes `output`: "sigmoid" for images in [0, 1], or "identity".
 
     Raises:
         InputError: no such network, or parameters that it does not take or cannot work with at this size.

@@ -5,14 +5,14 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from ae_models.errors import InputError
 from ae_models.images import ImageSpec
+from ae_models.networks.layers import output_layer, padded, pooling_factor
 
 
 class ConvolutionalAutoencoder(nn.Module):
-    """Convolutions and 2x2 max pooling once per width; the decoder undoes each pooling and ends in a sigmoid.
+    """Convolutions and 2x2 max pooling once per width; the decoder undoes each pooling.
 
     Images whose sides are not multiples of 2 ** len(widths) are padded by repeating their edge, and reconstructions
     are cut back to the size of the image.
@@ -24,6 +24,7 @@ class ConvolutionalAutoencoder(nn.Module):
         decoder: "transposed" (2x2 transposed convolutions of stride 2) or "upsampling" (nearest neighbour, then a 3x3
             convolution), which has no checkerboard (Odena et al., Deconvolution and Checkerboard Artifacts, 2016).
         code_channels: channels of the code; the last width when None.
+        output: "sigmoid" for images in [0, 1], "identity" for features of any range.
 
     Raises:
         InputError: more poolings than the image has room for, a number below 1, or no such decoder.
@@ -36,6 +37,7 @@ class ConvolutionalAutoencoder(nn.Module):
         convolutions: int = 1,
         decoder: str = "upsampling",
         code_channels: int | None = None,
+        output: str = "sigmoid",
     ) -> None:
         super().__init__()
         numbers = [*widths, convolutions, *([] if code_channels is None else [code_channels])]
@@ -44,12 +46,7 @@ class ConvolutionalAutoencoder(nn.Module):
                 f"widths {list(widths)}, convolutions {convolutions!r} or code_channels {code_channels!r} cannot be "
                 "used: give whole numbers from 1 on, and at least one width"
             )
-        self.height, self.width, self.factor = spec.height, spec.width, 2 ** len(widths)
-        if self.factor > min(spec.height, spec.width):
-            raise InputError(
-                f"{len(widths)} poolings need images of at least {self.factor} pixels a side, and these are "
-                f"{spec.height} x {spec.width}: give fewer widths"
-            )
+        self.height, self.width, self.factor = spec.height, spec.width, pooling_factor(spec, len(widths))
         if decoder not in DECODERS:
             raise InputError(f"there is no decoder {decoder!r}: choose one of {', '.join(DECODERS)}")
         depths = [spec.channels, *widths[:-1], code_channels or widths[-1]]
@@ -62,14 +59,11 @@ class ConvolutionalAutoencoder(nn.Module):
         for narrow, wide in pairwise(reversed(depths)):
             up += [*DECODERS[decoder](narrow, wide), nn.ReLU()]
         self.encoder = nn.Sequential(*down)
-        self.decoder = nn.Sequential(*up[:-1], nn.Sigmoid())
+        self.decoder = nn.Sequential(*up[:-1], output_layer(output))
 
     def encode(self, images: Tensor) -> Tensor:
         """Codes (N, code channels, ceil(H / factor), ceil(W / factor)) of images (N, C, H, W) in [0, 1]."""
-        bottom, right = -self.height % self.factor, -self.width % self.factor
-        if bottom or right:
-            images = functional.pad(images, (0, right, 0, bottom), mode="replicate")
-        return torch.as_tensor(self.encoder(images))
+        return torch.as_tensor(self.encoder(padded(images, self.factor)))
 
     def decode(self, codes: Tensor) -> Tensor:
         """Images (N, C, H, W) in [0, 1] of codes."""

@@ -5,32 +5,32 @@ import math
 import torch
 from torch import Tensor, nn
 
-from ae_models.errors import InputError
 from ae_models.images import ImageSpec
+from ae_models.networks.layers import output_layer, require_count
 
 
 class LinearAutoencoder(nn.Module):
-    """An encoder Linear - ReLU - BatchNorm and a decoder Linear - Sigmoid on the flattened image.
+    """An encoder Linear - ReLU - BatchNorm and a decoder Linear - output on the flattened image.
 
     The code is never wider than a quarter of the pixels: a wider one copies its input, defects included.
 
     Args:
         spec: size of the images.
         code_size: wished numbers in the code.
+        output: "sigmoid" for images in [0, 1], "identity" for features of any range.
 
     Raises:
         InputError: a code size below 1.
     """
 
-    def __init__(self, spec: ImageSpec, code_size: int = 32) -> None:
+    def __init__(self, spec: ImageSpec, code_size: int = 32, output: str = "sigmoid") -> None:
         super().__init__()
-        if type(code_size) is not int or code_size < 1:
-            raise InputError(f"code_size is {code_size!r}: give a whole number from 1 on")
+        require_count("code_size", code_size)
         self.shape = spec.shape
         pixels = math.prod(spec.shape)
         code_size = max(1, min(code_size, pixels // 4))
         self.encoder = nn.Sequential(nn.Flatten(), nn.Linear(pixels, code_size), nn.ReLU(), nn.BatchNorm1d(code_size))
-        self.decoder = nn.Sequential(nn.Linear(code_size, pixels), nn.Sigmoid())
+        self.decoder = nn.Sequential(nn.Linear(code_size, pixels), output_layer(output))
 
     def encode(self, images: Tensor) -> Tensor:
         """Codes (N, code_size) of images (N, C, H, W) in [0, 1]."""

@@ -1,0 +1,160 @@
+"""What pipelines.yaml says of the autoencoder: the network, and what is done to its input while it learns."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, BeforeValidator, Field, Tag, field_validator
+
+from flows.config_types import NOT_BOOLEAN, Count, Part, Positive, Share, chosen_by, integer_of_digits, shorthand
+
+
+class NoCorruption(Part):
+    """The network sees the clean images."""
+
+    type: Literal["none"] = Field(default="none", description="the network sees the images as they are")
+
+
+class GaussianConfig(Part):
+    """Noise at every pixel."""
+
+    type: Literal["gaussian"] = Field(default="gaussian", description="noise at every pixel: denoising")
+    deviation: Positive = Field(default=0.2, description="standard deviation of the noise, where white is 1")
+
+
+class CoarseConfig(Part):
+    """Noise of low resolution."""
+
+    type: Literal["coarse"] = Field(default="coarse", description="smooth noise, as large as defects are")
+    deviation: Positive = Field(default=0.3, description="standard deviation of the noise, where white is 1")
+    cell: Count = Field(default=8, description="pixels between two values of the noise")
+
+
+class MasksConfig(Part):
+    """Parts of the image are taken out."""
+
+    type: Literal["masks"] = Field(default="masks", description="parts are taken out: inpainting")
+    share: Share = Field(default=0.2, description="share of the image that is taken out")
+    shape: Literal["rectangles", "blobs"] = Field(default="rectangles", description="what is taken out looks like")
+    count: Count = Field(default=3, description="rectangles in an image")
+
+
+CORRUPTIONS: dict[str, type[BaseModel]] = {
+    "none": NoCorruption,
+    "gaussian": GaussianConfig,
+    "coarse": CoarseConfig,
+    "masks": MasksConfig,
+}
+CorruptionUnion = (
+    Annotated[NoCorruption, Tag("<NoCorruption>")]
+    | Annotated[GaussianConfig, Tag("<GaussianConfig>")]
+    | Annotated[CoarseConfig, Tag("<CoarseConfig>")]
+    | Annotated[MasksConfig, Tag("<MasksConfig>")]
+)
+CorruptionConfig = Annotated[
+    CorruptionUnion,
+    chosen_by("type", CORRUPTIONS),
+    BeforeValidator(
+        shorthand("type"), json_schema_input_type=CorruptionUnion | Literal["none", "gaussian", "coarse", "masks"]
+    ),
+]
+
+
+class NetworkConfig(Part):
+    """What every network but unet has in common."""
+
+    corruption: CorruptionConfig = Field(
+        default=NoCorruption(), description="what is done to the input while the loss stays against the clean image"
+    )
+
+
+class LinearConfig(NetworkConfig):
+    """An autoencoder of two linear layers."""
+
+    network: Literal["linear"] = Field(default="linear", description="one linear layer to the code and one back")
+    code_size: Count = Field(default=32, description="numbers in the code")
+
+
+class ConvolutionalConfig(NetworkConfig):
+    """An autoencoder of convolutions with max pooling."""
+
+    network: Literal["convolutional"] = Field(
+        default="convolutional", description="convolutions with max pooling, and back"
+    )
+    widths: Annotated[tuple[Count, ...], Field(min_length=1, max_length=6)] = Field(
+        default=(32, 32), description="channels at each resolution; each entry ends in one max pooling step"
+    )
+    convolutions: Count = Field(default=1, description="convolutions at each width")
+    decoder: Literal["transposed", "upsampling"] = Field(
+        default="upsampling",
+        description="how resolution comes back: transposed convolution, or nearest upsampling + convolution",
+    )
+    code_channels: Count | None = Field(default=None, description="channels of the code; by default the last width")
+
+
+class ResNetConfig(NetworkConfig):
+    """An autoencoder with a ResNet of torchvision as encoder."""
+
+    network: Literal["resnet"] = Field(default="resnet", description="torchvision's ResNet without its head, and back")
+    depth: Annotated[Literal[18, 34, 50], BeforeValidator(integer_of_digits)] = Field(
+        default=18, description="layers of the ResNet"
+    )
+    weights: Literal["none", "default"] = Field(
+        default="none", description="random weights to begin with, or torchvision's"
+    )
+    frozen: bool = Field(default=False, description="the encoder keeps its weights, and only the decoder learns")
+
+
+class VariationalConfig(NetworkConfig):
+    """A variational autoencoder."""
+
+    network: Literal["variational"] = Field(default="variational", description="codes that follow a known distribution")
+    code_size: Count = Field(default=16, description="numbers in the code")
+    widths: Annotated[tuple[Count, ...], Field(min_length=1, max_length=6)] = Field(
+        default=(32, 64), description="channels of the encoder at each resolution"
+    )
+    beta: Annotated[float, Field(ge=0), NOT_BOOLEAN] = Field(
+        default=0.1, description="weight of the codes' divergence from a standard normal distribution"
+    )
+
+
+class UnetConfig(Part):
+    """A U-shaped network that restores its input."""
+
+    network: Literal["unet"] = Field(default="unet", description="restores corrupted images; has skip connections")
+    widths: Annotated[tuple[Count, ...], Field(min_length=1, max_length=6)] = Field(
+        default=(16, 32, 64), description="channels at each resolution"
+    )
+    corruption: CorruptionConfig = Field(default=CoarseConfig(), description="what it learns to take away")
+
+    @field_validator("corruption")
+    @classmethod
+    def _has_something_to_restore(cls, corruption: CorruptionUnion) -> CorruptionUnion:
+        if isinstance(corruption, NoCorruption):
+            choices = ", ".join(name for name in CORRUPTIONS if name != "none")
+            raise ValueError(
+                f"unet copies its input, defects included, unless it learns to restore it: choose one of {choices}"
+            )
+        return corruption
+
+
+MODELS: dict[str, type[BaseModel]] = {
+    "linear": LinearConfig,
+    "convolutional": ConvolutionalConfig,
+    "resnet": ResNetConfig,
+    "variational": VariationalConfig,
+    "unet": UnetConfig,
+}
+ModelUnion = (
+    Annotated[LinearConfig, Tag("<LinearConfig>")]
+    | Annotated[ConvolutionalConfig, Tag("<ConvolutionalConfig>")]
+    | Annotated[ResNetConfig, Tag("<ResNetConfig>")]
+    | Annotated[VariationalConfig, Tag("<VariationalConfig>")]
+    | Annotated[UnetConfig, Tag("<UnetConfig>")]
+)
+ModelConfig = Annotated[
+    ModelUnion,
+    chosen_by("network", MODELS),
+    BeforeValidator(
+        shorthand("network"),
+        json_schema_input_type=ModelUnion | Literal["linear", "convolutional", "resnet", "variational", "unet"],
+    ),
+]
