@@ -1,6 +1,6 @@
 """Pictures for people: input, reconstruction and error beside each other, sheets of them, curves and histograms."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import matplotlib
 import numpy as np
@@ -60,6 +60,11 @@ def reconstruction_sheet(images: NDArray[np.float32], reconstructions: NDArray[n
         for image, reconstruction in zip(images, reconstructions, strict=True)
     ]
     return _sheet(columns, len(columns))
+
+
+def image_rows(rows: Mapping[str, NDArray[np.float32]]) -> Image.Image:
+    """Rows of images (N, C, H, W) in [0, 1], each below its title."""
+    return _stack([part for title, images in rows.items() for part in (_title(title), _row(images))])
 
 
 def to_picture(image: NDArray[np.float32]) -> Image.Image:
@@ -155,6 +160,17 @@ def _panel(pictures: Sequence[Image.Image], caption: str, flagged: bool) -> Imag
     if flagged:
         draw.rectangle((0, 0, panel.width - 1, panel.height - 1), outline=ALARM, width=2)
     return panel
+
+
+def _title(text: str) -> Image.Image:
+    font = _font(14)
+    line = Image.new("RGB", (round(font.getlength(text)) + 2 * MARGIN, 24), PAPER)
+    ImageDraw.Draw(line).text((MARGIN, 4), text, fill=INK, font=font)
+    return line
+
+
+def _row(images: NDArray[np.float32]) -> Image.Image:
+    return _sheet([_tile(to_picture(image)) for image in images], len(images))
 
 
 def _tile(picture: Image.Image) -> Image.Image:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 from ae_models.errors import InputError
+from flows.cli_codes import app as codes_app
 
 if TYPE_CHECKING:
     from flows.progress import Progress
@@ -283,6 +284,9 @@ def demo(
     reports = run_demo(folder, _progress(), _say)
     _print_batches(reports, as_json)
     _say(f"To open these addresses, start the dashboard: reconwatch ui --config {folder / 'pipelines.yaml'}")
+
+
+app.add_typer(codes_app)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
