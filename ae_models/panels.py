@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ae_models.calibration import Threshold
 from ae_models.curves import DetectionCurves
+from ae_models.synthetic_defects import SyntheticDefects
 from ae_models.training import Epoch
 
 TILE = 128
@@ -60,6 +61,16 @@ def reconstruction_sheet(images: NDArray[np.float32], reconstructions: NDArray[n
         for image, reconstruction in zip(images, reconstructions, strict=True)
     ]
     return _sheet(columns, len(columns))
+
+
+def defect_sheet(defects: SyntheticDefects, shown: int = 4) -> Image.Image:
+    """Synthetic defects of each kind beside each other, `shown` at most, with their masks in white on black below."""
+    panels = []
+    for kind in dict.fromkeys(defects.kinds.tolist()):
+        places = np.flatnonzero(defects.kinds == kind)[:shown]
+        masks = defects.masks[places, None].astype(np.float32)
+        panels.append(_titled(reconstruction_sheet(defects.images[places], masks), kind))
+    return _sheet(panels, min(3, len(panels)))
 
 
 def to_picture(image: NDArray[np.float32]) -> Image.Image:
@@ -155,6 +166,13 @@ def _panel(pictures: Sequence[Image.Image], caption: str, flagged: bool) -> Imag
     if flagged:
         draw.rectangle((0, 0, panel.width - 1, panel.height - 1), outline=ALARM, width=2)
     return panel
+
+
+def _titled(picture: Image.Image, title: str) -> Image.Image:
+    titled = Image.new("RGB", (picture.width, picture.height + 16), PAPER)
+    ImageDraw.Draw(titled).text((MARGIN, 0), title, fill=INK, font=_font(12))
+    titled.paste(picture, (0, 16))
+    return titled
 
 
 def _tile(picture: Image.Image) -> Image.Image:
