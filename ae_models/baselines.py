@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from sklearn.utils.extmath import randomized_svd
 from torch import Tensor, nn
 
-from ae_models.images import ImageSpec
+from ae_models.images import FeatureSpec
 
 
 class PrincipalComponents(nn.Module):
@@ -22,7 +22,7 @@ class PrincipalComponents(nn.Module):
     mean: Tensor
     components: Tensor
 
-    def __init__(self, spec: ImageSpec, code_size: int) -> None:
+    def __init__(self, spec: FeatureSpec, code_size: int) -> None:
         super().__init__()
         self.shape = spec.shape
         pixels = math.prod(spec.shape)
@@ -43,7 +43,7 @@ class PrincipalComponents(nn.Module):
 
 
 def fit_principal_components(
-    images: NDArray[np.float32], spec: ImageSpec, code_size: int = 32, seed: int = 0
+    images: NDArray[np.float32], spec: FeatureSpec, code_size: int = 32, seed: int = 0
 ) -> PrincipalComponents:
     """Principal components of images (N, C, H, W) in [0, 1]; at most N - 1 and a quarter of the pixels of them."""
     flat = images.reshape(len(images), -1)

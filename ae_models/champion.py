@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ae_models.calibration import Threshold, p_values
-from ae_models.detector import Detector
+from ae_models.detector import AnyDetector, load_detector
 from ae_models.errors import InputError
 
 PARTS = ("detector.json", "weights.safetensors", "threshold.json", "calibration_scores.npy")
@@ -25,7 +25,7 @@ class Champion:
         calibration_scores: (n,) float64, scores of nominal images that training never saw.
     """
 
-    detector: Detector
+    detector: AnyDetector
     threshold: Threshold
     calibration_scores: NDArray[np.float64]
 
@@ -50,7 +50,7 @@ class Champion:
         Raises:
             InputError: a part is missing, damaged, or does not belong to the others.
         """
-        detector = Detector.load(folder)
+        detector = load_detector(folder)
         try:
             if json.loads((folder / "champion.json").read_text(encoding="utf-8")) != _hashes(folder):
                 raise ValueError("champion.json was written for other files than lie beside it")

@@ -1,10 +1,11 @@
-"""A trained network together with what it takes to score images by it."""
+"""A trained network together with what it takes to score images by it, alone or fused with others."""
 
 import copy
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,28 +13,35 @@ import numpy as np
 import safetensors
 import safetensors.torch
 import torch
+import torch.nn.functional as functional
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ae_models.baselines import PrincipalComponents
 from ae_models.errors import InputError
-from ae_models.images import ImageSpec
+from ae_models.front_ends import build_front_end
+from ae_models.images import FeatureSpec, ImageSpec
 from ae_models.networks import build_network
-from ae_models.scoring import mean_squared_errors, squared_error_maps
+from ae_models.scoring import Score, ScoreDesign, squared_errors
 
-FORMAT = 1
+FORMAT = 2
 BATCH_SIZE = 64
 
 
 @dataclass(frozen=True)
 class Detector:
-    """Scores images by how badly a network reconstructs them.
+    """Scores images by how badly one network reconstructs them.
 
     Attributes:
-        spec: size and channels of the images that the network takes.
+        spec: size and channels of the images that it takes.
         network_name: its name in `ae_models.networks.NETWORKS`.
         network_parameters: what it was built with; JSON values.
         network: the trained network, in evaluation mode.
         device: the torch device that the network is on.
+        front_end_name: its name in `ae_models.front_ends.FRONT_ENDS`.
+        front_end_parameters: what it is built with; JSON values.
+        fitted_score: from errors to maps and scores; None for the mean squared error.
+        picture: reconstructs images for people where the network reconstructs features; None where it need not.
     """
 
     spec: ImageSpec
@@ -41,69 +49,263 @@ class Detector:
     network_parameters: Mapping[str, Any]
     network: nn.Module = field(repr=False)
     device: str = "cpu"
+    front_end_name: str = "pixels"
+    front_end_parameters: Mapping[str, Any] = field(default_factory=dict)
+    fitted_score: Score | None = field(default=None, repr=False)
+    picture: PrincipalComponents | None = field(default=None, repr=False)
+
+    @cached_property
+    def front_end(self) -> nn.Module:
+        """From images to what the network sees."""
+        return build_front_end(self.front_end_name, self.spec, self.front_end_parameters).to(self.device).eval()
+
+    @cached_property
+    def scorer(self) -> Score:
+        """From squared errors to maps and scores."""
+        features: FeatureSpec = self.front_end.spec  # type: ignore[assignment]  # torch types attributes as modules
+        return self.fitted_score or Score(ScoreDesign(), features.height, features.width).to(self.device)
+
+    @property
+    def name(self) -> str:
+        """The network's name, and that of the front end where it is not the pixels."""
+        return self.network_name if self._on_pixels else f"{self.network_name} on {self.front_end_name}"
 
     def on(self, device: torch.device) -> "Detector":
         """The same detector on another device."""
-        return replace(self, network=copy.deepcopy(self.network).to(device), device=str(device))
+        return replace(
+            self,
+            network=copy.deepcopy(self.network).to(device),
+            device=str(device),
+            fitted_score=copy.deepcopy(self.scorer).to(device),
+            picture=self.picture and copy.deepcopy(self.picture).to(device),
+        )
 
     def reconstruct(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Reconstructions (N, C, H, W) float32 in [0, 1] of images (N, C, H, W) float32 in [0, 1]."""
-        parts = [reconstructions.cpu().numpy() for _, reconstructions in self._batches(images)]
+        """Reconstructions (N, C, H, W) float32 in [0, 1] of images (N, C, H, W) float32 in [0, 1].
+
+        Where the network reconstructs features that are no image, principal components stand in for it.
+        """
+        network = self.network if self._on_pixels else self.picture
+        if network is None:
+            return images.copy()
+        parts = [network(batch).clamp(0, 1).cpu().numpy() for batch in self._batches(images)]
         return np.concatenate(parts) if parts else np.empty_like(images)
 
     def error_maps(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Squared error at every pixel (N, H, W) float32 of images (N, C, H, W) float32 in [0, 1]."""
-        parts = [squared_error_maps(*pair).cpu().numpy() for pair in self._batches(images)]
+        """Squared error by the score's design at every pixel (N, H, W) float32 of images (N, C, H, W) in [0, 1]."""
+        parts = [self.maps_at_pixels(self.scorer.maps(self.errors(batch))).cpu() for batch in self._batches(images)]
         return np.concatenate(parts) if parts else np.empty((0, self.spec.height, self.spec.width), np.float32)
 
     def score(self, images: NDArray[np.float32]) -> NDArray[np.float64]:
-        """Mean squared error (N,) float64 of images (N, C, H, W) float32 in [0, 1]; higher is more anomalous."""
-        parts = [mean_squared_errors(*pair) for pair in self._batches(images)]
+        """Scores (N,) float64 of images (N, C, H, W) float32 in [0, 1]: by default mean squared errors."""
+        parts = [self.scorer(self.errors(batch)).numpy() for batch in self._batches(images)]
         return np.concatenate(parts) if parts else np.empty(0, np.float64)
 
-    def _batches(self, images: NDArray[np.float32]) -> Iterator[tuple[Tensor, Tensor]]:
-        if images.shape[1:] != self.spec.shape:
-            raise InputError(f"images of shape {images.shape[1:]} were given to a detector for {self.spec.shape}")
-        for start in range(0, len(images), BATCH_SIZE):
-            batch = torch.from_numpy(images[start : start + BATCH_SIZE]).to(self.device)
-            with torch.inference_mode():
-                reconstructions = self.network(batch)
-            yield batch, reconstructions
+    def errors(self, images: Tensor) -> Tensor:
+        """Squared errors (N, h, w) of images (N, C, H, W) in [0, 1] on the detector's device."""
+        with torch.inference_mode():
+            features = self.front_end(images)
+            return squared_errors(features, self.network(features))
+
+    def maps_at_pixels(self, maps: Tensor) -> Tensor:
+        """Maps (N, h, w) of the features brought to the size of the images, (N, H, W)."""
+        size = (self.spec.height, self.spec.width)
+        if maps.shape[1:] == size:
+            return maps
+        return functional.interpolate(maps[:, None], size, mode="bilinear", align_corners=False)[:, 0]
+
+    @property
+    def _on_pixels(self) -> bool:
+        return self.front_end_name == "pixels" and not self.front_end_parameters
+
+    def _batches(self, images: NDArray[np.float32]) -> Iterator[Tensor]:
+        return batches(images, self.spec, self.device)
 
     def save(self, folder: Path) -> None:
         """Write `detector.json` and `weights.safetensors` into `folder`, made if absent; JSON last, as the seal."""
-        folder.mkdir(parents=True, exist_ok=True)
-        weights = safetensors.torch.save(
-            {name: tensor.contiguous() for name, tensor in self.network.state_dict().items()}
-        )
-        (folder / "weights.safetensors").write_bytes(weights)
-        document = {
-            "format": FORMAT,
-            "spec": self.spec.to_json(),
+        _write(folder, self.spec, [self], {}, self.picture)
+
+    def to_json(self) -> dict[str, Any]:
+        """What it is built of, as JSON values."""
+        return {
+            "front_end": {"name": self.front_end_name, "parameters": dict(self.front_end_parameters)},
             "network": {"name": self.network_name, "parameters": dict(self.network_parameters)},
-            "weights_sha256": hashlib.sha256(weights).hexdigest(),
+            "score": self.scorer.design.to_json(),
         }
-        (folder / "detector.json").write_text(json.dumps(document, indent=2), encoding="utf-8")
 
     @classmethod
-    def load(cls, folder: Path) -> "Detector":
-        """The detector that `save` wrote into `folder`.
+    def from_json(cls, spec: ImageSpec, stored: Mapping[str, Any]) -> "Detector":
+        """The detector that `to_json` stored, with random weights."""
+        _check_keys(stored, "a member of detector.json", {"front_end", "network", "score"})
+        for part in ("front_end", "network"):
+            _check_keys(stored[part], f"the {part.replace('_', ' ')} in detector.json", {"name", "parameters"})
+        front_end = build_front_end(stored["front_end"]["name"], spec, stored["front_end"]["parameters"])
+        features: FeatureSpec = front_end.spec  # type: ignore[assignment]  # torch types attributes as modules
+        name, parameters = stored["network"]["name"], stored["network"]["parameters"]
+        network = build_network(name, features, parameters).eval()
+        score = Score(ScoreDesign.from_json(stored["score"]), features.height, features.width)
+        return cls(
+            *(spec, name, parameters, network, "cpu", stored["front_end"]["name"], stored["front_end"]["parameters"]),
+            fitted_score=score,
+        )
 
-        Raises:
-            InputError: a file is missing, damaged, of another format, or does not belong to the other.
-        """
-        try:
-            document = _document((folder / "detector.json").read_text(encoding="utf-8"))
-            weights = (folder / "weights.safetensors").read_bytes()
-            if hashlib.sha256(weights).hexdigest() != document["weights_sha256"]:
-                raise ValueError("the weights are not those of its detector.json")
-            spec = ImageSpec.from_json(document["spec"])
-            name, parameters = document["network"]["name"], document["network"]["parameters"]
-            network = build_network(name, spec, parameters)
-            network.load_state_dict(safetensors.torch.load(weights), strict=True)
-        except (OSError, LookupError, TypeError, ValueError, RuntimeError, safetensors.SafetensorError) as error:
-            raise InputError(f"the detector in {folder} cannot be read ({error}): train again") from error
-        return cls(spec, name, parameters, network.eval())
+
+@dataclass(frozen=True)
+class FusedDetector:
+    """Scores images by the worst opinion of several detectors, each in units of its own nominal spread.
+
+    An image's score is the largest of (log s - centre) / scale over the members: a defect that one of them sees is
+    seen. The centre and scale are the median and 1.4826 times the median absolute deviation of the logarithm of a
+    member's scores on held-out nominal images.
+
+    Attributes:
+        members: the detectors; all of one image size.
+        centres: (members,) of the logarithms of nominal scores.
+        scales: (members,) above 0.
+        picture: reconstructs images for people.
+    """
+
+    members: tuple[Detector, ...]
+    centres: tuple[float, ...]
+    scales: tuple[float, ...]
+    picture: PrincipalComponents | None = field(default=None, repr=False)
+
+    @property
+    def spec(self) -> ImageSpec:
+        """Size and channels of the images that it takes."""
+        return self.members[0].spec
+
+    @property
+    def device(self) -> str:
+        """The torch device that the networks are on."""
+        return self.members[0].device
+
+    @property
+    def name(self) -> str:
+        """The names of its members."""
+        return " + ".join(dict.fromkeys(member.name for member in self.members))
+
+    def on(self, device: torch.device) -> "FusedDetector":
+        """The same detector on another device."""
+        picture = self.picture and copy.deepcopy(self.picture).to(device)
+        return replace(self, members=tuple(member.on(device) for member in self.members), picture=picture)
+
+    def score(self, images: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Scores (N,) float64 of images (N, C, H, W) float32 in [0, 1], in nominal spreads above the usual."""
+        parts = [self._scores(batch) for batch in batches(images, self.spec, self.device)]
+        return np.concatenate(parts) if parts else np.empty(0, np.float64)
+
+    def error_maps(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The members' error maps, each relative to its usual score, averaged: (N, H, W) float32."""
+        parts = [self._maps(batch) for batch in batches(images, self.spec, self.device)]
+        return np.concatenate(parts) if parts else np.empty((0, self.spec.height, self.spec.width), np.float32)
+
+    def reconstruct(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Reconstructions (N, C, H, W) float32 in [0, 1] by principal components: members may see features only."""
+        if self.picture is None:
+            return self.members[0].reconstruct(images)
+        with torch.inference_mode():
+            parts = [self.picture(batch).clamp(0, 1).cpu() for batch in batches(images, self.spec, self.device)]
+        return np.concatenate(parts) if parts else np.empty_like(images)
+
+    def save(self, folder: Path) -> None:
+        """Write `detector.json` and `weights.safetensors` into `folder`, made if absent; JSON last, as the seal."""
+        _write(folder, self.spec, self.members, {"centres": self.centres, "scales": self.scales}, self.picture)
+
+    def _scores(self, images: Tensor) -> NDArray[np.float64]:
+        opinions = [
+            (log_score(member.scorer(member.errors(images)).numpy()) - centre) / scale
+            for member, centre, scale in zip(self.members, self.centres, self.scales, strict=True)
+        ]
+        worst: NDArray[np.float64] = np.max(opinions, axis=0)  # NaN stays NaN
+        return worst
+
+    def _maps(self, images: Tensor) -> NDArray[np.float32]:
+        relative = [
+            member.maps_at_pixels(member.scorer.maps(member.errors(images))) / float(np.exp(centre))
+            for member, centre in zip(self.members, self.centres, strict=True)
+        ]
+        maps: NDArray[np.float32] = torch.stack(relative).mean(0).cpu().numpy()
+        return maps
+
+
+AnyDetector = Detector | FusedDetector
+
+
+def log_score(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The logarithm of scores (N,) from 0 on, as fused detectors compare them; NaN stays NaN."""
+    logarithms: NDArray[np.float64] = np.log(scores + np.finfo(np.float32).tiny)
+    return logarithms
+
+
+def batches(images: NDArray[np.float32], spec: ImageSpec, device: str) -> Iterator[Tensor]:
+    """Images (N, C, H, W) in parts of `BATCH_SIZE` on a device; raises InputError for images of another size."""
+    if images.shape[1:] != spec.shape:
+        raise InputError(f"images of shape {images.shape[1:]} were given to a detector for {spec.shape}")
+    for start in range(0, len(images), BATCH_SIZE):
+        yield torch.from_numpy(images[start : start + BATCH_SIZE]).to(device)
+
+
+def load_detector(folder: Path) -> AnyDetector:
+    """The detector that `save` wrote into `folder`.
+
+    Raises:
+        InputError: a file is missing, damaged, of another format, or does not belong to the other.
+    """
+    try:
+        document = _document((folder / "detector.json").read_text(encoding="utf-8"))
+        weights = (folder / "weights.safetensors").read_bytes()
+        if hashlib.sha256(weights).hexdigest() != document["weights_sha256"]:
+            raise ValueError("the weights are not those of its detector.json")
+        spec = ImageSpec.from_json(document["spec"])
+        members = [Detector.from_json(spec, member) for member in document["members"]]
+        picture = PrincipalComponents(spec, document["picture"]) if document["picture"] else None
+        _modules(members, picture).load_state_dict(safetensors.torch.load(weights), strict=True)
+        if document["fusion"]:
+            _check_keys(document["fusion"], "the fusion in detector.json", {"centres", "scales"})
+            centres, scales = (tuple(map(float, document["fusion"][name])) for name in ("centres", "scales"))
+            if not len(members) == len(centres) == len(scales):
+                raise ValueError("it holds another number of members than of centres or scales")
+            return FusedDetector(tuple(members), centres, scales, picture)
+        (member,) = members
+        return replace(member, picture=picture)
+    except (OSError, LookupError, TypeError, ValueError, RuntimeError, safetensors.SafetensorError) as error:
+        raise InputError(f"the detector in {folder} cannot be read ({error}): train again") from error
+
+
+def _write(
+    folder: Path,
+    spec: ImageSpec,
+    members: Sequence[Detector],
+    fusion: Mapping[str, Sequence[float]],
+    picture: PrincipalComponents | None,
+) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    state = _modules(members, picture).state_dict()
+    weights = safetensors.torch.save({name: tensor.contiguous() for name, tensor in state.items()})
+    (folder / "weights.safetensors").write_bytes(weights)
+    document = {
+        "format": FORMAT,
+        "spec": spec.to_json(),
+        "members": [member.to_json() for member in members],
+        "fusion": {name: list(values) for name, values in fusion.items()},
+        "picture": len(picture.components) if picture else 0,
+        "weights_sha256": hashlib.sha256(weights).hexdigest(),
+    }
+    (folder / "detector.json").write_text(json.dumps(document, indent=2), encoding="utf-8")
+
+
+def _modules(members: Sequence[Detector], picture: PrincipalComponents | None) -> nn.Module:
+    """All that has weights, as one module."""
+    parts = nn.ModuleDict(
+        {
+            f"member_{number}": nn.ModuleDict({"network": member.network, "score": member.scorer})
+            for number, member in enumerate(members)
+        }
+    )
+    if picture is not None:
+        parts["picture"] = picture
+    return parts
 
 
 def _document(text: str) -> dict[str, Any]:
@@ -111,12 +313,11 @@ def _document(text: str) -> dict[str, Any]:
     document = json.loads(text)
     if isinstance(document, dict) and document.get("format") != FORMAT:
         raise ValueError(f"its format is {document.get('format')!r}, and this version reads format {FORMAT}")
-    _check_keys(document, "detector.json", {"format", "spec", "network", "weights_sha256"})
-    _check_keys(document["network"], "the network in detector.json", {"name", "parameters"})
+    _check_keys(document, "detector.json", {"format", "spec", "members", "fusion", "picture", "weights_sha256"})
     return dict(document)
 
 
 def _check_keys(entries: object, what: str, names: set[str]) -> None:
-    if not isinstance(entries, dict) or set(entries) != names:
-        held = sorted(entries) if isinstance(entries, dict) else entries
+    if not isinstance(entries, Mapping) or set(entries) != names:
+        held = sorted(entries) if isinstance(entries, Mapping) else entries
         raise ValueError(f"{what} must hold exactly {sorted(names)}, and holds {held}")

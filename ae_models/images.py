@@ -72,12 +72,22 @@ class Unreadable:
 
 
 @dataclass(frozen=True)
-class ImageSpec:
-    """The one size and number of channels (1 grey, 3 RGB) that a detector's images have."""
+class FeatureSpec:
+    """Height, width and channels of what a network sees of one image."""
 
     height: int
     width: int
     channels: int
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W)."""
+        return self.channels, self.height, self.width
+
+
+@dataclass(frozen=True)
+class ImageSpec(FeatureSpec):
+    """The one size and number of channels (1 grey, 3 RGB) that a detector's images have."""
 
     def __post_init__(self) -> None:
         sizes = (self.height, self.width, self.channels)
@@ -85,11 +95,6 @@ class ImageSpec:
             raise InputError(f"An image size must be whole numbers from 1 on, not {sizes[:2]}: give height and width.")
         if self.channels not in (1, 3):
             raise InputError(f"Images have 1 channel (grey) or 3 (RGB), not {self.channels}: give one of the two.")
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """(C, H, W)."""
-        return self.channels, self.height, self.width
 
     def to_json(self) -> dict[str, int]:
         """The three numbers by name; `from_json` takes them back."""

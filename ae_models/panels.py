@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ae_models.calibration import Threshold
 from ae_models.curves import DetectionCurves
+from ae_models.synthetic_defects import SyntheticDefects
 from ae_models.training import Epoch
 
 TILE = 128
@@ -65,6 +66,16 @@ def reconstruction_sheet(images: NDArray[np.float32], reconstructions: NDArray[n
 def image_rows(rows: Mapping[str, NDArray[np.float32]]) -> Image.Image:
     """Rows of images (N, C, H, W) in [0, 1], each below its title."""
     return _stack([part for title, images in rows.items() for part in (_title(title), _row(images))])
+
+
+def defect_sheet(defects: SyntheticDefects, shown: int = 4) -> Image.Image:
+    """Synthetic defects of each kind beside each other, `shown` at most, with their masks in white on black below."""
+    panels = []
+    for kind in dict.fromkeys(defects.kinds.tolist()):
+        places = np.flatnonzero(defects.kinds == kind)[:shown]
+        masks = defects.masks[places, None].astype(np.float32)
+        panels.append(_titled(reconstruction_sheet(defects.images[places], masks), kind))
+    return _sheet(panels, min(3, len(panels)))
 
 
 def to_picture(image: NDArray[np.float32]) -> Image.Image:
@@ -171,6 +182,13 @@ def _title(text: str) -> Image.Image:
 
 def _row(images: NDArray[np.float32]) -> Image.Image:
     return _sheet([_tile(to_picture(image)) for image in images], len(images))
+
+
+def _titled(picture: Image.Image, title: str) -> Image.Image:
+    titled = Image.new("RGB", (picture.width, picture.height + 16), PAPER)
+    ImageDraw.Draw(titled).text((MARGIN, 0), title, fill=INK, font=_font(12))
+    titled.paste(picture, (0, 16))
+    return titled
 
 
 def _tile(picture: Image.Image) -> Image.Image:

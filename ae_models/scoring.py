@@ -1,17 +1,90 @@
-"""From an image and its reconstruction to an error map and one score: the mean squared error."""
+"""From features and their reconstruction to an error map and one score; the lesson's mean squared error by default."""
 
-import numpy as np
-from numpy.typing import NDArray
-from torch import Tensor
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from ae_models.errors import InputError
+from ae_models.front_ends import local_mean
+
+STEADY = 0.3  # share of the mean variance that is added to each: where nominal images never vary, errors would explode
 
 
-def squared_error_maps(images: Tensor, reconstructions: Tensor) -> Tensor:
-    """Squared error at every pixel (N, H, W), mean over channels, of images and reconstructions (N, C, H, W)."""
-    return (images - reconstructions).square().mean(dim=1)
+@dataclass(frozen=True)
+class ScoreDesign:
+    """How the squared errors of an image become its score.
+
+    Attributes:
+        smoothing: side of the window over which errors are averaged, in positions; odd, 1 for none.
+        positional: whether errors are divided by what they are at that position in held-out nominal images.
+        pooling: share of the positions, those with the largest errors, whose mean is the score; in (0, 1].
+    """
+
+    smoothing: int = 1
+    positional: bool = False
+    pooling: float = 1.0
+
+    def __post_init__(self) -> None:
+        if type(self.smoothing) is not int or self.smoothing < 1 or self.smoothing % 2 == 0:
+            raise InputError(f"smoothing is {self.smoothing!r}: give an odd number of positions, 1 for none")
+        if not 0 < self.pooling <= 1:
+            raise InputError(f"pooling is {self.pooling!r}: give a share above 0 and at most 1")
+
+    def to_json(self) -> dict[str, Any]:
+        """Its values by name; `from_json` takes them back."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> Self:
+        """The design that `to_json` stored; a missing or an unknown key is an `InputError`."""
+        names = {field.name for field in fields(cls)}
+        if set(stored) != names:
+            raise InputError(f"A score design holds exactly {sorted(names)}, but this one holds {sorted(stored)}.")
+        return cls(**stored)
 
 
-def mean_squared_errors(images: Tensor, reconstructions: Tensor) -> NDArray[np.float64]:
-    """The lesson's score (N,) of images and reconstructions (N, C, H, W): the mean squared error; higher is worse."""
-    maps = squared_error_maps(images, reconstructions).cpu()  # Apple's GPUs have no float64
-    errors: NDArray[np.float64] = maps.double().mean(dim=(1, 2)).numpy()
-    return errors
+class Score(nn.Module):
+    """Error maps and scores by a design; `fit` gives it the errors of held-out nominal images where it needs them.
+
+    Args:
+        design: how errors become a score.
+        height: of the maps.
+        width: of the maps.
+    """
+
+    usual: Tensor  # (h, w), what the smoothed error is divided by
+
+    def __init__(self, design: ScoreDesign, height: int, width: int) -> None:
+        super().__init__()
+        self.design = design
+        self.register_buffer("usual", torch.ones(height, width))
+
+    def fit(self, errors: Tensor) -> None:
+        """Take what is usual at each position from the error maps (N, h, w) of held-out nominal images."""
+        if self.design.positional:
+            mean = self._smoothed(errors).mean(0)
+            self.usual = mean + STEADY * mean.mean() + torch.finfo(mean.dtype).tiny
+
+    def maps(self, errors: Tensor) -> Tensor:
+        """Error maps (N, h, w) by the design, of squared errors (N, h, w)."""
+        return self._smoothed(errors) / self.usual
+
+    def forward(self, errors: Tensor) -> Tensor:
+        """Scores (N,) float64, higher is more anomalous, of squared errors (N, h, w)."""
+        positions = self.maps(errors).flatten(1).cpu().double()  # Apple's GPUs have no float64
+        if self.design.pooling == 1:
+            return positions.mean(1)
+        kept = max(1, round(self.design.pooling * positions.shape[1]))
+        return positions.topk(kept, dim=1).values.mean(1)
+
+    def _smoothed(self, errors: Tensor) -> Tensor:
+        side = self.design.smoothing
+        return errors if side == 1 else local_mean(errors[:, None], side, side)[:, 0]
+
+
+def squared_errors(features: Tensor, reconstructions: Tensor) -> Tensor:
+    """Squared error at every position (N, h, w), mean over channels, of features and reconstructions (N, c, h, w)."""
+    return (features - reconstructions).square().mean(dim=1)

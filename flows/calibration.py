@@ -20,7 +20,7 @@ from ae_models.calibration import (
     labelled_threshold,
 )
 from ae_models.champion import Champion
-from ae_models.detector import Detector
+from ae_models.detector import AnyDetector
 from ae_models.errors import InputError
 from ae_models.images import stream
 from ae_models.panels import score_histogram
@@ -120,7 +120,7 @@ def calibration_items(pipeline: PipelineConfig, tracking: Tracking, training: Tr
     return tuple(unseen[: pipeline.training.max_images])
 
 
-def score_items(detector: Detector, items: Sequence[Item], what: str, progress: Progress) -> Scored:
+def score_items(detector: AnyDetector, items: Sequence[Item], what: str, progress: Progress) -> Scored:
     """The scores of the items that can be read."""
     scores, places, unreadable = [np.empty(0)], [np.empty(0, np.int64)], []
     with progress.track(what, len(items)) as advance:

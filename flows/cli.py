@@ -262,6 +262,29 @@ def status(context: typer.Context, config: ConfigOption = None, as_json: JsonOpt
 
 
 @app.command()
+def synth(
+    context: typer.Context,
+    name: NameArgument,
+    output: Annotated[Path, typer.Option("--output", "-o", help="An empty or new folder.", show_default=False)],
+    per_kind: Annotated[int, typer.Option(min=1, help="Defects of each kind.")] = 20,
+    kinds: Annotated[str, typer.Option(help="The kinds, with commas between.", show_default="all of them")] = "",
+    seed: Annotated[int, typer.Option(min=0, help="Another seed draws other defects.")] = 0,
+    config: ConfigOption = None,
+) -> None:
+    """Write images with synthetic defects and their masks, made of a pipeline's nominal images.
+
+    The folder has the layout of the MVTec data sets: test/KIND/000.png and ground_truth/KIND/000_mask.png, the nominal
+    images they were made of in test/good, and a picture of them all, overview.png.
+    """
+    pipeline = _settings(_config(context, config)).pipeline(name)
+    from flows.synth import write_defects
+
+    wished = tuple(kind.strip() for kind in kinds.split(",")) if kinds else None
+    for sentence in write_defects(pipeline, output, per_kind, wished, seed, _progress()):
+        _say(sentence)
+
+
+@app.command()
 def ui(
     context: typer.Context,
     config: ConfigOption = None,

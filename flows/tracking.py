@@ -33,7 +33,7 @@ from PIL import Image
 
 import ae_models
 from ae_models.champion import Champion
-from ae_models.detector import Detector
+from ae_models.detector import AnyDetector, load_detector
 from ae_models.errors import InputError
 from ae_models.images import ImageSpec
 from flows.config import Settings
@@ -256,10 +256,10 @@ class Tracking:
             champion = Champion.load(parts)
         return ChampionVersion(number, run_id, tags["reconwatch.training_run"], champion)
 
-    def detector(self, run_id: str) -> Detector:
+    def detector(self, run_id: str) -> AnyDetector:
         """The detector that a training run made."""
         with tempfile.TemporaryDirectory() as folder:
-            return Detector.load(self.artifact(run_id, "detector", Path(folder)))
+            return load_detector(self.artifact(run_id, "detector", Path(folder)))
 
     # Inside
 

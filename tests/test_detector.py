@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ae_models.detector import BATCH_SIZE, Detector
+from ae_models.detector import BATCH_SIZE, Detector, load_detector
 from ae_models.errors import InputError
 from ae_models.images import ImageSpec
 from ae_models.networks import NETWORKS, build_network
@@ -62,7 +62,7 @@ def put_weights(folder: Path, weights: bytes) -> None:
 def refusal(folder: Path) -> str:
     """What loading the folder says: one sentence with the folder and what to do, and the fault between."""
     with pytest.raises(InputError) as caught:
-        Detector.load(folder)
+        load_detector(folder)
     sentence, before, after = str(caught.value), f"the detector in {folder} cannot be read (", "): train again"
     assert sentence.startswith(before)
     assert sentence.endswith(after)
@@ -76,7 +76,7 @@ class TestSavedAndLoaded:
         """Size, network, parameters and every score to the last bit; the network in evaluation mode on the CPU."""
         detector = trained()
         detector.save(tmp_path)
-        loaded = Detector.load(tmp_path)
+        loaded = load_detector(tmp_path)
         assert (loaded.spec, loaded.network_name, loaded.network_parameters) == (SPEC, "linear", PARAMETERS)
         assert loaded.score(images()).tolist() == detector.score(images()).tolist()
         assert np.array_equal(loaded.reconstruct(images()), detector.reconstruct(images()))
@@ -94,17 +94,17 @@ class TestSavedAndLoaded:
     def test_missing_folders_are_made(self, tmp_path: Path) -> None:
         """The folder and those above it need not be there."""
         trained().save(tmp_path / "a" / "b")
-        assert Detector.load(tmp_path / "a" / "b").spec == SPEC
+        assert load_detector(tmp_path / "a" / "b").spec == SPEC
 
     def test_saving_again_replaces(self, folder: Path) -> None:
         """A folder holds the detector that was saved last."""
         other = trained(seed=1)
         other.save(folder)
-        assert Detector.load(folder).score(images()).tolist() == other.score(images()).tolist()
+        assert load_detector(folder).score(images()).tolist() == other.score(images()).tolist()
 
     def test_the_files_are_not_needed_after_loading(self, folder: Path) -> None:
         """A loaded detector scores on when its folder is emptied."""
-        loaded = Detector.load(folder)
+        loaded = load_detector(folder)
         for path in folder.iterdir():
             path.write_bytes(b"")
         assert loaded.score(images()).tolist() == trained().score(images()).tolist()

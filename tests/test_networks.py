@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ae_models.corruptions import CoarseNoise, GaussianNoise
-from ae_models.detector import Detector
+from ae_models.detector import Detector, load_detector
 from ae_models.errors import InputError
 from ae_models.images import ImageSpec
 from ae_models.networks import (
@@ -165,7 +165,7 @@ def test_a_saved_network_scores_as_before(name: str, tmp_path: Path) -> None:
     images = stripes(9, spec)
     detector = Detector(spec, name, {}, trained(name, spec, images, replace(TINY[name], epochs=2)).network)
     detector.save(tmp_path)
-    loaded = Detector.load(tmp_path)
+    loaded = load_detector(tmp_path)
     assert loaded.score(images).tolist() == detector.score(images).tolist()
     assert not loaded.network.training
 
@@ -351,7 +351,7 @@ class TestResNet:
         file.unlink()
         detector = Detector(spec, "resnet", parameters, network)
         detector.save(checkpoints)
-        assert np.array_equal(Detector.load(checkpoints).score(stripes(3, spec)), detector.score(stripes(3, spec)))
+        assert np.array_equal(load_detector(checkpoints).score(stripes(3, spec)), detector.score(stripes(3, spec)))
 
     def test_absent_weights_are_named_with_their_place(self, checkpoints: Path) -> None:
         """Offline, one sentence says which file torch looks for, where, and what else can be done."""

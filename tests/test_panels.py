@@ -20,6 +20,7 @@ from ae_models.panels import (
     TILE,
     contact_sheet,
     curves_figure,
+    defect_sheet,
     heat_map,
     loss_figure,
     reconstruction_sheet,
@@ -27,6 +28,7 @@ from ae_models.panels import (
     threshold_caption,
     to_picture,
 )
+from ae_models.synthetic_defects import draw_defects
 from ae_models.training import Epoch
 
 Pixels = NDArray[np.float32]
@@ -307,3 +309,12 @@ def test_the_threshold_in_one_line() -> None:
     assert threshold_caption(threshold) == (
         f"threshold 0.95: {low:.2%} to {high:.2%} of nominal images lie above it (90% band)"
     )
+
+
+def test_defect_sheet_has_a_panel_a_kind() -> None:
+    """Of each kind as many defects as asked for stand beside each other: more of them make the panels wider."""
+    defects = draw_defects(pictures(3, 16, 16), per_kind=3, seed=0, kinds=("spots", "step"))
+    narrow, wide = defect_sheet(defects, shown=2), defect_sheet(defects, shown=3)
+    assert narrow.height == wide.height
+    assert narrow.width > 2 * 2 * TILE
+    assert wide.width - narrow.width >= 2 * TILE

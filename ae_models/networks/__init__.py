@@ -6,10 +6,12 @@ from typing import Any
 
 from torch import nn
 
+from ae_models.baselines import PrincipalComponents
 from ae_models.errors import InputError
-from ae_models.images import ImageSpec
+from ae_models.images import FeatureSpec
 from ae_models.networks.convolutional import ConvolutionalAutoencoder
 from ae_models.networks.linear import LinearAutoencoder
+from ae_models.networks.none import NoNetwork
 from ae_models.networks.resnet import ResNetAutoencoder
 from ae_models.networks.restoration import RestorationNetwork
 from ae_models.networks.variational import VariationalAutoencoder
@@ -30,10 +32,12 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "resnet": ResNetAutoencoder,
     "variational": VariationalAutoencoder,
     "unet": RestorationNetwork,
+    "pca": PrincipalComponents,
+    "none": NoNetwork,
 }
 
 
-def build_network(name: str, spec: ImageSpec, parameters: Mapping[str, Any]) -> nn.Module:
+def build_network(name: str, spec: FeatureSpec, parameters: Mapping[str, Any]) -> nn.Module:
     """The network `name` for images of `spec`, with random weights.
 
     Every network but "unet" has `encode` (N, C, H, W) -> codes, `decode` codes -> (N, C, H, W), and `forward` doing

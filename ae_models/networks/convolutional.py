@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ae_models.errors import InputError
-from ae_models.images import ImageSpec
+from ae_models.images import FeatureSpec
 from ae_models.networks.layers import output_layer, padded, pooling_factor
 
 
@@ -32,7 +32,7 @@ class ConvolutionalAutoencoder(nn.Module):
 
     def __init__(
         self,
-        spec: ImageSpec,
+        spec: FeatureSpec,
         widths: Sequence[int] = (32, 32),
         convolutions: int = 1,
         decoder: str = "upsampling",

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ae_models.errors import InputError
-from ae_models.images import ImageSpec
+from ae_models.images import FeatureSpec
 
 OUTPUTS: dict[str, type[nn.Module]] = {"sigmoid": nn.Sigmoid, "identity": nn.Identity}
 SMALLEST_MAP = 7  # the long side, at most, of the map that a vector is first spread over
@@ -38,7 +38,7 @@ def require_widths(widths: Sequence[int]) -> None:
         raise InputError(f"widths {list(widths)} cannot be used: give whole numbers from 1 on, and at least one")
 
 
-def pooling_factor(spec: ImageSpec, poolings: int) -> int:
+def pooling_factor(spec: FeatureSpec, poolings: int) -> int:
     """How many pixels of a side come to one after so many 2x2 poolings.
 
     Raises:
@@ -68,7 +68,7 @@ class MapDecoder(nn.Module):
         output: "sigmoid" or "identity".
     """
 
-    def __init__(self, spec: ImageSpec, code_size: int, output: str) -> None:
+    def __init__(self, spec: FeatureSpec, code_size: int, output: str) -> None:
         super().__init__()
         self.height, self.width = spec.height, spec.width
         doublings = math.ceil(math.log2(max(1, max(spec.height, spec.width) / SMALLEST_MAP)))

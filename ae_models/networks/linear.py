@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from ae_models.images import ImageSpec
+from ae_models.images import FeatureSpec
 from ae_models.networks.layers import output_layer, require_count
 
 
@@ -23,7 +23,7 @@ class LinearAutoencoder(nn.Module):
         InputError: a code size below 1.
     """
 
-    def __init__(self, spec: ImageSpec, code_size: int = 32, output: str = "sigmoid") -> None:
+    def __init__(self, spec: FeatureSpec, code_size: int = 32, output: str = "sigmoid") -> None:
         super().__init__()
         require_count("code_size", code_size)
         self.shape = spec.shape

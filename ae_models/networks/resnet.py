@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ae_models.errors import InputError
-from ae_models.images import ImageSpec
+from ae_models.images import FeatureSpec
 from ae_models.networks.layers import MapDecoder
 
 DEPTHS = (18, 34, 50)
@@ -37,7 +37,7 @@ class ResNetAutoencoder(nn.Module):
     deviation: Tensor
 
     def __init__(
-        self, spec: ImageSpec, depth: int = 18, weights: str = "none", frozen: bool = False, output: str = "sigmoid"
+        self, spec: FeatureSpec, depth: int = 18, weights: str = "none", frozen: bool = False, output: str = "sigmoid"
     ) -> None:
         super().__init__()
         for name, value, choices in (("depth", depth, DEPTHS), ("weights", weights, WEIGHTS)):

@@ -6,7 +6,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from ae_models.images import ImageSpec
+from ae_models.images import FeatureSpec
 from ae_models.networks.layers import output_layer, padded, pooling_factor, require_widths
 
 
@@ -29,7 +29,7 @@ class RestorationNetwork(nn.Module):
 
     needs_corruption = True
 
-    def __init__(self, spec: ImageSpec, widths: Sequence[int] = (16, 32, 64), output: str = "sigmoid") -> None:
+    def __init__(self, spec: FeatureSpec, widths: Sequence[int] = (16, 32, 64), output: str = "sigmoid") -> None:
         super().__init__()
         require_widths(widths)
         self.factor = pooling_factor(spec, len(widths) - 1)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ae_models.errors import InputError
-from ae_models.images import ImageSpec
+from ae_models.images import FeatureSpec
 from ae_models.networks.layers import MapDecoder, padded, pooling_factor, require_count, require_widths
 
 
@@ -33,7 +33,7 @@ class VariationalAutoencoder(nn.Module):
 
     def __init__(
         self,
-        spec: ImageSpec,
+        spec: FeatureSpec,
         code_size: int = 16,
         widths: Sequence[int] = (32, 64),
         beta: float = 0.1,

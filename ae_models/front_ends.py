@@ -1,0 +1,172 @@
+"""Front ends: what a network sees of an image. Each is a module from images to features that autoencoders reconstruct.
+
+Features suit detection better than pixels where light, position or a fine texture vary from image to image and defects
+do not look like that; which suits best differs by what is watched, so `ae_models.selection` can choose.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from inspect import signature
+from typing import Any
+
+import torch
+import torch.nn.functional as functional
+from torch import Tensor, nn
+
+from ae_models.errors import InputError
+from ae_models.images import FeatureSpec, ImageSpec
+
+ORIENTATIONS = 8
+DARK = 0.1  # added to intensities before the logarithm: below it, darkness is noise
+FAINT = 0.05  # length of a gradient below which its direction is noise
+SHARPNESS = (1.0, 2.0)  # pixels: blur before the gradients, and of their maps
+LEAST_DEVIATION = 0.005  # of an image or of its contrasts; what is flatter is not stretched to the full
+
+
+class Pixels(nn.Module):
+    """The pixels themselves, (N, C, H, W) -> (N, C, ceil(H / step), ceil(W / step)).
+
+    Args:
+        spec: size of the images.
+        step: pixels a side that are averaged into one.
+        standardised: whether each image is brought to mean 0 and deviation 1, so that its light does not matter.
+    """
+
+    def __init__(self, spec: ImageSpec, step: int = 1, standardised: bool = False) -> None:
+        super().__init__()
+        self.step, self.standardised = step, standardised
+        self.spec = _reduced(spec, step, spec.channels)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Features (N, C, h, w) of images (N, C, H, W) in [0, 1]."""
+        features = functional.avg_pool2d(images, self.step, ceil_mode=True) if self.step > 1 else images
+        if not self.standardised:
+            return features
+        mean, deviation = features.mean((1, 2, 3), keepdim=True), features.std((1, 2, 3), keepdim=True)
+        return (features - mean) / (deviation + LEAST_DEVIATION)
+
+
+class OrientedGradients(nn.Module):
+    """Strength of the edges in eight directions, (N, C, H, W) -> (N, 8, h, w); a smooth HOG (Dalal and Triggs, 2005).
+
+    Args:
+        spec: size of the images; colours are averaged.
+        step: pixels between two cells.
+        normalised: "cell" makes the directions of each cell one vector of about unit length, so that neither light
+            nor contrast matters; "image" divides all by the image's mean strength, so that contrast within it does.
+    """
+
+    def __init__(self, spec: ImageSpec, step: int = 4, normalised: str = "cell") -> None:
+        super().__init__()
+        if normalised not in ("cell", "image"):
+            raise InputError(f"gradients are normalised by cell or image, not by {normalised!r}: choose one of them")
+        self.step, self.normalised = step, normalised
+        start = (step - 1) // 2  # the cells lie in the middle of their pixels
+        self.spec = FeatureSpec(
+            math.ceil((spec.height - start) / step), math.ceil((spec.width - start) / step), ORIENTATIONS
+        )
+        angles = torch.arange(ORIENTATIONS) * (2 * math.pi / ORIENTATIONS)
+        self.register_buffer("directions", torch.stack([angles.cos(), angles.sin()])[:, :, None, None], False)
+
+    directions: Tensor
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Features (N, 8, h, w) of images (N, C, H, W) in [0, 1]."""
+        grey = blurred(images.mean(1, keepdim=True), SHARPNESS[0])
+        padded = functional.pad(grey, (1, 1, 1, 1), mode="replicate")
+        across = (padded[..., 1:-1, 2:] - padded[..., 1:-1, :-2]) / 2
+        down = (padded[..., 2:, 1:-1] - padded[..., :-2, 1:-1]) / 2
+        maps = blurred(functional.relu(across * self.directions[0] + down * self.directions[1]), SHARPNESS[1])
+        start = (self.step - 1) // 2
+        cells: Tensor = maps[..., start :: self.step, start :: self.step]
+        if self.normalised == "cell":
+            return torch.as_tensor(cells / (cells.norm(dim=1, keepdim=True) + FAINT))
+        strength = cells.square().sum(1, keepdim=True).mean((2, 3), keepdim=True).sqrt()
+        return cells / (strength + FAINT)
+
+
+class LocalContrast(nn.Module):
+    """How much each pixel's log intensity differs from that of its surroundings, (N, C, H, W) -> (N, 2 C, h, w).
+
+    The surroundings are a square, and a column (which is blind to upright texture); each difference is divided by its
+    deviation in the image. What comes out is a deviation already, for which the network `none` is made.
+
+    Args:
+        spec: size of the images.
+        step: pixels a side that are averaged into one, afterwards.
+    """
+
+    def __init__(self, spec: ImageSpec, step: int = 1) -> None:
+        super().__init__()
+        short = min(spec.height, spec.width)
+        square, column = _odd(short / 6), _odd(short / 9)
+        self.windows = ((square, square), (column, 1))
+        self.step = step
+        self.spec = _reduced(spec, step, len(self.windows) * spec.channels)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Features (N, 2 C, h, w) of images (N, C, H, W) in [0, 1]."""
+        logarithms = (images + DARK).log()
+        parts = []
+        for height, width in self.windows:
+            difference = logarithms - local_mean(logarithms, height, width)
+            parts.append(difference / (difference.std((2, 3), keepdim=True) + LEAST_DEVIATION))
+        features = torch.cat(parts, dim=1)
+        return functional.avg_pool2d(features, self.step, ceil_mode=True) if self.step > 1 else features
+
+
+FRONT_ENDS: dict[str, Callable[..., nn.Module]] = {
+    "pixels": Pixels,
+    "gradients": OrientedGradients,
+    "contrast": LocalContrast,
+}
+
+
+def build_front_end(name: str, spec: ImageSpec, parameters: Mapping[str, Any]) -> nn.Module:
+    """The front end `name` for images of `spec`; its attribute `spec` is the FeatureSpec of what it gives.
+
+    Raises:
+        InputError: no such front end, or parameters that it does not take.
+    """
+    if name not in FRONT_ENDS:
+        raise InputError(f"there is no front end {name!r}: choose one of {', '.join(FRONT_ENDS)}")
+    step = parameters.get("step", 1)
+    if type(step) is not int or not 1 <= step <= min(spec.height, spec.width):
+        raise InputError(
+            f"front end {name!r} cannot take every {step!r}th pixel of {spec.height} x {spec.width} images: give a "
+            f"step from 1 to {min(spec.height, spec.width)}"
+        )
+    try:
+        return FRONT_ENDS[name](spec, **parameters)
+    except TypeError as error:
+        choices = ", ".join(list(signature(FRONT_ENDS[name]).parameters)[1:])
+        raise InputError(
+            f"front end {name!r} does not take {dict(parameters)} ({error}): it takes {choices}"
+        ) from error
+
+
+def blurred(maps: Tensor, deviation: float) -> Tensor:
+    """Maps (N, C, H, W) after a Gaussian blur of that many pixels; borders are repeated."""
+    reach = max(1, round(3 * deviation))
+    positions = torch.arange(-reach, reach + 1, device=maps.device, dtype=maps.dtype)
+    kernel = torch.exp(-positions.square() / (2 * deviation**2))
+    kernel = kernel / kernel.sum()
+    channels = maps.shape[1]
+    maps = functional.pad(maps, (reach, reach, reach, reach), mode="replicate")
+    maps = functional.conv2d(maps, kernel.view(1, 1, 1, -1).expand(channels, 1, 1, -1), groups=channels)
+    return functional.conv2d(maps, kernel.view(1, 1, -1, 1).expand(channels, 1, -1, 1), groups=channels)
+
+
+def local_mean(maps: Tensor, height: int, width: int) -> Tensor:
+    """Means over windows of odd height and width about every position of maps (N, C, H, W); borders are repeated."""
+    maps = functional.pad(maps, (width // 2, width // 2, height // 2, height // 2), mode="replicate")
+    maps = functional.avg_pool2d(maps, (1, width), stride=1)  # first one side, then the other: H + W, not H * W
+    return functional.avg_pool2d(maps, (height, 1), stride=1)
+
+
+def _reduced(spec: ImageSpec, step: int, channels: int) -> FeatureSpec:
+    return FeatureSpec(math.ceil(spec.height / step), math.ceil(spec.width / step), channels)
+
+
+def _odd(size: float) -> int:
+    return max(3, 2 * round((size - 1) / 2) + 1)

@@ -1,0 +1,240 @@
+"""The recipe for detection, chosen for the images at hand: fitted, tried on defects, and the best of them fused.
+
+Nominal images are split in three by group: recipes are fitted on the first part, what is usual at each position is
+taken from the second, and the third, with synthetic defects made from it, says which recipes tell defects best.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.stats import rankdata
+from sklearn.metrics import roc_auc_score
+from torch import Tensor, nn
+
+from ae_models.baselines import fit_principal_components
+from ae_models.detector import BATCH_SIZE, Detector, FusedDetector, log_score
+from ae_models.front_ends import build_front_end
+from ae_models.images import FeatureSpec, ImageSpec
+from ae_models.networks import build_network
+from ae_models.scoring import Score, ScoreDesign
+from ae_models.synthetic_defects import SyntheticDefects
+
+CODE_SIZE = 64
+FUSED = 3  # recipes in the detector
+TINY, SMALL = 0.01, 0.05  # shares of the positions that small defects cover
+MAD_TO_DEVIATION = 1.4826
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a detector is made of, before anything is fitted."""
+
+    front_end: str
+    network: str
+    design: ScoreDesign
+    front_end_parameters: dict[str, Any] = field(default_factory=dict)
+    network_parameters: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """The recipe in words."""
+        details = ", ".join(f"{value}" for key, value in self.front_end_parameters.items() if key != "step")
+        usual = ", positional" if self.design.positional else ""
+        pooling = "mean" if self.design.pooling == 1 else f"top {self.design.pooling:.0%}"
+        return f"{self.network} on {self.front_end}{f' ({details})' if details else ''}{usual}, {pooling}"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """How well a recipe told defects from held-out nominal images.
+
+    Attributes:
+        aurocs: by kind of defect.
+        rank: mean over the kinds of its rank among the recipes, from 1 for the best.
+        chosen: whether it is in the detector.
+    """
+
+    recipe: Recipe
+    aurocs: dict[str, float]
+    rank: float
+    chosen: bool
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The detector, and what was tried for it."""
+
+    detector: FusedDetector
+    trials: tuple[Trial, ...]
+    seconds: float
+
+
+def linear_recipes(spec: ImageSpec) -> tuple[Recipe, ...]:
+    """Recipes whose network is fitted in closed form, or is none: seconds on any machine."""
+    short = min(spec.height, spec.width)
+    coarse = max(1, round(short / 32))
+    cell = max(min(4, short // 9), coarse, 1)
+    front_ends = (
+        ("pixels", {"step": coarse}),
+        ("pixels", {"step": coarse, "standardised": True}),
+        ("gradients", {"step": cell, "normalised": "cell"}),
+        ("gradients", {"step": cell, "normalised": "image"}),
+    )
+    designs = [ScoreDesign(3, positional, pooling) for positional in (False, True) for pooling in (1.0, TINY)]
+    recipes = [
+        Recipe(front_end, "pca", design, parameters, {"code_size": CODE_SIZE})
+        for front_end, parameters in front_ends
+        for design in designs
+    ]
+    recipes += [Recipe("contrast", "none", ScoreDesign(3, True, pooling)) for pooling in (SMALL, TINY)]
+    return tuple(recipes)
+
+
+@dataclass(frozen=True)
+class NominalParts:
+    """Nominal images (N, C, H, W) float32 in [0, 1] by what they are used for; no group is in two of them."""
+
+    fit: NDArray[np.float32]
+    usual: NDArray[np.float32]
+    selection: NDArray[np.float32]
+
+    @property
+    def spec(self) -> ImageSpec:
+        """Size and channels of the images."""
+        _, channels, height, width = self.fit.shape
+        return ImageSpec(height, width, channels)
+
+
+@dataclass(frozen=True)
+class _Tried:
+    """A fitted recipe and the logarithms of its scores."""
+
+    recipe: Recipe
+    detector: Detector
+    nominal: NDArray[np.float64]
+    defects: NDArray[np.float64]
+
+
+def select(
+    parts: NominalParts,
+    defects: SyntheticDefects,
+    recipes: Sequence[Recipe],
+    fused: int = FUSED,
+    seed: int = 0,
+    on_network: Callable[[str], None] = lambda name: None,
+) -> Selection:
+    """Fit every recipe, rank them on the defects, and fuse the best, fitted again on all that is there.
+
+    Args:
+        parts: nominal images.
+        defects: images with defects, as a rule synthetic ones made from `parts.selection`.
+        recipes: what to try.
+        fused: how many of the best are fused.
+        seed: of what is random in fitting.
+        on_network: called before each network is fitted, with its name.
+    """
+    start = perf_counter()
+    tried: list[_Tried] = []
+    for group in _by_network(recipes):
+        on_network(group[0].name)
+        tried += _try(group, parts, defects, seed)
+    kinds = list(dict.fromkeys(defects.kinds.tolist()))
+    aurocs = np.array([[_auroc(one, defects.kinds == kind) for kind in kinds] for one in tried])
+    ranks = np.mean([rankdata(-column) for column in aurocs.T.round(3)], axis=0)
+    best = np.argsort(ranks, kind="stable")[:fused]
+    detector = _fused([tried[place] for place in best], parts, seed)
+    trials = tuple(
+        Trial(one.recipe, dict(zip(kinds, row.tolist(), strict=True)), float(rank), place in best)
+        for place, (one, row, rank) in enumerate(zip(tried, aurocs, ranks, strict=True))
+    )
+    return Selection(detector, trials, perf_counter() - start)
+
+
+def _by_network(recipes: Sequence[Recipe]) -> list[list[Recipe]]:
+    """The recipes that share a front end and a network, which is fitted once for them."""
+    groups: dict[str, list[Recipe]] = {}
+    for recipe in recipes:
+        key = repr((recipe.front_end, recipe.front_end_parameters, recipe.network, recipe.network_parameters))
+        groups.setdefault(key, []).append(recipe)
+    return list(groups.values())
+
+
+def _try(group: Sequence[Recipe], parts: NominalParts, defects: SyntheticDefects, seed: int) -> list[_Tried]:
+    base = fit_recipe(group[0], parts.spec, parts.fit, seed)
+    usual, nominal, defective = (_errors(base, images) for images in (parts.usual, parts.selection, defects.images))
+    tried = []
+    for recipe in group:
+        score = Score(recipe.design, *usual.shape[1:])
+        score.fit(usual)
+        scores = (log_score(score(errors).numpy()) for errors in (nominal, defective))
+        tried.append(_Tried(recipe, replace(base, fitted_score=score), *scores))
+    return tried
+
+
+def _fused(chosen: Sequence[_Tried], parts: NominalParts, seed: int) -> FusedDetector:
+    """The chosen recipes fitted again, selection images included; their nominal spread stays that of unseen images."""
+    images = np.concatenate([parts.fit, parts.selection])
+    members, centres, scales = [], [], []
+    for group in _by_network([one.recipe for one in chosen]):
+        base = fit_recipe(group[0], parts.spec, images, seed)
+        usual = _errors(base, parts.usual)
+        for one in chosen:
+            if one.recipe not in group:
+                continue
+            score = Score(one.recipe.design, *usual.shape[1:])
+            score.fit(usual)
+            members.append(replace(base, fitted_score=score))
+            centre, scale = robust_spread(one.nominal)
+            centres.append(centre)
+            scales.append(scale)
+    return FusedDetector(tuple(members), tuple(centres), tuple(scales))
+
+
+def robust_spread(values: NDArray[np.float64]) -> tuple[float, float]:
+    """Median and 1.4826 times the median absolute deviation of values (n,), the second always above 0."""
+    centre = float(np.median(values))
+    return centre, max(1e-6, MAD_TO_DEVIATION * float(np.median(np.abs(values - centre))))
+
+
+def fit_recipe(recipe: Recipe, spec: ImageSpec, images: NDArray[np.float32], seed: int) -> Detector:
+    """The recipe's front end and network, fitted to nominal images (N, C, H, W); its score is not fitted yet."""
+    front_end = build_front_end(recipe.front_end, spec, recipe.front_end_parameters)
+    features: FeatureSpec = front_end.spec  # type: ignore[assignment]  # torch types attributes as modules
+    if recipe.network == "pca":
+        values = np.concatenate([part.numpy() for part in _features(front_end, images)])
+        code_size = min(recipe.network_parameters["code_size"], len(images) // 2)
+        network: nn.Module = fit_principal_components(values, features, code_size, seed)
+        parameters = {"code_size": len(network.components)}  # type: ignore[arg-type]  # torch types buffers as modules
+    else:
+        network, parameters = build_network(recipe.network, features, recipe.network_parameters), {}
+    return Detector(
+        spec,
+        recipe.network,
+        parameters,
+        network.eval(),
+        front_end_name=recipe.front_end,
+        front_end_parameters=recipe.front_end_parameters,
+    )
+
+
+def _features(front_end: nn.Module, images: NDArray[np.float32]) -> list[Tensor]:
+    with torch.inference_mode():
+        return [front_end(torch.from_numpy(part)) for part in _parts(images)]
+
+
+def _errors(detector: Detector, images: NDArray[np.float32]) -> Tensor:
+    return torch.cat([detector.errors(torch.from_numpy(part)) for part in _parts(images)])
+
+
+def _parts(images: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+    return [images[start : start + BATCH_SIZE] for start in range(0, len(images), BATCH_SIZE)]
+
+
+def _auroc(tried: _Tried, of_kind: NDArray[np.bool_]) -> float:
+    truth = np.concatenate([np.zeros(len(tried.nominal)), np.ones(int(of_kind.sum()))])
+    return float(roc_auc_score(truth, np.concatenate([tried.nominal, tried.defects[of_kind]])))
