@@ -212,6 +212,14 @@ class FusedDetector:
         """Write `detector.json` and `weights.safetensors` into `folder`, made if absent; JSON last, as the seal."""
         _write(folder, self.spec, self.members, {"centres": self.centres, "scales": self.scales}, self.picture)
 
+    @property
+    def illustrator(self) -> "Detector":
+        """A detector on pixels that reconstructs, encodes and decodes images for people."""
+        if self.picture is None:
+            return self.members[0]
+        parameters = {"code_size": len(self.picture.components)}
+        return Detector(self.spec, "pca", parameters, self.picture, self.device)
+
     def _scores(self, images: Tensor) -> NDArray[np.float64]:
         opinions = [
             (log_score(member.scorer(member.errors(images)).numpy()) - centre) / scale

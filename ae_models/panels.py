@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ae_models.calibration import Threshold
 from ae_models.curves import DetectionCurves
+from ae_models.selection import Selection
 from ae_models.synthetic_defects import SyntheticDefects
 from ae_models.training import Epoch
 
@@ -140,6 +141,24 @@ def curves_figure(curves: dict[str, DetectionCurves], labels: dict[str, str]) ->
     det.set_yscale("symlog", linthresh=1e-3)
     roc.plot([0, 1], [0, 1], color="grey", linewidth=0.8, linestyle=":")
     figure.legend(*roc.get_legend_handles_labels(), loc="outside lower center", ncols=len(curves))
+    return figure
+
+
+def recipe_figure(selection: Selection, defects: str) -> Figure:
+    """AUROC of every recipe by kind of defect as a heat map, the best recipe first; chosen ones are marked."""
+    table = selection.table()
+    kinds = list(selection.trials[0].aurocs)
+    values = np.array([[float(row[kind]) for kind in kinds] for row in table])
+    figure = Figure(figsize=(4.5 + 0.7 * len(kinds), 1.6 + 0.3 * len(table)), layout="constrained")
+    axes = figure.subplots()
+    picture = axes.imshow(values, cmap="viridis", vmin=0.5, vmax=1, aspect="auto")
+    names = [f"{'* ' if row['chosen'] else ''}{row['recipe']}" for row in table]
+    axes.set_yticks(range(len(table)), names, fontsize=8)
+    axes.set_xticks(range(len(kinds)), kinds, rotation=45, ha="right", fontsize=8)
+    for (row, column), value in np.ndenumerate(values):
+        axes.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=7, color="w" if value < 0.8 else "k")
+    axes.set_title(f"AUROC on {defects}; * in the detector", fontsize=10)
+    figure.colorbar(picture, shrink=0.6)
     return figure
 
 

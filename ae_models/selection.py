@@ -4,7 +4,7 @@ Nominal images are split in three by group: recipes are fitted on the first part
 taken from the second, and the third, with synthetic defects made from it, says which recipes tell defects best.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import Any
@@ -17,6 +17,7 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
 from ae_models.baselines import fit_principal_components
+from ae_models.curves import Auroc, auroc
 from ae_models.detector import BATCH_SIZE, Detector, FusedDetector, log_score
 from ae_models.front_ends import build_front_end
 from ae_models.images import FeatureSpec, ImageSpec
@@ -28,6 +29,7 @@ CODE_SIZE = 64
 FUSED = 3  # recipes in the detector
 TINY, SMALL = 0.01, 0.05  # shares of the positions that small defects cover
 MAD_TO_DEVIATION = 1.4826
+BASELINE_CODE_SIZE = 32
 
 
 @dataclass(frozen=True)
@@ -43,10 +45,15 @@ class Recipe:
     @property
     def name(self) -> str:
         """The recipe in words."""
-        details = ", ".join(f"{value}" for key, value in self.front_end_parameters.items() if key != "step")
+        details = ", ".join(
+            key if value is True else str(value) for key, value in self.front_end_parameters.items() if key != "step"
+        )
         usual = ", positional" if self.design.positional else ""
         pooling = "mean" if self.design.pooling == 1 else f"top {self.design.pooling:.0%}"
         return f"{self.network} on {self.front_end}{f' ({details})' if details else ''}{usual}, {pooling}"
+
+
+BASELINE = Recipe("pixels", "pca", ScoreDesign(), {}, {"code_size": BASELINE_CODE_SIZE})
 
 
 @dataclass(frozen=True)
@@ -67,11 +74,35 @@ class Trial:
 
 @dataclass(frozen=True)
 class Selection:
-    """The detector, and what was tried for it."""
+    """The detector, and what was tried for it.
+
+    Attributes:
+        detector: the best recipes, fused.
+        trials: every recipe, in the order in which they were tried.
+        auroc: of the fused recipes on the defects that they were chosen by.
+        baseline_auroc: of the mean squared error of principal components of the pixels, on the same.
+        seconds: that it took.
+    """
 
     detector: FusedDetector
     trials: tuple[Trial, ...]
+    auroc: Auroc
+    baseline_auroc: Auroc
     seconds: float
+
+    def table(self) -> list[dict[str, str | float | bool]]:
+        """One row a recipe, the best first: name, whether it is in the detector, mean rank, AUROC by kind of defect."""
+        rows = sorted(self.trials, key=lambda trial: trial.rank)
+        return [
+            {
+                "recipe": trial.recipe.name,
+                "chosen": trial.chosen,
+                "mean_rank": trial.rank,
+                "mean_auroc": float(np.mean(list(trial.aurocs.values()))),
+                **trial.aurocs,
+            }
+            for trial in rows
+        ]
 
 
 def linear_recipes(spec: ImageSpec) -> tuple[Recipe, ...]:
@@ -97,11 +128,24 @@ def linear_recipes(spec: ImageSpec) -> tuple[Recipe, ...]:
 
 @dataclass(frozen=True)
 class NominalParts:
-    """Nominal images (N, C, H, W) float32 in [0, 1] by what they are used for; no group is in two of them."""
+    """Nominal images (N, C, H, W) float32 in [0, 1] by what they are used for; no group is in two of them.
+
+    Attributes:
+        fit: networks are fitted to them.
+        usual: what is usual at each position is taken from them.
+        selection: defects are made from them and compared with them; in the end networks are fitted to them too.
+        other: further ones that defects are compared with, and nothing is ever fitted to.
+    """
 
     fit: NDArray[np.float32]
     usual: NDArray[np.float32]
     selection: NDArray[np.float32]
+    other: NDArray[np.float32] | None = None
+
+    @property
+    def compared(self) -> NDArray[np.float32]:
+        """The nominal images that defects are compared with."""
+        return self.selection if self.other is None else np.concatenate([self.selection, self.other])
 
     @property
     def spec(self) -> ImageSpec:
@@ -124,6 +168,7 @@ def select(
     parts: NominalParts,
     defects: SyntheticDefects,
     recipes: Sequence[Recipe],
+    weights: Mapping[str, float] | None = None,
     fused: int = FUSED,
     seed: int = 0,
     on_network: Callable[[str], None] = lambda name: None,
@@ -133,26 +178,40 @@ def select(
     Args:
         parts: nominal images.
         defects: images with defects, as a rule synthetic ones made from `parts.selection`.
-        recipes: what to try.
+        recipes: what to try; the baseline is tried beside them.
+        weights: how much each kind of defect matters; by default all alike.
         fused: how many of the best are fused.
         seed: of what is random in fitting.
         on_network: called before each network is fitted, with its name.
     """
     start = perf_counter()
     tried: list[_Tried] = []
-    for group in _by_network(recipes):
+    for group in _by_network([BASELINE, *recipes]):
         on_network(group[0].name)
         tried += _try(group, parts, defects, seed)
     kinds = list(dict.fromkeys(defects.kinds.tolist()))
     aurocs = np.array([[_auroc(one, defects.kinds == kind) for kind in kinds] for one in tried])
-    ranks = np.mean([rankdata(-column) for column in aurocs.T.round(3)], axis=0)
+    importance = [(weights or {}).get(kind, 1.0) for kind in kinds]
+    ranks = np.average([rankdata(-column) for column in aurocs.T.round(3)], axis=0, weights=importance)
     best = np.argsort(ranks, kind="stable")[:fused]
-    detector = _fused([tried[place] for place in best], parts, seed)
+    chosen = [tried[place] for place in best]
+    detector = _fused(chosen, parts, seed)
+    truth = np.concatenate([np.zeros(len(parts.compared), np.bool_), np.ones(len(defects.kinds), np.bool_)])
+    sources = defects.sources.tolist()  # a defect and the image that it was made of are one group; -1 for real defects
+    groups = [*map(str, range(len(parts.compared)))]
+    groups += [str(source) if source >= 0 else f"defect {place}" for place, source in enumerate(sources)]
     trials = tuple(
         Trial(one.recipe, dict(zip(kinds, row.tolist(), strict=True)), float(rank), place in best)
         for place, (one, row, rank) in enumerate(zip(tried, aurocs, ranks, strict=True))
     )
-    return Selection(detector, trials, perf_counter() - start)
+    fused_scores = np.max([_spreads(one) for one in chosen], axis=0)
+    return Selection(
+        detector,
+        trials,
+        auroc(fused_scores, truth, groups),
+        auroc(np.concatenate([tried[0].nominal, tried[0].defects]), truth, groups),
+        perf_counter() - start,
+    )
 
 
 def _by_network(recipes: Sequence[Recipe]) -> list[list[Recipe]]:
@@ -166,7 +225,7 @@ def _by_network(recipes: Sequence[Recipe]) -> list[list[Recipe]]:
 
 def _try(group: Sequence[Recipe], parts: NominalParts, defects: SyntheticDefects, seed: int) -> list[_Tried]:
     base = fit_recipe(group[0], parts.spec, parts.fit, seed)
-    usual, nominal, defective = (_errors(base, images) for images in (parts.usual, parts.selection, defects.images))
+    usual, nominal, defective = (_errors(base, images) for images in (parts.usual, parts.compared, defects.images))
     tried = []
     for recipe in group:
         score = Score(recipe.design, *usual.shape[1:])
@@ -189,7 +248,7 @@ def _fused(chosen: Sequence[_Tried], parts: NominalParts, seed: int) -> FusedDet
             score = Score(one.recipe.design, *usual.shape[1:])
             score.fit(usual)
             members.append(replace(base, fitted_score=score))
-            centre, scale = robust_spread(one.nominal)
+            centre, scale = robust_spread(one.nominal[: len(parts.selection)])
             centres.append(centre)
             scales.append(scale)
     return FusedDetector(tuple(members), tuple(centres), tuple(scales))
@@ -233,6 +292,12 @@ def _errors(detector: Detector, images: NDArray[np.float32]) -> Tensor:
 
 def _parts(images: NDArray[np.float32]) -> list[NDArray[np.float32]]:
     return [images[start : start + BATCH_SIZE] for start in range(0, len(images), BATCH_SIZE)]
+
+
+def _spreads(tried: _Tried) -> NDArray[np.float64]:
+    """The scores of nominal images and defects in nominal spreads above the usual."""
+    centre, scale = robust_spread(tried.nominal)
+    return (np.concatenate([tried.nominal, tried.defects]) - centre) / scale
 
 
 def _auroc(tried: _Tried, of_kind: NDArray[np.bool_]) -> float:

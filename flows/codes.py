@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ae_models.calibration import Threshold
 from ae_models.code_maps import MappedImages, map_figure, map_page
-from ae_models.detector import Detector
+from ae_models.detector import AnyDetector, Detector
 from ae_models.embeddings import CodeMap, best_projection, code_map, coder_of
 from ae_models.errors import InputError
 from flows.config import PipelineConfig
@@ -118,13 +118,18 @@ def choose_detector(pipeline: PipelineConfig, tracking: Tracking) -> Chosen:
     """
     if tracking.champion_version(pipeline.name) is not None:
         found = tracking.champion(pipeline.name)
-        return Chosen(f"champion {found.version}", found.champion.detector, found.champion.threshold)
+        return Chosen(f"champion {found.version}", _with_codes(found.champion.detector), found.champion.threshold)
     training = tracking.latest_training(pipeline.name)
     if training is None:
         raise InputError(
             f"pipeline {pipeline.name!r} has no trained detector yet: run 'reconwatch train {pipeline.name}'"
         )
-    return Chosen("the newest detector", tracking.detector(training.run_id), None)
+    return Chosen("the newest detector", _with_codes(tracking.detector(training.run_id)), None)
+
+
+def _with_codes(detector: AnyDetector) -> Detector:
+    """The detector itself, or the principal components that stand in for fused ones on features."""
+    return detector if isinstance(detector, Detector) else detector.illustrator
 
 
 def data_set(pipeline: PipelineConfig, paths: Sequence[Path]) -> list[Item]:

@@ -15,7 +15,7 @@ from pydantic import AfterValidator, Field, ValidationError, ValidationInfo, fie
 from ae_models.errors import InputError
 from flows import config_yaml
 from flows.config_faults import Vocabulary, message, model_faults, nearest
-from flows.config_networks import CORRUPTIONS, MODELS, ConvolutionalConfig, LinearConfig, ModelConfig
+from flows.config_networks import CORRUPTIONS, MODELS, AutoConfig, ConvolutionalConfig, LinearConfig, ModelConfig
 from flows.config_sections import (
     CHANNELS,
     THRESHOLDS,
@@ -43,6 +43,7 @@ from flows.config_sources import (
 from flows.config_types import PATTERNS, FilePath, Name, Part, tag_of, web_address
 
 __all__ = [
+    "AutoConfig",
     "ConformalThreshold",
     "ConvolutionalConfig",
     "DataConfig",
@@ -75,7 +76,7 @@ class PipelineEntry(Part):
 
     data: DataConfig = Field(description="which images")
     model: ModelConfig = Field(
-        default=LinearConfig(), description=f"the autoencoder: {', '.join(MODELS)}, or its parameters"
+        default=AutoConfig(), description=f"the autoencoder: {', '.join(MODELS)}, or its parameters"
     )
     training: TrainingConfig = Field(default=TrainingConfig(), description="how it learns")
     threshold: ThresholdConfig = Field(

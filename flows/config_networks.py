@@ -6,6 +6,22 @@ from pydantic import BaseModel, BeforeValidator, Field, Tag, field_validator
 
 from flows.config_types import NOT_BOOLEAN, Count, Part, Positive, Share, chosen_by, integer_of_digits, shorthand
 
+DefectKind = Literal[
+    "spots",
+    "scratch",
+    "patch",
+    "step",
+    "smudge",
+    "stain",
+    "blur",
+    "rotation",
+    "missing",
+    "warp",
+    "half",
+    "brightness",
+    "colour",
+]
+
 
 class NoCorruption(Part):
     """The network sees the clean images."""
@@ -63,6 +79,18 @@ class NetworkConfig(Part):
 
     corruption: CorruptionConfig = Field(
         default=NoCorruption(), description="what is done to the input while the loss stays against the clean image"
+    )
+
+
+class AutoConfig(Part):
+    """Recipes of front end, network and score are tried, and the best are fused."""
+
+    network: Literal["auto"] = Field(
+        default="auto", description="recipes chosen for these very images, by synthetic defects made from them"
+    )
+    fused: Count = Field(default=3, description="recipes in the detector")
+    defects: Annotated[dict[DefectKind, Positive], Field(min_length=1)] | None = Field(
+        default=None, description="the kinds of defects to find, and how much each matters; by default all, all alike"
     )
 
 
@@ -137,6 +165,7 @@ class UnetConfig(Part):
 
 
 MODELS: dict[str, type[BaseModel]] = {
+    "auto": AutoConfig,
     "linear": LinearConfig,
     "convolutional": ConvolutionalConfig,
     "resnet": ResNetConfig,
@@ -144,7 +173,8 @@ MODELS: dict[str, type[BaseModel]] = {
     "unet": UnetConfig,
 }
 ModelUnion = (
-    Annotated[LinearConfig, Tag("<LinearConfig>")]
+    Annotated[AutoConfig, Tag("<AutoConfig>")]
+    | Annotated[LinearConfig, Tag("<LinearConfig>")]
     | Annotated[ConvolutionalConfig, Tag("<ConvolutionalConfig>")]
     | Annotated[ResNetConfig, Tag("<ResNetConfig>")]
     | Annotated[VariationalConfig, Tag("<VariationalConfig>")]
@@ -155,6 +185,6 @@ ModelConfig = Annotated[
     chosen_by("network", MODELS),
     BeforeValidator(
         shorthand("network"),
-        json_schema_input_type=ModelUnion | Literal["linear", "convolutional", "resnet", "variational", "unet"],
+        json_schema_input_type=ModelUnion | Literal["auto", "linear", "convolutional", "resnet", "variational", "unet"],
     ),
 ]

@@ -13,18 +13,19 @@ import pandas as pd
 from numpy.typing import NDArray
 from torch import nn
 
-from ae_models.baselines import fit_principal_components
+from ae_models.baselines import PrincipalComponents, fit_principal_components
 from ae_models.calibration import images_needed
 from ae_models.corruptions import Corruption, build_corruption
 from ae_models.curves import Auroc, auroc, detection_curves
-from ae_models.detector import Detector
+from ae_models.detector import AnyDetector, Detector
 from ae_models.errors import InputError
 from ae_models.images import ImageSpec, infer_spec, stream
 from ae_models.networks import build_network
 from ae_models.panels import curves_figure, loss_figure, reconstruction_sheet
 from ae_models.splits import groups_of, near_duplicates, perceptual_hashes, split_by_group
 from ae_models.training import Epoch, TrainingResult, TrainingSettings, fit
-from flows.config import ConformalThreshold, PipelineConfig, fingerprint
+from flows.choosing import MOST, REAL, LabelledImages, choose
+from flows.config import AutoConfig, ConformalThreshold, PipelineConfig, fingerprint
 from flows.processes import this_process
 from flows.progress import Progress
 from flows.sources import Found, Item, content_hash, labelled_items, nominal_items
@@ -57,19 +58,20 @@ class TrainingReport:
     n_calibration: int
     n_unreadable: int
     near_duplicates: int
-    epochs: int
-    validation_loss: float
-    baseline_loss: float
-    auroc: Auroc | None
-    baseline_auroc: Auroc | None
+    epochs: int = 0
+    validation_loss: float | None = None
+    baseline_loss: float | None = None
+    recipes: tuple[str, ...] = ()
+    recipes_tried: int = 0
+    chosen_by: str = ""
+    selection_auroc: Auroc | None = None
+    selection_baseline_auroc: Auroc | None = None
+    auroc: Auroc | None = None
+    baseline_auroc: Auroc | None = None
 
     def sentences(self) -> tuple[str, ...]:
         """What came out, for people."""
-        better = "below" if self.validation_loss < self.baseline_loss else "NOT below"
-        lines = [
-            f"{self.network} network on {self.image_size} images: {self.epochs} epochs over {self.n_training} images.",
-            f"Validation error {self.validation_loss:.4g}, {better} the {self.baseline_loss:.4g} of the PCA baseline.",
-        ]
+        lines = self._learnt()
         if self.auroc and self.baseline_auroc:
             verdict = "beats" if self.auroc.value > self.baseline_auroc.value else "DOES NOT BEAT"
             lines.append(
@@ -77,6 +79,27 @@ class TrainingReport:
                 f"{_interval(self.baseline_auroc)} of principal components."
             )
         return tuple(lines)
+
+    def _learnt(self) -> list[str]:
+        if self.validation_loss is not None and self.baseline_loss is not None:
+            better = "below" if self.validation_loss < self.baseline_loss else "NOT below"
+            return [
+                f"{self.network} network on {self.image_size} images: {self.epochs} epochs over {self.n_training} "
+                "images.",
+                f"Validation error {self.validation_loss:.4g}, {better} the {self.baseline_loss:.4g} of the PCA "
+                "baseline.",
+            ]
+        lines = [
+            f"{self.recipes_tried} recipes tried on {self.image_size} images, {self.n_training} to learn from; the "
+            f"best are fused: {'; '.join(self.recipes)}."
+        ]
+        if self.selection_auroc and self.selection_baseline_auroc:
+            verdict = "beats" if self.selection_auroc.value > self.selection_baseline_auroc.value else "DOES NOT BEAT"
+            lines.append(
+                f"On the {self.chosen_by} that chose them their AUROC of {_interval(self.selection_auroc)} {verdict} "
+                f"the {_interval(self.selection_baseline_auroc)} of the PCA baseline."
+            )
+        return lines
 
 
 def train(pipeline: PipelineConfig, tracking: Tracking, progress: Progress) -> TrainingReport:
@@ -98,12 +121,11 @@ def train(pipeline: PipelineConfig, tracking: Tracking, progress: Progress) -> T
         progress.say(f"Training {pipeline.name}: {tracking.run_url(pipeline.name, run_id)}")
         _log_data(pipeline, tracking, run_id, found, images, sides)
         pairs = _log_near_duplicates(tracking, run_id, images, sides, progress)
-        result, baseline, baseline_loss = _fit_both(pipeline, tracking, run_id, images, sides, progress)
-        spec = spec_of(images.pixels)
-        detector = Detector(spec, pipeline.model.network, network_parameters(pipeline), result.network)
-        aurocs = _log_detection(pipeline, tracking, run_id, detector, baseline, labelled, progress)
-        _log_result(tracking, run_id, detector, result, baseline_loss, images.pixels[sides["validation"]])
-    return TrainingReport(
+        learnt = _learn(pipeline, tracking, run_id, images, sides, labelled, progress)
+        aurocs = _log_detection(tracking, run_id, learnt, labelled, progress)
+        _log_detector(tracking, run_id, learnt.detector, images.pixels[sides["validation"]])
+    spec = spec_of(images.pixels)
+    report = TrainingReport(
         pipeline=pipeline.name,
         run_id=run_id,
         run_url=tracking.run_url(pipeline.name, run_id),
@@ -114,12 +136,78 @@ def train(pipeline: PipelineConfig, tracking: Tracking, progress: Progress) -> T
         n_calibration=len(sides["calibration"]),
         n_unreadable=len(images.unreadable),
         near_duplicates=pairs,
-        epochs=len(result.epochs),
-        validation_loss=result.best.validation_loss,
-        baseline_loss=baseline_loss,
         auroc=aurocs[0] if aurocs else None,
         baseline_auroc=aurocs[1] if aurocs else None,
     )
+    return replace(report, **learnt.report)
+
+
+@dataclass(frozen=True)
+class Learnt:
+    """What learning gave: the detector, its baseline, what the report says of it, and labelled images it was shown."""
+
+    detector: AnyDetector
+    baseline: PrincipalComponents
+    report: dict[str, Any]
+    shown: frozenset[str] = frozenset()
+
+
+def _learn(
+    pipeline: PipelineConfig,
+    tracking: Tracking,
+    run_id: str,
+    images: ReadImages,
+    sides: dict[str, NDArray[np.int64]],
+    labelled: tuple[Found, NDArray[np.bool_]] | None,
+    progress: Progress,
+) -> Learnt:
+    training, spec = images.pixels[sides["train"]], spec_of(images.pixels)
+    baseline = fit_principal_components(training, spec, ENOUGH_BASELINE, pipeline.training.seed)
+    if not isinstance(pipeline.model, AutoConfig):
+        result, baseline_loss = _fit(pipeline, tracking, run_id, images, sides, baseline, progress)
+        detector = Detector(spec, pipeline.model.network, network_parameters(pipeline), result.network)
+        _log_fit(tracking, run_id, result, baseline_loss)
+        losses = {"validation_loss": result.best.validation_loss, "baseline_loss": baseline_loss}
+        return Learnt(detector, baseline, {"epochs": len(result.epochs), **losses})
+    groups = [images.items[place].group or images.items[place].uri for place in sides["train"]]
+    shown, uris = _labelled_half(labelled, spec, pipeline.training.seed, progress)
+    choice = choose(
+        pipeline.model,
+        (training, groups),
+        images.pixels[sides["validation"]],
+        shown,
+        baseline,
+        pipeline.training.seed,
+        tracking,
+        run_id,
+        progress,
+    )
+    report = {
+        "recipes": choice.chosen,
+        "recipes_tried": choice.n_recipes,
+        "chosen_by": choice.defects,
+        "selection_auroc": choice.auroc,
+        "selection_baseline_auroc": choice.baseline_auroc,
+    }
+    return Learnt(choice.detector, baseline, report, uris if choice.defects == REAL else frozenset())
+
+
+def _labelled_half(
+    labelled: tuple[Found, NDArray[np.bool_]] | None, spec: ImageSpec, seed: int, progress: Progress
+) -> tuple[LabelledImages | None, frozenset[str]]:
+    """Half of the labelled images, by group, to choose the recipe by; the other half says how good it is."""
+    if labelled is None:
+        return None, frozenset()
+    found, truth = labelled
+    groups = [item.group or item.uri for item in found.items]
+    if len(set(groups)) < 2:
+        return None, frozenset()
+    places = split_by_group(groups, {"shown": 0.5, "kept": 0.5}, seed)["shown"][:MOST]
+    items = [found.items[place] for place in places]
+    anomalous = {found.items[place].uri: bool(truth[place]) for place in places}
+    images = read_images(items, spec, "Reading labelled images", progress)
+    labels = tuple(item.label or "anomalous" if anomalous[item.uri] else None for item in images.items)
+    return LabelledImages(images.pixels, labels), frozenset(anomalous)
 
 
 def network_parameters(pipeline: PipelineConfig) -> dict[str, Any]:
@@ -129,6 +217,8 @@ def network_parameters(pipeline: PipelineConfig) -> dict[str, Any]:
 
 def corruption_of(pipeline: PipelineConfig) -> Corruption | None:
     """What is done to the network's input while it learns; None for nothing."""
+    if isinstance(pipeline.model, AutoConfig):
+        return None
     wish = pipeline.model.corruption
     return build_corruption(wish.type, wish.model_dump(exclude={"type"})) if wish.type != "none" else None
 
@@ -151,7 +241,7 @@ def read_nominal(pipeline: PipelineConfig, found: Found, progress: Progress) -> 
     inferred = infer_spec([item.content for item in items]) if data.size is None or data.channels is None else None
     height, width = data.size or (inferred.height, inferred.width) if inferred else data.size or (0, 0)
     spec = ImageSpec(height, width, data.channels or (inferred.channels if inferred else 1))
-    build_network(pipeline.model.network, spec, network_parameters(pipeline))  # a size it cannot take is said at once
+    require_size(pipeline, spec)
     images = read_images(items, spec, "Reading nominal images", progress)
     if images.unreadable:
         uri, reason = images.unreadable[0]
@@ -162,6 +252,12 @@ def read_nominal(pipeline: PipelineConfig, found: Found, progress: Progress) -> 
     if images.pixels.std() == 0:
         raise InputError(f"all {len(images.items)} nominal images are one flat colour: check data.nominal")
     return images
+
+
+def require_size(pipeline: PipelineConfig, spec: ImageSpec) -> None:
+    """Refuse, before any training time is spent, a network that cannot take images of that size."""
+    if not isinstance(pipeline.model, AutoConfig):
+        build_network(pipeline.model.network, spec, network_parameters(pipeline))
 
 
 def spec_of(pixels: NDArray[np.float32]) -> ImageSpec:
@@ -286,14 +382,15 @@ def _log_near_duplicates(
     return len(across)
 
 
-def _fit_both(
+def _fit(
     pipeline: PipelineConfig,
     tracking: Tracking,
     run_id: str,
     images: ReadImages,
     sides: dict[str, NDArray[np.int64]],
+    baseline: PrincipalComponents,
     progress: Progress,
-) -> tuple[TrainingResult, nn.Module, float]:
+) -> tuple[TrainingResult, float]:
     pixels, validation = images.pixels[sides["train"]], images.pixels[sides["validation"]]
     spec = spec_of(pixels)
     settings = TrainingSettings(
@@ -303,7 +400,6 @@ def _fit_both(
             if key in TrainingSettings.__dataclass_fields__
         }
     )
-    baseline = fit_principal_components(pixels, spec, ENOUGH_BASELINE, settings.seed)
     baseline_loss = float(Detector(spec, "pca", {}, baseline).score(validation).mean())
     shown = validation[:SHOWN]
 
@@ -324,7 +420,7 @@ def _fit_both(
             on_epoch,
             corruption_of(pipeline),
         )
-    return result, baseline, baseline_loss
+    return result, baseline_loss
 
 
 def _log_reconstructions(
@@ -337,21 +433,8 @@ def _log_reconstructions(
     )
 
 
-def _log_result(
-    tracking: Tracking,
-    run_id: str,
-    detector: Detector,
-    result: TrainingResult,
-    baseline_loss: float,
-    validation: NDArray[np.float32],
-) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        detector.save(Path(folder))
-        tracking.log_folder(run_id, Path(folder), "detector")
+def _log_fit(tracking: Tracking, run_id: str, result: TrainingResult, baseline_loss: float) -> None:
     tracking.log_picture(run_id, loss_figure(result.epochs, baseline_loss), "losses.png")
-    shown = validation[:SHOWN]
-    sheet = reconstruction_sheet(shown, detector.reconstruct(shown))
-    tracking.log_picture(run_id, sheet, "reconstructions/best.png")
     tracking.log(
         run_id,
         params={"device": result.device, "parameters": sum(p.numel() for p in result.network.parameters())},
@@ -364,33 +447,47 @@ def _log_result(
     )
 
 
+def _log_detector(tracking: Tracking, run_id: str, detector: AnyDetector, validation: NDArray[np.float32]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        detector.save(Path(folder))
+        tracking.log_folder(run_id, Path(folder), "detector")
+    shown = validation[:SHOWN]
+    sheet = reconstruction_sheet(shown, detector.reconstruct(shown))
+    tracking.log_picture(run_id, sheet, "reconstructions/best.png")
+
+
 def _log_detection(
-    pipeline: PipelineConfig,
     tracking: Tracking,
     run_id: str,
-    detector: Detector,
-    baseline: nn.Module,
+    learnt: Learnt,
     labelled: tuple[Found, NDArray[np.bool_]] | None,
     progress: Progress,
 ) -> tuple[Auroc, Auroc] | None:
-    """AUROC of the network and of the baseline on the labelled images, where there are some, and their curves."""
+    """AUROC of the detector and of the baseline on the labelled images, where there are some, and their curves.
+
+    Labelled images that chose the recipe are left out.
+    """
     if labelled is None:
         return None
-    found, truth = labelled
+    places = [place for place, item in enumerate(labelled[0].items) if item.uri not in learnt.shown]
+    items, truth = [labelled[0].items[place] for place in places], labelled[1][places]
+    if truth.all() or not truth.any():
+        return None
+    detector = learnt.detector
     scores: dict[str, list[NDArray[np.float64]]] = {"network": [], "baseline": []}
     kept: list[NDArray[np.int64]] = []
-    rival = replace(detector, network_name="pca", network_parameters={}, network=baseline)
-    with progress.track("Scoring labelled images", len(found.items)) as advance:
-        for batch in stream((item.content for item in found.items), detector.spec):
+    rival = Detector(detector.spec, "pca", {}, learnt.baseline)
+    with progress.track("Scoring labelled images", len(items)) as advance:
+        for batch in stream((item.content for item in items), detector.spec):
             kept.append(batch.indices)
             scores["network"].append(detector.score(batch.pixels))
             scores["baseline"].append(rival.score(batch.pixels))
             advance(len(batch.indices) + len(batch.unreadable))
     indices = np.concatenate(kept)
-    groups = [found.items[index].group or found.items[index].uri for index in indices]
+    groups = [items[index].group or items[index].uri for index in indices]
     values = {name: np.concatenate(parts) for name, parts in scores.items()}
     areas = {name: auroc(value, truth[indices], groups) for name, value in values.items()}
-    names = {"network": detector.network_name, "baseline": "principal components"}
+    names = {"network": detector.name, "baseline": "principal components"}
     labels = {name: f"{names[name]}: AUROC {_interval(area)}" for name, area in areas.items()}
     curves = {name: detection_curves(value, truth[indices]) for name, value in values.items()}
     tracking.log_picture(run_id, curves_figure(curves, labels), "curves.png")

@@ -77,6 +77,7 @@ class TestSavedAndLoaded:
         detector = trained()
         detector.save(tmp_path)
         loaded = load_detector(tmp_path)
+        assert isinstance(loaded, Detector)
         assert (loaded.spec, loaded.network_name, loaded.network_parameters) == (SPEC, "linear", PARAMETERS)
         assert loaded.score(images()).tolist() == detector.score(images()).tolist()
         assert np.array_equal(loaded.reconstruct(images()), detector.reconstruct(images()))

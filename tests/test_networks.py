@@ -166,6 +166,7 @@ def test_a_saved_network_scores_as_before(name: str, tmp_path: Path) -> None:
     detector = Detector(spec, name, {}, trained(name, spec, images, replace(TINY[name], epochs=2)).network)
     detector.save(tmp_path)
     loaded = load_detector(tmp_path)
+    assert isinstance(loaded, Detector)
     assert loaded.score(images).tolist() == detector.score(images).tolist()
     assert not loaded.network.training
 

@@ -2,19 +2,25 @@
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ae_models.detector import BATCH_SIZE, Detector
 from ae_models.images import ImageSpec
 from ae_models.networks import build_network
-from ae_models.scoring import mean_squared_errors, squared_error_maps
+from ae_models.scoring import Score, ScoreDesign, squared_errors
+
+
+def mean_squared_errors(images: Tensor, reconstructions: Tensor) -> Tensor:
+    """Scores (N,) by the default design."""
+    errors = squared_errors(images, reconstructions)
+    return torch.as_tensor(Score(ScoreDesign(), *errors.shape[1:])(errors))
 
 
 def test_an_error_map_is_the_squared_error_at_every_pixel() -> None:
     """Each pixel has the mean over its channels of the squared difference, by hand."""
     image = torch.tensor([[[[0.0, 1.0]], [[0.5, 1.0]]]])  # one image of 2 channels, 1 x 2
     reconstruction = torch.tensor([[[[0.5, 1.0]], [[0.5, 0.0]]]])
-    assert squared_error_maps(image, reconstruction).tolist() == [[[0.125, 0.5]]]
+    assert squared_errors(image, reconstruction).tolist() == [[[0.125, 0.5]]]
 
 
 def test_the_score_is_the_lessons_mean_squared_error() -> None:
@@ -28,7 +34,7 @@ def test_the_score_is_the_lessons_mean_squared_error() -> None:
 def test_the_score_is_the_mean_of_the_error_map() -> None:
     """What people see in the error map is what the score sums up."""
     images, reconstructions = torch.rand(2, 5, 3, 9, 7, generator=torch.Generator().manual_seed(0))
-    maps = squared_error_maps(images, reconstructions)
+    maps = squared_errors(images, reconstructions)
     expected = maps.numpy().astype(np.float64).mean(axis=(1, 2))
     np.testing.assert_allclose(mean_squared_errors(images, reconstructions), expected, rtol=1e-12)
 
@@ -38,7 +44,7 @@ def test_scores_are_float64() -> None:
     images = torch.full((2, 1, 2048, 2048), 0.5)
     images[1, 0, 0, 0] = 0.5001
     scores = mean_squared_errors(images, torch.zeros_like(images))
-    assert scores.dtype == np.float64
+    assert scores.dtype == torch.float64
     assert scores[0] == 0.25
     assert scores[1] > scores[0]
 

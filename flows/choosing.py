@@ -1,0 +1,125 @@
+"""`model: auto`: the recipe for a pipeline's images chosen, and what was tried recorded in MLflow."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from ae_models.baselines import PrincipalComponents
+from ae_models.curves import Auroc
+from ae_models.detector import FusedDetector
+from ae_models.panels import recipe_figure
+from ae_models.selection import NominalParts, Selection, linear_recipes, select
+from ae_models.splits import split_by_group
+from ae_models.synthetic_defects import KINDS, SyntheticDefects, draw_defects
+from flows.config import AutoConfig
+from flows.progress import Progress
+from flows.tracking import Tracking
+
+PER_KIND = 45  # synthetic defects of each kind
+SELECTION_SHARE = 0.25  # of the training side
+MOST = 4000  # training images that recipes are tried on
+FEWEST_DEFECTS = 20  # labelled anomalous images from which on they say which recipe is best
+
+
+@dataclass(frozen=True)
+class LabelledImages:
+    """Labelled images to choose by, (N, C, H, W) float32 in [0, 1], and the label of each; None for a nominal one."""
+
+    pixels: NDArray[np.float32]
+    labels: tuple[str | None, ...]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The chosen detector, and how it and the baseline do on the defects that it was chosen by."""
+
+    detector: FusedDetector
+    auroc: Auroc
+    baseline_auroc: Auroc
+    n_recipes: int
+    chosen: tuple[str, ...]
+    defects: str
+
+
+def choose(
+    model: AutoConfig,
+    training: tuple[NDArray[np.float32], list[str]],
+    validation: NDArray[np.float32],
+    labelled: LabelledImages | None,
+    picture: PrincipalComponents,
+    seed: int,
+    tracking: Tracking,
+    run_id: str,
+    progress: Progress,
+) -> Choice:
+    """Try the recipes on the training side's images and fuse the best.
+
+    Args:
+        model: the section of the configuration.
+        training: nominal images (N, C, H, W) float32 in [0, 1] of the training side, and the group of each.
+        validation: those of the validation side, from which is taken what is usual at each position.
+        labelled: real defects to choose by, where there are enough.
+        picture: reconstructs images for people.
+        seed: of the split, the defects and the fits.
+        tracking: gets the table of recipes and its picture.
+        run_id: the training run.
+        progress: told how far it is.
+    """
+    parts = _parts(*training, validation[:MOST], seed)
+    defects, words = _defects(model, parts, labelled, seed)
+    if labelled is not None and words == REAL:
+        nominal = np.array([label is None for label in labelled.labels])
+        parts = replace(parts, other=labelled.pixels[nominal])
+    recipes = linear_recipes(parts.spec)
+    networks = len({repr((one.front_end, one.front_end_parameters, one.network)) for one in recipes}) + 1
+    weights: dict[str, float] = {**(model.defects or {})}
+    with progress.track("Trying recipes", networks) as advance:
+        found = select(
+            parts, defects, recipes, weights, model.fused, seed, lambda name: advance(1, name.partition(",")[0])
+        )
+    _log(tracking, run_id, found, words)
+    chosen = tuple(trial.recipe.name for trial in sorted(found.trials, key=lambda trial: trial.rank) if trial.chosen)
+    detector = replace(found.detector, picture=picture)
+    return Choice(detector, found.auroc, found.baseline_auroc, len(found.trials), chosen, words)
+
+
+REAL, SYNTHETIC = "labelled defects", "synthetic defects"
+
+
+def _parts(images: NDArray[np.float32], groups: list[str], validation: NDArray[np.float32], seed: int) -> NominalParts:
+    sides = split_by_group(groups, {"fit": 1 - SELECTION_SHARE, "selection": SELECTION_SHARE}, seed)
+    fit, selection = (images[places[:MOST]] for places in (sides["fit"], sides["selection"]))
+    return NominalParts(fit, validation, selection)
+
+
+def _defects(
+    model: AutoConfig, parts: NominalParts, labelled: LabelledImages | None, seed: int
+) -> tuple[SyntheticDefects, str]:
+    """Real defects where there are enough of them, and otherwise synthetic ones."""
+    if labelled is not None:
+        kinds = np.array([label for label in labelled.labels if label is not None])
+        if len(kinds) >= FEWEST_DEFECTS and len(kinds) < len(labelled.labels):
+            pixels = labelled.pixels[[label is not None for label in labelled.labels]]
+            _, _, height, width = pixels.shape
+            nowhere = np.zeros((len(pixels), height, width), np.bool_)
+            return SyntheticDefects(pixels, nowhere, kinds, np.full(len(pixels), -1, np.int64)), REAL
+    kinds_wished = tuple(model.defects or KINDS)
+    return draw_defects(parts.selection, PER_KIND, seed, kinds_wished), SYNTHETIC
+
+
+def _log(tracking: Tracking, run_id: str, found: Selection, words: str) -> None:
+    table = pd.DataFrame(found.table())
+    tracking.log_table(run_id, table, "recipes.csv")
+    tracking.log_picture(run_id, recipe_figure(found, words), "recipes.png")
+    chosen = "; ".join(table.loc[table["chosen"], "recipe"])
+    tracking.log(
+        run_id,
+        params={"recipes.chosen": chosen, "recipes.tried": len(table), "recipes.chosen_by": words},
+        metrics={
+            "selection_seconds": found.seconds,
+            "selection_auroc": found.auroc.value,
+            "selection_baseline_auroc": found.baseline_auroc.value,
+        },
+    )
