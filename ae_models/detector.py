@@ -88,7 +88,8 @@ class Detector:
         network = self.network if self._on_pixels else self.picture
         if network is None:
             return images.copy()
-        parts = [network(batch).clamp(0, 1).cpu().numpy() for batch in self._batches(images)]
+        with torch.inference_mode():
+            parts = [network(batch).clamp(0, 1).cpu().numpy() for batch in self._batches(images)]
         return np.concatenate(parts) if parts else np.empty_like(images)
 
     def error_maps(self, images: NDArray[np.float32]) -> NDArray[np.float32]:

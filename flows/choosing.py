@@ -74,7 +74,7 @@ def choose(
         parts = replace(parts, other=labelled.pixels[nominal])
     recipes = linear_recipes(parts.spec)
     networks = len({repr((one.front_end, one.front_end_parameters, one.network)) for one in recipes}) + 1
-    weights: dict[str, float] = {**(model.defects or {})}
+    weights = {str(kind): weight for kind, weight in (model.defects or {}).items()}
     with progress.track("Trying recipes", networks) as advance:
         found = select(
             parts, defects, recipes, weights, model.fused, seed, lambda name: advance(1, name.partition(",")[0])

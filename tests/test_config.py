@@ -22,6 +22,7 @@ from ae_models.images import ImageSpec
 from ae_models.networks import NETWORKS, build_network
 from flows.config import (
     VOCABULARY,
+    AutoConfig,
     ConformalThreshold,
     ConvolutionalConfig,
     DataConfig,
@@ -126,7 +127,7 @@ def test_a_nominal_folder_is_a_whole_pipeline(write: Write, tmp_path: Path) -> N
             "tiles": PipelineConfig(
                 name="tiles",
                 data=DataConfig(nominal=PathSource(path=tmp_path / "images")),
-                model=LinearConfig(code_size=32),
+                model=AutoConfig(),
                 training=TrainingConfig(),
                 threshold=ConformalThreshold(false_alarm_rate=0.01),
                 monitor=MonitorConfig(),
@@ -414,21 +415,21 @@ NO_SOURCE = "must be a path, or a mapping with one of these keys: path, manifest
         (
             "    model: lineer",
             "model: 'lineer' is not one of the choices; did you mean 'linear'? "
-            "(choices: linear, convolutional, resnet, variational, unet)",
+            "(choices: auto, linear, convolutional, resnet, variational, unet)",
         ),
         (
             "    model: {network: lineer}",
             "model.network: 'lineer' is not one of the choices; did you mean 'linear'? "
-            "(choices: linear, convolutional, resnet, variational, unet)",
+            "(choices: auto, linear, convolutional, resnet, variational, unet)",
         ),
         (
             "    model: {code_size: 8}",
-            "model: has no key 'network' (choices: linear, convolutional, resnet, variational, unet)",
+            "model: has no key 'network' (choices: auto, linear, convolutional, resnet, variational, unet)",
         ),
         (
             "    model: 3",
             "model: 3 is not a mapping with the key 'network' "
-            "(choices: linear, convolutional, resnet, variational, unet)",
+            "(choices: auto, linear, convolutional, resnet, variational, unet)",
         ),
         (
             "    model: {network: linear, widths: [8]}",

@@ -80,4 +80,4 @@ def test_an_image_that_becomes_no_number_has_no_number_as_score() -> None:
     images = torch.zeros(2, 1, 4, 4)
     reconstructions = images.clone()
     reconstructions[1, 0, 2, 2] = torch.nan
-    assert np.isnan(mean_squared_errors(images, reconstructions)).tolist() == [False, True]
+    assert mean_squared_errors(images, reconstructions).isnan().tolist() == [False, True]

@@ -32,6 +32,8 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "resnet": ResNetAutoencoder,
     "variational": VariationalAutoencoder,
     "unet": RestorationNetwork,
+}
+UNTRAINED: dict[str, Callable[..., nn.Module]] = {  # what needs no training loop
     "pca": PrincipalComponents,
     "none": NoNetwork,
 }
@@ -46,10 +48,11 @@ def build_network(name: str, spec: FeatureSpec, parameters: Mapping[str, Any]) -
     Raises:
         InputError: no such network, or parameters that it does not take or cannot work with at this size.
     """
-    if name not in NETWORKS:
+    networks = NETWORKS | UNTRAINED
+    if name not in networks:
         raise InputError(f"there is no network {name!r}: choose one of {', '.join(NETWORKS)}")
     try:
-        return NETWORKS[name](spec, **parameters)
+        return networks[name](spec, **parameters)
     except TypeError as error:
-        choices = ", ".join(list(signature(NETWORKS[name]).parameters)[1:])
+        choices = ", ".join(list(signature(networks[name]).parameters)[1:])
         raise InputError(f"network {name!r} does not take {parameters} ({error}): it takes {choices}") from error
