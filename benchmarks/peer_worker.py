@@ -1,0 +1,123 @@
+"""Scores of another library's detector: run by `benchmarks/peers.py` in that library's own virtual environment.
+
+    python peer_worker.py METHOD IN.npz OUT.npz SEED SECONDS
+
+IN holds `train` (N, C, H, W) and `test` (M, C, H, W), float32 in [0, 1]; OUT gets `scores` (M,), higher is worse,
+`epochs`, and `maps` (M, H, W) where the method has them. Every setting is the library's own default but for those named
+in `peers.py`.
+"""
+
+import sys
+import time
+
+import numpy as np
+import torch
+
+SIDE = 64  # the short side of what GANomaly sees (32 in its paper), and PatchCore at least
+BATCH = 32
+
+
+def pyod_autoencoder(train, test, seed, seconds):
+    """PyOD's AutoEncoder on the pixels as one row."""
+    from pyod.models.auto_encoder import AutoEncoder
+
+    detector = AutoEncoder(random_state=seed, verbose=0)
+    detector.fit(train.reshape(len(train), -1))
+    scores = detector.decision_function(test.reshape(len(test), -1))
+    return {"scores": scores, "epochs": detector.epoch_num}
+
+
+def ganomaly(train, test, seed, seconds):
+    """anomalib's GANomaly, trained until the time is over or for 100 epochs."""
+    from anomalib.models import Ganomaly
+
+    model = Ganomaly(pre_processor=Ganomaly.configure_pre_processor(_scaled(test, SIDE)), **_bare())
+    epochs = _fit(model, _loader(train, shuffle=True), seconds, epochs=100)
+    return {**_predicted(model, test), "epochs": epochs}
+
+
+def patchcore(train, test, seed, seconds):
+    """anomalib's PatchCore with a backbone of random weights."""
+    from anomalib.models import Patchcore
+
+    preparation = Patchcore.configure_pre_processor(_scaled(test, max(SIDE, min(test.shape[2:]))))
+    model = Patchcore(
+        backbone="resnet18",
+        pre_trained=False,
+        coreset_sampling_ratio=0.01,
+        pre_processor=preparation,
+        **_bare(),
+    )
+    epochs = _fit(model, _loader(train, shuffle=False), seconds, epochs=1)
+    return {**_predicted(model, test), "epochs": epochs}
+
+
+def _bare():
+    """Without anomalib's own thresholds, metrics and pictures: the raw scores are what is compared."""
+    return {"post_processor": False, "evaluator": False, "visualizer": False}
+
+
+def _fit(model, loader, seconds, epochs):
+    import lightning
+
+    trainer = lightning.Trainer(
+        max_epochs=epochs,
+        max_time={"seconds": seconds},
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+    )
+    trainer.fit(model, loader)
+    return trainer.current_epoch
+
+
+def _loader(images, shuffle):
+    from anomalib.data import ImageBatch
+    from torch.utils.data import DataLoader
+
+    return DataLoader(
+        torch.from_numpy(images).expand(-1, 3, -1, -1),
+        batch_size=BATCH,
+        shuffle=shuffle,
+        drop_last=shuffle,
+        collate_fn=lambda items: ImageBatch(image=torch.stack(items)),
+    )
+
+
+def _scaled(images, short):
+    """The height and width of the images when their short side is so long."""
+    return tuple(round(side * short / min(images.shape[2:])) for side in images.shape[2:])
+
+
+@torch.inference_mode()
+def _predicted(model, test):
+    model.eval()
+    scores, maps = [], []
+    for part in torch.split(torch.from_numpy(test), BATCH):
+        predicted = model(part.expand(-1, 3, -1, -1))
+        scores.append(predicted.pred_score.flatten())
+        if predicted.anomaly_map is not None:
+            whole = torch.nn.functional.interpolate(predicted.anomaly_map, size=test.shape[2:], mode="bilinear")
+            maps.append(whole[:, 0])
+    found = {"scores": torch.cat(scores).numpy()}
+    return {**found, "maps": torch.cat(maps).numpy()} if maps else found
+
+
+METHODS = {"pyod-autoencoder": pyod_autoencoder, "ganomaly": ganomaly, "patchcore": patchcore}
+
+
+def main(method, source, target, seed, seconds):
+    torch.manual_seed(int(seed))
+    np.random.seed(int(seed))
+    with np.load(source) as arrays:
+        train, test = arrays["train"], arrays["test"]
+    start = time.perf_counter()
+    found = METHODS[method](train, test, int(seed), float(seconds))
+    np.savez(target, seconds=time.perf_counter() - start, **found)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
