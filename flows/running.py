@@ -9,9 +9,10 @@ from filelock import FileLock, Timeout
 
 from ae_models.errors import InputError
 from ae_models.training import choose_device
-from flows.alerts import DeliveryReport, channels, deliver
+from flows.alerts import DeliveryReport, deliver
 from flows.calibration import CalibrationReport
 from flows.calibration import calibrate as calibrate_pipeline
+from flows.channels import channels
 from flows.config import PipelineConfig, fingerprint
 from flows.progress import Progress
 from flows.scoring import BatchReport, due_batches, score_and_record

@@ -25,11 +25,9 @@ from flows.alerts import (
     Channel,
     DeliveryFailed,
     DeliveryReport,
-    LogChannel,
-    WebhookChannel,
-    channels,
     deliver,
 )
+from flows.channels import LogChannel, WebhookChannel, channels
 from flows.ledger import Claim, Ledger
 
 NOON = datetime(2024, 5, 17, 12, tzinfo=UTC)
