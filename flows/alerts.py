@@ -3,11 +3,25 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from flows.ledger import Ledger, OutboxEntry, PendingAlert, plain, utc_now
 
-SCHEMA = 1
+Kind = Literal["alarm", "reminder", "acknowledged", "escalated", "resolved", "missing", "failing", "stream", "test"]
+Severity = Literal["warning", "critical"]
+
+SCHEMA = 1  # of the payload, as flows/alert.schema.json says it
+TITLES: Mapping[Kind, str] = {
+    "alarm": "batch {batch} of {pipeline} raised an alarm",
+    "reminder": "an alarm of {pipeline} is still open",
+    "acknowledged": "an alarm of {pipeline} was acknowledged",
+    "escalated": "an alarm of {pipeline} is escalated",
+    "resolved": "an alarm of {pipeline} is over",
+    "missing": "no batch of {pipeline} came in time",
+    "failing": "scoring of {pipeline} fails",
+    "stream": "the stream of {pipeline} has changed",
+    "test": "a test of an alert channel of {pipeline}",
+}
 DELAYS = (  # after the first failure, the second, ...; the last one again and again
     timedelta(seconds=10),
     timedelta(seconds=30),
@@ -32,27 +46,40 @@ class DeliveryFailed(RuntimeError):  # noqa: N818 (it says what happened)
 
 @dataclass(frozen=True)
 class Alert:
-    """What is said of one batch.
+    """One message to people: an alarm, what became of it, or what did not happen.
 
     Attributes:
-        verdict: plain JSON values.
+        batch: None where the message is of no one batch.
+        verdict: plain JSON values; empty where the message is of no one batch.
         sentences: what was found, for people.
         worst: names or addresses of the worst images, the worst first.
         run_url: where the batch's pictures are, or None.
         dedupe_key: the same for every copy of this alert, so that a receiver can drop the second.
+        incident: the same for all messages on one matter, so that a receiver can put them together; by default the
+            dedupe_key.
+        run_id: the MLflow run that holds the picture, or None.
+        picture: the name of that run's artifact with the worst images, a PNG, or None.
+        headline: the title, where it is not that of the kind; without a full stop.
     """
 
     pipeline: str
-    batch: str
+    batch: str | None
     verdict: Mapping[str, Any]
     sentences: str
     worst: tuple[str, ...]
     run_url: str | None
     dedupe_key: str
+    kind: Kind = "alarm"
+    severity: Severity = "warning"
+    incident: str = ""
+    run_id: str | None = None
+    picture: str | None = None
+    headline: str = ""
 
     def title(self) -> str:
-        """One line that names the batch."""
-        return f"reconwatch: batch {self.batch} of {self.pipeline} raised an alarm"
+        """One line that says what it is about."""
+        headline = self.headline or TITLES[self.kind].format(batch=self.batch, pipeline=self.pipeline)
+        return f"reconwatch: {headline}"
 
     def text(self) -> str:
         """The alert for people."""
@@ -68,6 +95,8 @@ class Alert:
         document: dict[str, Any] = plain(
             {
                 "schema": SCHEMA,
+                "kind": self.kind,
+                "severity": self.severity,
                 "pipeline": self.pipeline,
                 "batch": self.batch,
                 "title": self.title(),
@@ -75,7 +104,10 @@ class Alert:
                 "sentences": self.sentences,
                 "worst": self.worst,
                 "run_url": self.run_url,
+                "run_id": self.run_id,
+                "picture": self.picture,
                 "verdict": self.verdict,
+                "incident": self.incident or self.dedupe_key,
                 "dedupe_key": self.dedupe_key,
             }
         )
@@ -138,7 +170,7 @@ def deliver(
             if failure is None:
                 delivered += 1
                 continue
-            failed.append(f"the alert on batch '{alert.payload['batch']}' of pipeline '{alert.pipeline}': {failure}")
+            failed.append(f"{_subject(alert)} of pipeline '{alert.pipeline}': {failure}")
             if failure.unreachable:
                 unreachable.add(route)
     return DeliveryReport(delivered, tuple(failed), waiting, tuple(map(_homeless, homeless.items())))
@@ -169,6 +201,11 @@ def _due(ledger: Ledger, now: datetime) -> Iterator[PendingAlert]:
     while page := ledger.pending_alerts(now, after=last, limit=PAGE):
         yield from page
         last = page[-1].id
+
+
+def _subject(alert: PendingAlert) -> str:
+    batch = alert.payload["batch"]
+    return f"the alert on batch '{batch}'" if batch else f"the alert '{alert.payload['kind']}'"
 
 
 def _homeless(counted: tuple[tuple[str, str], int]) -> str:

@@ -8,12 +8,13 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+import jsonschema  # type: ignore[import-untyped]  # it has no types
 import psutil  # type: ignore[import-untyped, unused-ignore]  # it ships no types
 import pytest
 from pydantic import SecretStr
@@ -25,6 +26,7 @@ from flows.alerts import (
     Channel,
     DeliveryFailed,
     DeliveryReport,
+    Kind,
     deliver,
 )
 from flows.channels import LogChannel, WebhookChannel, channels
@@ -32,6 +34,7 @@ from flows.ledger import Claim, Ledger
 
 NOON = datetime(2024, 5, 17, 12, tzinfo=UTC)
 ROOT = Path(__file__).parents[1]
+SCHEMA_FILE = ROOT / "flows" / "alert.schema.json"
 ALERT = Alert(
     pipeline="tiles",
     batch="lot-7",
@@ -170,9 +173,28 @@ def test_the_payload_is_json_with_a_version() -> None:
     """A receiver gets every field, and the version of the document's form."""
     payload = ALERT.payload()
     assert json.loads(json.dumps(payload, allow_nan=False)) == payload
-    assert payload["schema"] == 1
+    assert (payload["schema"], payload["kind"], payload["severity"]) == (1, "alarm", "warning")
+    assert payload["incident"] == payload["dedupe_key"] == "tiles/lot-7"
     assert payload["verdict"]["counts"] == {"scored": 90, "flagged": 7}
     assert payload["worst"] == ["tile-03.png", "tile-41.png"]
+
+
+@pytest.mark.parametrize("kind", get_args(Kind))
+def test_every_kind_of_message_is_as_published(kind: Kind) -> None:
+    """The payload of each kind, of a batch or of none, holds to flows/alert.schema.json, which names all its keys."""
+    schema = json.loads(SCHEMA_FILE.read_text(encoding="utf-8"))
+    jsonschema.Draft202012Validator.check_schema(schema)
+    about_none = Alert("tiles", None, {}, "Nothing came.", (), None, "key", kind, "critical", incident="7")
+    for alert in (replace(ALERT, kind=kind, run_id="r", picture="worst.png"), about_none):
+        jsonschema.Draft202012Validator(schema).validate(alert.payload())
+        assert set(alert.payload()) == set(schema["properties"]) == set(schema["required"])
+
+
+def test_the_title_says_the_kind() -> None:
+    """Each kind of message has words of its own, and whoever makes it may put others there."""
+    assert len({replace(ALERT, kind=kind).title() for kind in get_args(Kind)}) == len(get_args(Kind))
+    assert replace(ALERT, kind="resolved").title() == "reconwatch: an alarm of tiles is over"
+    assert replace(ALERT, headline="lots 7 to 9 of tiles are off").title() == "reconwatch: lots 7 to 9 of tiles are off"
 
 
 def test_the_text_tells_people_what_and_where() -> None:

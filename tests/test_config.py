@@ -490,11 +490,11 @@ NO_SOURCE = "must be a path, or a mapping with one of these keys: path, manifest
         ),
         (
             "    alerts: [{type: webhook, block: a}, {type: webhook, block: b}]",
-            "alerts: two channels are named 'webhook': give each webhook a name of its own",
+            "alerts: two channels are named 'webhook': give each channel a name of its own",
         ),
         (
             "    alerts: [log, {type: webhook, block: a, name: log}]",
-            "alerts: two channels are named 'log': give each webhook a name of its own",
+            "alerts: two channels are named 'log': give each channel a name of its own",
         ),
     ],
 )  # fmt: skip
