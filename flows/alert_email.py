@@ -59,7 +59,7 @@ def picture_for_email(png: bytes, largest: int = LARGEST_PICTURE) -> bytes | Non
     except (OSError, ValueError, Image.DecompressionBombError):
         return None
     for side in LARGEST_SIDES:
-        flat.thumbnail((side, side * 4))  # contact sheets are taller than wide
+        flat.thumbnail((side, side * 4))  # by its width, as mail programs show it
         file = io.BytesIO()
         flat.save(file, "JPEG", quality=80)
         if file.tell() <= largest:

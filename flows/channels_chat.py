@@ -59,7 +59,7 @@ def slack_message(payload: Mapping[str, Any]) -> dict[str, Any]:
     if link := _link(payload):
         button = {"type": "button", "text": _plain_text("See the pictures"), "url": link}
         blocks.append({"type": "actions", "elements": [button]})
-    return {"text": _slack_escaped(payload["text"])[:SLACK_TEXT], "mrkdwn": False, "blocks": blocks}
+    return {"text": _slack_escaped(payload["text"][:SLACK_TEXT]), "mrkdwn": False, "blocks": blocks}
 
 
 def _slack_section(payload: Mapping[str, Any]) -> dict[str, Any]:

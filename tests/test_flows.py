@@ -15,11 +15,20 @@ from typing import Any
 from urllib.request import Request, urlopen
 
 import pytest
-from prefect.blocks.notifications import CustomWebhookNotificationBlock
+from prefect.blocks.abstract import NotificationBlock
+from prefect.blocks.notifications import (
+    CustomWebhookNotificationBlock,
+    MicrosoftTeamsWebhook,
+    PagerDutyWebHook,
+    SlackWebhook,
+)
 from prefect.exceptions import ParameterTypeError
 from prefect.settings import PREFECT_API_URL, temporary_settings
+from pydantic import SecretStr
 
+from flows.alerts import DeliveryFailed
 from flows.calibrate import calibrate
+from flows.channels_prefect import BlockType, saved_secret
 from flows.prefect_server import find_server
 from flows.run import run
 from flows.score import score
@@ -29,6 +38,11 @@ pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[1]
 Process = subprocess.CompletedProcess[str]
+SLACK = "https://hooks.slack.com/services/AAAAAAAAA/BBBBBBBBB"
+TEAMS = (
+    "https://prod-no.uksouth.logic.azure.com:443/workflows/3XXX5/triggers/manual/paths/invoke"
+    "?api-version=2016-06-01&sp=%2Ftriggers%2Fmanual%2Frun&sv=1.0&sig=iXXXU"
+)
 ODD = "2 {da} {{m}} ü [x](y)"
 # Several command lines in one process, which imports everything once.
 COMMANDS = """
@@ -187,6 +201,40 @@ def commands(environment: dict[str, str], lines: list[list[str]], script: str = 
 def exits(process: Process) -> list[int]:
     """The exit codes of its command lines."""
     return [int(line.removeprefix("exit ")) for line in process.stdout.splitlines() if line.startswith("exit ")]
+
+
+class TestSavedSecrets:
+    """What a channel's `block` names is looked up in the server when an alert is sent."""
+
+    @pytest.mark.filterwarnings("ignore:'imghdr' is deprecated:DeprecationWarning")  # apprise imports it
+    @pytest.mark.parametrize(
+        ("kind", "block", "secret"),
+        [
+            ("Slack Webhook", lambda: SlackWebhook(url=SecretStr(f"{SLACK}/{'c' * 24}")), f"{SLACK}/{'c' * 24}"),
+            ("Microsoft Teams Webhook", lambda: MicrosoftTeamsWebhook(url=SecretStr(TEAMS)), TEAMS),
+            (
+                "Pager Duty Webhook",
+                lambda: PagerDutyWebHook(integration_key=SecretStr("r" * 32), api_key=SecretStr("a" * 20)),
+                "r" * 32,
+            ),
+        ],
+    )
+    def test_each_kind_of_block_gives_its_secret(
+        self, server: Server, kind: BlockType, block: Callable[[], NotificationBlock], secret: str
+    ) -> None:
+        """The address, or PagerDuty's routing key, is that of the block, for channels to use in their own way."""
+        with temporary_settings({PREFECT_API_URL: server.url}):
+            save: Any = block().save  # its type leaves out _sync
+            save("of-the-test", _sync=True)
+            assert saved_secret(kind, "of-the-test") == secret
+
+    def test_an_absent_block_is_said(self, server: Server) -> None:
+        """The alert waits, and the sentence says what to do."""
+        with temporary_settings({PREFECT_API_URL: server.url}), pytest.raises(DeliveryFailed) as failure:
+            saved_secret("Slack Webhook", "absent")
+        assert str(failure.value) == (
+            "Prefect has no Slack Webhook block 'absent': save one by that name, or write its secret as ${VARIABLE}"
+        )
 
 
 class TestARun:
