@@ -275,9 +275,12 @@ def load_detector(folder: Path) -> AnyDetector:
             centres, scales = (tuple(map(float, document["fusion"][name])) for name in ("centres", "scales"))
             if not len(members) == len(centres) == len(scales):
                 raise ValueError("it holds another number of members than of centres or scales")
+            if not (np.isfinite(centres).all() and np.isfinite(scales).all() and min(scales) > 0):
+                raise ValueError("its centres must be finite and its scales above 0")
             return FusedDetector(tuple(members), centres, scales, picture)
-        (member,) = members
-        return replace(member, picture=picture)
+        if len(members) != 1:
+            raise ValueError(f"it holds {len(members)} members, and does not say how they are fused")
+        return replace(members[0], picture=picture)
     except (OSError, LookupError, TypeError, ValueError, RuntimeError, safetensors.SafetensorError) as error:
         raise InputError(f"the detector in {folder} cannot be read ({error}): train again") from error
 

@@ -42,7 +42,8 @@ class Pixels(nn.Module):
         features = functional.avg_pool2d(images, self.step, ceil_mode=True) if self.step > 1 else images
         if not self.standardised:
             return features
-        mean, deviation = features.mean((1, 2, 3), keepdim=True), features.std((1, 2, 3), keepdim=True)
+        mean = features.mean((1, 2, 3), keepdim=True)
+        deviation = features.std((1, 2, 3), correction=0, keepdim=True)
         return (features - mean) / (deviation + LEAST_DEVIATION)
 
 
@@ -110,7 +111,7 @@ class LocalContrast(nn.Module):
         parts = []
         for height, width in self.windows:
             difference = logarithms - local_mean(logarithms, height, width)
-            parts.append(difference / (difference.std((2, 3), keepdim=True) + LEAST_DEVIATION))
+            parts.append(difference / (difference.std((2, 3), correction=0, keepdim=True) + LEAST_DEVIATION))
         features = torch.cat(parts, dim=1)
         return functional.avg_pool2d(features, self.step, ceil_mode=True) if self.step > 1 else features
 
@@ -130,7 +131,7 @@ def build_front_end(name: str, spec: ImageSpec, parameters: Mapping[str, Any]) -
     """
     if name not in FRONT_ENDS:
         raise InputError(f"there is no front end {name!r}: choose one of {', '.join(FRONT_ENDS)}")
-    step = parameters.get("step", 1)
+    step = dict(parameters).get("step", 1)
     if type(step) is not int or not 1 <= step <= min(spec.height, spec.width):
         raise InputError(
             f"front end {name!r} cannot take every {step!r}th pixel of {spec.height} x {spec.width} images: give a "

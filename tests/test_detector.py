@@ -4,8 +4,10 @@ import hashlib
 import io
 import json
 import pickle
+import re
 import weakref
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +18,19 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ae_models.detector import BATCH_SIZE, Detector, load_detector
+from ae_models.baselines import fit_principal_components
+from ae_models.detector import BATCH_SIZE, Detector, FusedDetector, load_detector
 from ae_models.errors import InputError
+from ae_models.front_ends import FRONT_ENDS
 from ae_models.images import ImageSpec
 from ae_models.networks import NETWORKS, build_network
+from ae_models.scoring import Score, ScoreDesign
+from ae_models.selection import Recipe, fit_recipe
 from ae_models.training import TrainingSettings, fit
 
 SPEC = ImageSpec(8, 6, 1)
 PARAMETERS = {"code_size": 5}
+KEYS = ["format", "fusion", "members", "picture", "spec", "weights_sha256"]
 
 
 def images(count: int = 7, seed: int = 0) -> NDArray[np.float32]:
@@ -86,11 +93,10 @@ class TestSavedAndLoaded:
     def test_the_folder_holds_weights_and_json_alone(self, folder: Path) -> None:
         """Two files: readable text, and tensors in a format that cannot hold code."""
         assert sorted(path.name for path in folder.iterdir()) == ["detector.json", "weights.safetensors"]
-        assert json.loads((folder / "detector.json").read_text())["network"] == {
-            "name": "linear",
-            "parameters": PARAMETERS,
-        }
-        assert load_file(folder / "weights.safetensors").keys() == trained().network.state_dict().keys()
+        (member,) = json.loads((folder / "detector.json").read_text())["members"]
+        assert member["network"] == {"name": "linear", "parameters": PARAMETERS}
+        names = {f"member_0.network.{name}" for name in trained().network.state_dict()}
+        assert load_file(folder / "weights.safetensors").keys() == names | {"member_0.score.usual"}
 
     def test_missing_folders_are_made(self, tmp_path: Path) -> None:
         """The folder and those above it need not be there."""
@@ -156,30 +162,36 @@ class TestDamage:
     def test_json_that_is_no_object(self, folder: Path, content: str) -> None:
         """Other JSON is said back with the keys that there must be."""
         (folder / "detector.json").write_text(content)
-        assert refusal(folder).startswith("detector.json must hold exactly ['format', 'network', 'spec', 'weights_")
+        assert refusal(folder).startswith(f"detector.json must hold exactly {KEYS}, and holds ")
 
-    @pytest.mark.parametrize("number", [0, 2, "1", None])
+    @pytest.mark.parametrize("number", [0, 1, "2", None])
     def test_an_unknown_format(self, folder: Path, number: object) -> None:
         """A format of another version is named beside this version's."""
         edit(folder, lambda document: document.update(format=number))
-        assert refusal(folder) == f"its format is {number!r}, and this version reads format 1"
+        assert refusal(folder) == f"its format is {number!r}, and this version reads format 2"
 
-    @pytest.mark.parametrize("key", ["spec", "network", "weights_sha256"])
+    @pytest.mark.parametrize("key", [key for key in KEYS if key != "format"])
     def test_a_missing_key(self, folder: Path, key: str) -> None:
         """What must be there and what is there are both named."""
         edit(folder, lambda document: document.pop(key))
-        held = sorted({"format", "spec", "network", "weights_sha256"} - {key})
-        assert refusal(folder).endswith(f"and holds {held}")
+        assert refusal(folder).endswith(f"and holds {[other for other in KEYS if other != key]}")
 
     def test_an_extra_key(self, folder: Path) -> None:
         """A key of an unknown meaning is not passed over."""
         edit(folder, lambda document: document.update(smoothing=3))
         assert "'smoothing'" in refusal(folder)
 
-    def test_an_extra_key_of_the_network(self, folder: Path) -> None:
+    @pytest.mark.parametrize("part", ["network", "front_end"])
+    def test_an_extra_key_of_a_part(self, folder: Path, part: str) -> None:
         """Neither is one within."""
-        edit(folder, lambda document: document["network"].update(pruned=True))
-        assert refusal(folder).startswith("the network in detector.json must hold exactly ['name', 'parameters'],")
+        edit(folder, lambda document: document["members"][0][part].update(pruned=True))
+        words = part.replace("_", " ")
+        assert refusal(folder).startswith(f"the {words} in detector.json must hold exactly ['name', 'parameters'],")
+
+    def test_an_extra_key_of_the_score(self, folder: Path) -> None:
+        """The score's design is held as strictly."""
+        edit(folder, lambda document: document["members"][0]["score"].update(energy=True))
+        assert refusal(folder).startswith("A score design holds exactly ['pooling', 'positional', 'smoothing'],")
 
     @pytest.mark.parametrize(
         ("spec", "fault"),
@@ -200,19 +212,31 @@ class TestDamage:
     @pytest.mark.parametrize("name", ["vgg", "", 3, None])
     def test_an_unknown_network(self, folder: Path, name: object) -> None:
         """A network that this version does not have is named with those that it has."""
-        edit(folder, lambda document: document["network"].update(name=name))
+        edit(folder, lambda document: document["members"][0]["network"].update(name=name))
         assert refusal(folder) == f"there is no network {name!r}: choose one of {', '.join(NETWORKS)}"
+
+    @pytest.mark.parametrize("name", ["sound", "", 3, None])
+    def test_an_unknown_front_end(self, folder: Path, name: object) -> None:
+        """A front end that this version does not have is named with those that it has."""
+        edit(folder, lambda document: document["members"][0]["front_end"].update(name=name))
+        assert refusal(folder) == f"there is no front end {name!r}: choose one of {', '.join(FRONT_ENDS)}"
+
+    @pytest.mark.parametrize("parameters", [{"depth": 3}, {"step": 0}, {"step": 7}, {"step": "2"}, [5], "5", 5, None])
+    def test_parameters_that_the_front_end_does_not_take(self, folder: Path, parameters: object) -> None:
+        """Unknown and impossible parameters are refused."""
+        edit(folder, lambda document: document["members"][0]["front_end"].update(parameters=parameters))
+        assert refusal(folder)
 
     @pytest.mark.parametrize("parameters", [{"depth": 3}, {"code_size": 0}, {"code_size": "5"}, [5], "5", 5, None])
     def test_parameters_that_the_network_does_not_take(self, folder: Path, parameters: object) -> None:
         """Unknown and impossible parameters are refused."""
-        edit(folder, lambda document: document["network"].update(parameters=parameters))
+        edit(folder, lambda document: document["members"][0]["network"].update(parameters=parameters))
         assert refusal(folder)
 
     @pytest.mark.parametrize("change", [{"name": "convolutional", "parameters": {}}, {"parameters": {"code_size": 6}}])
     def test_a_network_that_the_weights_do_not_fit(self, folder: Path, change: dict[str, Any]) -> None:
         """Weights are loaded strictly: every name and shape must be that of the network."""
-        edit(folder, lambda document: document["network"].update(change))
+        edit(folder, lambda document: document["members"][0]["network"].update(change))
         assert "Error(s) in loading state_dict" in refusal(folder)
 
     def test_one_tensor_too_many(self, folder: Path, tmp_path: Path) -> None:
@@ -221,6 +245,188 @@ class TestDamage:
         save_file(weights | {"extra": torch.zeros(1)}, tmp_path / "weights")
         put_weights(folder, (tmp_path / "weights").read_bytes())
         assert 'Unexpected key(s) in state_dict: "extra"' in refusal(folder)
+
+
+def recipe(front_end: str, network: str, design: ScoreDesign, parameters: dict[str, Any]) -> Detector:
+    """A detector with a front end and a score, both fitted to the images."""
+    code = {"code_size": 3} if network == "pca" else {}
+    fitted = fit_recipe(Recipe(front_end, network, design, parameters, code), SPEC, images(30), 0)
+    errors = fitted.errors(torch.from_numpy(images(20, seed=1)))
+    score = Score(design, *errors.shape[1:])
+    score.fit(errors)
+    return replace(fitted, fitted_score=score)
+
+
+@pytest.fixture(scope="module")
+def fused() -> FusedDetector:
+    """Three detectors on three front ends, at three resolutions, fused; with a picture for people."""
+    members = (
+        recipe("pixels", "pca", ScoreDesign(), {"standardised": True}),
+        recipe("gradients", "pca", ScoreDesign(3, True, 0.2), {"step": 2}),
+        recipe("contrast", "none", ScoreDesign(3, True, 0.1), {}),
+    )
+    logarithms = [np.log(member.score(images(20, seed=1))) for member in members]
+    centres = tuple(float(np.median(values)) for values in logarithms)
+    return FusedDetector(members, centres, (0.5, 0.25, 2.0), fit_principal_components(images(30), SPEC, 4))
+
+
+@pytest.fixture
+def fused_folder(fused: FusedDetector, tmp_path: Path) -> Path:
+    """A folder with a saved fused detector."""
+    fused.save(tmp_path / "fused")
+    return tmp_path / "fused"
+
+
+class TestFused:
+    """Several detectors as one."""
+
+    def test_the_score_is_the_worst_opinion(self, fused: FusedDetector) -> None:
+        """The largest, over the members, of how many spreads the logarithm of a score lies above the centre."""
+        opinions = [
+            (np.log(member.score(images())) - centre) / scale
+            for member, centre, scale in zip(fused.members, fused.centres, fused.scales, strict=True)
+        ]
+        np.testing.assert_allclose(fused.score(images()), np.max(opinions, axis=0), rtol=1e-9)
+
+    def test_everything_comes_back(self, fused: FusedDetector, fused_folder: Path) -> None:
+        """Saved and loaded, it scores, maps and draws to the last bit as before."""
+        loaded = load_detector(fused_folder)
+        assert isinstance(loaded, FusedDetector)
+        assert (loaded.name, loaded.centres, loaded.scales) == (fused.name, fused.centres, fused.scales)
+        assert loaded.score(images()).tolist() == fused.score(images()).tolist()
+        assert np.array_equal(loaded.error_maps(images()), fused.error_maps(images()))
+        assert np.array_equal(loaded.reconstruct(images()), fused.reconstruct(images()))
+
+    def test_it_is_named_after_its_members(self, fused: FusedDetector) -> None:
+        """Network and front end of each; the front end in full only where it is not the plain pixels."""
+        assert fused.name == "pca on pixels + pca on gradients + none on contrast"
+
+    def test_members_need_not_agree(self, fused: FusedDetector) -> None:
+        """An image that one member finds far off is far off, whatever the others find."""
+        odd = images(1)
+        odd[:, :, 2:5, 2:5] = 0.0
+        opinions = [FusedDetector((m,), (c,), (s,)).score(odd)[0] for m, c, s in members(fused)]
+        assert fused.score(odd)[0] == max(opinions) > min(opinions)
+
+    def test_error_maps_have_the_size_of_the_images(self, fused: FusedDetector) -> None:
+        """At whatever resolution the members work, the map is in the images' own coordinates."""
+        maps = fused.error_maps(images())
+        assert maps.shape == (7, SPEC.height, SPEC.width)
+        assert maps.dtype == np.float32
+        assert (maps >= 0).all()
+
+    def test_the_error_map_weighs_members_by_what_is_usual(self, fused: FusedDetector) -> None:
+        """It is the mean of the members' maps, each divided by its usual score."""
+        by_hand = np.mean([m.error_maps(images()) / np.exp(c) for m, c, _ in members(fused)], axis=0)
+        np.testing.assert_allclose(fused.error_maps(images()), by_hand, rtol=1e-5)
+
+    def test_no_images_have_no_scores(self, fused: FusedDetector) -> None:
+        """Empty in, empty out."""
+        none = images(0)
+        assert (fused.score(none).shape, fused.error_maps(none).shape) == ((0,), (0, 8, 6))
+        assert fused.reconstruct(none).shape == none.shape
+
+    def test_images_of_another_shape_are_refused(self, fused: FusedDetector) -> None:
+        """Both shapes are named, whichever of the three is asked for."""
+        for ask in (fused.score, fused.error_maps, fused.reconstruct):
+            with pytest.raises(InputError, match=re.escape("images of shape (1, 6, 8) were given to a detector for")):
+                ask(np.zeros((2, 1, 6, 8), np.float32))
+
+    def test_an_image_that_is_no_number_has_no_number_as_score(self, fused: FusedDetector) -> None:
+        """NaN in one pixel is NaN in that image's score, which the threshold flags, and in no other's."""
+        given = images()
+        given[3, 0, 4, 4] = np.nan
+        scores, others = fused.score(given), [place for place in range(7) if place != 3]
+        assert np.isnan(scores).tolist() == [place == 3 for place in range(7)]
+        np.testing.assert_allclose(scores[others], fused.score(images())[others], rtol=1e-5)
+
+    def test_an_image_without_any_error_has_a_score(self) -> None:
+        """The logarithm of 0 is not taken: a perfect reconstruction is far below the usual, and finite."""
+        perfect = Detector(SPEC, "", {}, nn.Identity())
+        (score,) = FusedDetector((perfect,), (-5.0,), (1.0,)).score(images(1))
+        assert np.isfinite(score)
+        assert score < -50
+
+    def test_people_are_shown_principal_components(self, fused: FusedDetector) -> None:
+        """Members that see features cannot draw an image: its reconstruction is the picture's, within [0, 1]."""
+        assert fused.picture is not None
+        drawn = fused.picture(torch.from_numpy(images())).clamp(0, 1).numpy()
+        np.testing.assert_allclose(fused.reconstruct(images()), drawn, rtol=1e-6)
+        assert (fused.illustrator.network_name, fused.illustrator.network) == ("pca", fused.picture)
+
+    def test_a_fused_detector_on_another_device_leaves_the_first_where_it_was(self, fused: FusedDetector) -> None:
+        """`on` moves every member, score and picture of a second detector; the first still scores."""
+        before = fused.score(images()).tolist()
+        moved = fused.on(torch.device("meta"))
+        assert moved.device == "meta"
+        assert moved.picture is not None
+        parts = [moved.picture, *(part for member in moved.members for part in (member.network, member.scorer))]
+        assert {tensor.device.type for part in parts for tensor in part.state_dict().values()} == {"meta"}
+        assert fused.score(images()).tolist() == before
+
+    def test_moved_to_where_it_is_it_scores_the_same(self, fused: FusedDetector) -> None:
+        """Front ends are built anew on the other device, and see the same."""
+        assert fused.on(torch.device("cpu")).score(images()).tolist() == fused.score(images()).tolist()
+
+
+def members(fused: FusedDetector) -> list[tuple[Detector, float, float]]:
+    """Each member with its centre and scale."""
+    return list(zip(fused.members, fused.centres, fused.scales, strict=True))
+
+
+class TestFusedDamage:
+    """What is damaged of a fused detector is one sentence as well."""
+
+    def test_truncated_weights(self, fused_folder: Path) -> None:
+        """Weights cut by their last byte are not those that were saved."""
+        weights = fused_folder / "weights.safetensors"
+        weights.write_bytes(weights.read_bytes()[:-1])
+        assert refusal(fused_folder) == "the weights are not those of its detector.json"
+
+    @pytest.mark.parametrize("name", ["centres", "scales"])
+    def test_another_number_of_members_than_of_centres_or_scales(self, fused_folder: Path, name: str) -> None:
+        """Each member has its own of both."""
+        edit(fused_folder, lambda document: document["fusion"][name].pop())
+        assert refusal(fused_folder) == "it holds another number of members than of centres or scales"
+
+    def test_a_member_too_few(self, fused_folder: Path) -> None:
+        """The weights of a member that is gone are not passed over."""
+        edit(fused_folder, lambda document: document["members"].pop())
+        assert 'Unexpected key(s) in state_dict: "member_2.' in refusal(fused_folder)
+
+    def test_members_in_another_order(self, fused_folder: Path) -> None:
+        """Members of other shapes do not fit each other's weights."""
+        edit(fused_folder, lambda document: document["members"].reverse())
+        assert "Error(s) in loading state_dict" in refusal(fused_folder)
+
+    def test_several_members_that_are_not_fused(self, fused_folder: Path) -> None:
+        """How they are fused is not guessed."""
+        edit(fused_folder, lambda document: document.update(fusion={}))
+        assert refusal(fused_folder) == "it holds 3 members, and does not say how they are fused"
+
+    @pytest.mark.parametrize("scale", [0, -1, float("nan"), float("inf")])
+    def test_an_impossible_scale(self, fused_folder: Path, scale: float) -> None:
+        """A scale by which no score can be divided is refused."""
+        edit(fused_folder, lambda document: document["fusion"]["scales"].__setitem__(1, scale))
+        assert refusal(fused_folder) == "its centres must be finite and its scales above 0"
+
+    @pytest.mark.parametrize("centre", [float("nan"), "low", None])
+    def test_an_impossible_centre(self, fused_folder: Path, centre: object) -> None:
+        """So is a centre that is no number."""
+        edit(fused_folder, lambda document: document["fusion"]["centres"].__setitem__(1, centre))
+        assert refusal(fused_folder)
+
+    @pytest.mark.parametrize("fusion", [{"centres": []}, {"mean": []}, [1], "max"])
+    def test_another_fusion(self, fused_folder: Path, fusion: object) -> None:
+        """The keys that there must be are named."""
+        edit(fused_folder, lambda document: document.update(fusion=fusion))
+        assert refusal(fused_folder).startswith("the fusion in detector.json must hold exactly ['centres', 'scales'],")
+
+    @pytest.mark.parametrize("picture", [0, 3, -1, "4"])
+    def test_a_picture_that_the_weights_do_not_fit(self, fused_folder: Path, picture: object) -> None:
+        """The picture's components are counted."""
+        edit(fused_folder, lambda document: document.update(picture=picture))
+        assert refusal(fused_folder)
 
 
 class Payload:

@@ -1,10 +1,17 @@
-"""The lesson's score, against computations by hand."""
+"""From errors to scores, against computations by hand: the lesson's mean squared error, and other designs."""
+
+import json
+from typing import Any
 
 import numpy as np
+import pytest
 import torch
+from numpy.typing import NDArray
+from scipy import ndimage
 from torch import Tensor, nn
 
 from ae_models.detector import BATCH_SIZE, Detector
+from ae_models.errors import InputError
 from ae_models.images import ImageSpec
 from ae_models.networks import build_network
 from ae_models.scoring import Score, ScoreDesign, squared_errors
@@ -81,3 +88,129 @@ def test_an_image_that_becomes_no_number_has_no_number_as_score() -> None:
     reconstructions = images.clone()
     reconstructions[1, 0, 2, 2] = torch.nan
     assert mean_squared_errors(images, reconstructions).isnan().tolist() == [False, True]
+
+
+def errors_of(count: int, seed: int = 0) -> NDArray[np.float32]:
+    """Squared errors (count, 9, 7), larger on the right."""
+    errors = np.random.default_rng(seed).random((count, 9, 7)) * np.arange(1, 8)
+    return errors.astype(np.float32)
+
+
+def scored(
+    design: ScoreDesign, errors: NDArray[np.float32], usual: NDArray[np.float32] | None = None
+) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    """Maps and scores by a design, fitted to the errors `usual` where there are some."""
+    score = Score(design, *errors.shape[1:])
+    if usual is not None:
+        score.fit(torch.from_numpy(usual))
+    given = torch.from_numpy(errors)
+    return score.maps(given).numpy(), score(given).numpy()
+
+
+class TestDesigns:
+    """Smoothing, positional normalisation and pooling."""
+
+    def test_smoothing_averages_over_a_window(self) -> None:
+        """The map is scipy's uniform filter of the errors, borders repeated, and the score its mean."""
+        errors = errors_of(4)
+        by_hand = ndimage.uniform_filter(errors.astype(np.float64), (1, 3, 3), mode="nearest")
+        maps, scores = scored(ScoreDesign(smoothing=3), errors)
+        np.testing.assert_allclose(maps, by_hand, rtol=1e-5)
+        np.testing.assert_allclose(scores, by_hand.mean((1, 2)), rtol=1e-6)
+
+    def test_smoothing_may_be_wider_than_the_map(self) -> None:
+        """A window of 11 over maps of 9 x 7."""
+        maps, _ = scored(ScoreDesign(smoothing=11), errors_of(2))
+        np.testing.assert_allclose(
+            maps, ndimage.uniform_filter(errors_of(2).astype(np.float64), (1, 11, 11), mode="nearest"), rtol=1e-5
+        )
+
+    def test_positional_normalisation_divides_by_what_is_usual_there(self) -> None:
+        """By the mean error at the position, in nominal images, plus 0.3 of the mean over all positions."""
+        errors, usual = errors_of(4), errors_of(50, seed=1)
+        mean = usual.astype(np.float64).mean(0)
+        by_hand = errors / (mean + 0.3 * mean.mean())
+        maps, scores = scored(ScoreDesign(positional=True), errors, usual)
+        np.testing.assert_allclose(maps, by_hand, rtol=1e-5)
+        np.testing.assert_allclose(scores, by_hand.mean((1, 2)), rtol=1e-6)
+
+    def test_positional_normalisation_is_of_smoothed_errors(self) -> None:
+        """What is usual is smoothed as the errors are."""
+        errors, usual = errors_of(4), errors_of(50, seed=1)
+        smooth = ndimage.uniform_filter(errors.astype(np.float64), (1, 3, 3), mode="nearest")
+        mean = ndimage.uniform_filter(usual.astype(np.float64), (1, 3, 3), mode="nearest").mean(0)
+        maps, _ = scored(ScoreDesign(3, True), errors, usual)
+        np.testing.assert_allclose(maps, smooth / (mean + 0.3 * mean.mean()), rtol=1e-5)
+
+    def test_where_nominal_images_never_err_scores_stay_finite(self) -> None:
+        """Perfect reconstructions of all nominal images leave nothing to divide by but the smallest number."""
+        nothing = np.zeros((5, 9, 7), np.float32)
+        _, scores = scored(ScoreDesign(positional=True), nothing, nothing)
+        assert scores.tolist() == [0] * 5
+        _, scores = scored(ScoreDesign(positional=True), errors_of(1) / 1e6, nothing)
+        assert scores[0] > 1e6
+
+    def test_without_positional_normalisation_fitting_changes_nothing(self) -> None:
+        """Designs that need no nominal images do not look at them."""
+        _, before = scored(ScoreDesign(3, False, 0.1), errors_of(4))
+        _, after = scored(ScoreDesign(3, False, 0.1), errors_of(4), errors_of(50, seed=1))
+        assert before.tolist() == after.tolist()
+
+    @pytest.mark.parametrize(("pooling", "kept"), [(0.5, 32), (0.1, 6), (0.01, 1), (1e-9, 1)])
+    def test_pooling_is_the_mean_of_the_largest(self, pooling: float, kept: int) -> None:
+        """Of that share of the 63 positions, of one at least."""
+        errors = errors_of(4)
+        _, scores = scored(ScoreDesign(pooling=pooling), errors)
+        by_hand = np.sort(errors.reshape(4, -1).astype(np.float64))[:, -kept:].mean(1)
+        np.testing.assert_allclose(scores, by_hand, rtol=1e-12)
+
+    @pytest.mark.parametrize("design", [ScoreDesign(3), ScoreDesign(1, True), ScoreDesign(5, True, 0.05)], ids=str)
+    def test_no_number_stays_no_number(self, design: ScoreDesign) -> None:
+        """NaN at one position is neither smoothed away nor left out of the largest; other images are not touched."""
+        errors = errors_of(3)
+        errors[1, 4, 4] = np.nan
+        _, scores = scored(design, errors, errors_of(50, seed=1))
+        assert np.isnan(scores).tolist() == [False, True, False]
+
+    def test_what_is_usual_is_a_weight(self) -> None:
+        """It is saved and loaded with the network."""
+        score = Score(ScoreDesign(positional=True), 9, 7)
+        score.fit(torch.from_numpy(errors_of(50)))
+        loaded = Score(ScoreDesign(positional=True), 9, 7)
+        loaded.load_state_dict(score.state_dict())
+        given = torch.from_numpy(errors_of(4))
+        assert loaded(given).tolist() == score(given).tolist()
+
+
+class TestDesignAsJson:
+    """A design is stored as JSON and read back strictly."""
+
+    def test_it_comes_back(self) -> None:
+        """Through text and back it is the same."""
+        design = ScoreDesign(5, True, 0.01)
+        assert ScoreDesign.from_json(json.loads(json.dumps(design.to_json()))) == design
+
+    @pytest.mark.parametrize(
+        "stored", [{}, {"smoothing": 1, "positional": False}, {**ScoreDesign().to_json(), "energy": 1}]
+    )
+    def test_missing_and_unknown_keys_are_refused(self, stored: dict[str, Any]) -> None:
+        """The keys that there must be and those that there are."""
+        with pytest.raises(InputError) as caught:
+            ScoreDesign.from_json(stored)
+        assert str(caught.value) == (
+            f"A score design holds exactly ['pooling', 'positional', 'smoothing'], but this one holds {sorted(stored)}."
+        )
+
+    @pytest.mark.parametrize("smoothing", [0, 2, -1, 3.0, True, None])
+    def test_an_impossible_window(self, smoothing: Any) -> None:
+        """A window has a middle."""
+        with pytest.raises(InputError) as caught:
+            ScoreDesign(smoothing=smoothing)
+        assert str(caught.value) == f"smoothing is {smoothing!r}: give an odd number of positions, 1 for none"
+
+    @pytest.mark.parametrize("pooling", [0, -0.1, 1.1, float("nan")])
+    def test_an_impossible_share(self, pooling: float) -> None:
+        """Some positions count, and no more than there are."""
+        with pytest.raises(InputError) as caught:
+            ScoreDesign(pooling=pooling)
+        assert str(caught.value) == f"pooling is {pooling!r}: give a share above 0 and at most 1"
