@@ -20,6 +20,10 @@ ORIENTATIONS = 8
 DARK = 0.1  # added to intensities before the logarithm: below it, darkness is noise
 FAINT = 0.05  # length of a gradient below which its direction is noise
 SHARPNESS = (1.0, 2.0)  # pixels: blur before the gradients, and of their maps
+FINEST_SCALE = 0.7  # pixels: deviation of the finest blur
+BLOB_RATIO = 1.6  # of the two blurs of a blob, for which their difference is nearly a Laplacian
+STRENGTH_BLUR = 2.0  # pixels over which a strength is taken
+LEAST_SLOPE = 0.001  # of log intensity a pixel: what is flatter is not stretched to the full
 LEAST_DEVIATION = 0.005  # of an image or of its contrasts; what is flatter is not stretched to the full
 
 
@@ -116,10 +120,60 @@ class LocalContrast(nn.Module):
         return functional.avg_pool2d(features, self.step, ceil_mode=True) if self.step > 1 else features
 
 
+class Derivatives(nn.Module):
+    """Slopes and blobs at several scales, signed and in strength, (N, C, H, W) -> (N, c, h, w).
+
+    Of the log intensity, at each scale: the slopes across and down, and the difference of two blurs (a blob); as they
+    are, for objects that always lie alike, and as local strength, for textures. Each is divided by its root mean
+    square in the image, so that light and contrast matter little. Of colour images also two opponent colours.
+
+    Args:
+        spec: size of the images.
+        step: pixels between two positions.
+    """
+
+    def __init__(self, spec: ImageSpec, step: int = 4) -> None:
+        super().__init__()
+        short = min(spec.height, spec.width)
+        finest = max(FINEST_SCALE, short / 128)
+        scales = [finest * 2**level for level in range(3)]
+        self.scales = [scale for level, scale in enumerate(scales) if level < 2 or scale <= short / 16]
+        self.step, self.coloured = step, spec.channels == 3
+        start = (step - 1) // 2
+        height, width = math.ceil((spec.height - start) / step), math.ceil((spec.width - start) / step)
+        self.spec = FeatureSpec(height, width, (6 + 2 * self.coloured) * len(self.scales))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Features (N, c, h, w) of images (N, C, H, W) in [0, 1]."""
+        logarithms = (images.mean(1, keepdim=True) + DARK).log()
+        maps = [part for scale in self.scales for part in self._at(scale, logarithms)]
+        start = (self.step - 1) // 2
+        features = torch.cat(maps, dim=1)[..., start :: self.step, start :: self.step]
+        features = features / (features.square().mean((2, 3), keepdim=True).sqrt() + LEAST_SLOPE)
+        if not self.coloured:
+            return features
+        red, green, blue = (images[:, channel : channel + 1] for channel in range(3))
+        opponents = torch.cat([red - green, blue - (red + green) / 2], dim=1)
+        colours = torch.cat([blurred(opponents, max(1.0, 2 * scale)) for scale in self.scales], dim=1)
+        return torch.cat([features, colours[..., start :: self.step, start :: self.step]], dim=1)
+
+    def _at(self, scale: float, logarithms: Tensor) -> list[Tensor]:
+        fine = blurred(logarithms, scale)
+        padded = functional.pad(fine, (1, 1, 1, 1), mode="replicate")
+        across = (padded[..., 1:-1, 2:] - padded[..., 1:-1, :-2]) / 2 * scale
+        down = (padded[..., 2:, 1:-1] - padded[..., :-2, 1:-1]) / 2 * scale
+        maps = []
+        for part in (across, down, fine - blurred(logarithms, BLOB_RATIO * scale)):
+            maps.append(blurred(part.abs(), STRENGTH_BLUR))
+            maps.append(blurred(part, max(0.5, STRENGTH_BLUR - scale)) if scale < STRENGTH_BLUR else part)
+        return maps
+
+
 FRONT_ENDS: dict[str, Callable[..., nn.Module]] = {
     "pixels": Pixels,
     "gradients": OrientedGradients,
     "contrast": LocalContrast,
+    "derivatives": Derivatives,
 }
 
 

@@ -18,10 +18,11 @@ from torch import Tensor, nn
 
 from ae_models.baselines import fit_principal_components
 from ae_models.curves import Auroc, auroc
-from ae_models.detector import BATCH_SIZE, Detector, FusedDetector, log_score
+from ae_models.detector import Detector, FusedDetector, in_parts, log_score
 from ae_models.front_ends import build_front_end
 from ae_models.images import FeatureSpec, ImageSpec
 from ae_models.networks import build_network
+from ae_models.networks.gaussian import fit_positional_gaussian
 from ae_models.scoring import Score, ScoreDesign
 from ae_models.synthetic_defects import SyntheticDefects
 
@@ -41,6 +42,11 @@ class Recipe:
     design: ScoreDesign
     front_end_parameters: dict[str, Any] = field(default_factory=dict)
     network_parameters: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def network_key(self) -> str:
+        """The same for recipes that differ in their score only, so that one network serves them."""
+        return repr((self.front_end, self.front_end_parameters, self.network, self.network_parameters))
 
     @property
     def name(self) -> str:
@@ -122,6 +128,10 @@ def linear_recipes(spec: ImageSpec) -> tuple[Recipe, ...]:
         for front_end, parameters in front_ends
         for design in designs
     ]
+    recipes += [
+        Recipe("derivatives", "gaussian", ScoreDesign(3, True, pooling), {"step": cell})
+        for pooling in (1.0, SMALL, TINY)
+    ]
     recipes += [Recipe("contrast", "none", ScoreDesign(3, True, pooling)) for pooling in (SMALL, TINY)]
     return tuple(recipes)
 
@@ -193,7 +203,7 @@ def select(
     aurocs = np.array([[_auroc(one, defects.kinds == kind) for kind in kinds] for one in tried])
     importance = [(weights or {}).get(kind, 1.0) for kind in kinds]
     ranks = np.average([rankdata(-column) for column in aurocs.T.round(3)], axis=0, weights=importance)
-    best = np.argsort(ranks, kind="stable")[:fused]
+    best = _best(ranks, [one.recipe for one in tried], fused)
     chosen = [tried[place] for place in best]
     detector = _fused(chosen, parts, seed)
     truth = np.concatenate([np.zeros(len(parts.compared), np.bool_), np.ones(len(defects.kinds), np.bool_)])
@@ -214,12 +224,19 @@ def select(
     )
 
 
+def _best(ranks: NDArray[np.float64], recipes: Sequence[Recipe], fused: int) -> list[int]:
+    """The places of the best recipes, no two of one network: they would see the same, and miss the same."""
+    best: dict[str, int] = {}
+    for place in np.argsort(ranks, kind="stable"):
+        best.setdefault(recipes[place].network_key, int(place))
+    return list(best.values())[:fused]
+
+
 def _by_network(recipes: Sequence[Recipe]) -> list[list[Recipe]]:
     """The recipes that share a front end and a network, which is fitted once for them."""
     groups: dict[str, list[Recipe]] = {}
     for recipe in recipes:
-        key = repr((recipe.front_end, recipe.front_end_parameters, recipe.network, recipe.network_parameters))
-        groups.setdefault(key, []).append(recipe)
+        groups.setdefault(recipe.network_key, []).append(recipe)
     return list(groups.values())
 
 
@@ -269,6 +286,8 @@ def fit_recipe(recipe: Recipe, spec: ImageSpec, images: NDArray[np.float32], see
         code_size = min(recipe.network_parameters["code_size"], len(images) // 2)
         network: nn.Module = fit_principal_components(values, features, code_size, seed)
         parameters = {"code_size": len(network.components)}  # type: ignore[arg-type]  # torch types buffers as modules
+    elif recipe.network == "gaussian":
+        network, parameters = fit_positional_gaussian(torch.cat(_features(front_end, images)), features), {}
     else:
         network, parameters = build_network(recipe.network, features, recipe.network_parameters), {}
     return Detector(
@@ -283,15 +302,11 @@ def fit_recipe(recipe: Recipe, spec: ImageSpec, images: NDArray[np.float32], see
 
 def _features(front_end: nn.Module, images: NDArray[np.float32]) -> list[Tensor]:
     with torch.inference_mode():
-        return [front_end(torch.from_numpy(part)) for part in _parts(images)]
+        return [front_end(torch.from_numpy(part)) for part in in_parts(images)]
 
 
 def _errors(detector: Detector, images: NDArray[np.float32]) -> Tensor:
-    return torch.cat([detector.errors(torch.from_numpy(part)) for part in _parts(images)])
-
-
-def _parts(images: NDArray[np.float32]) -> list[NDArray[np.float32]]:
-    return [images[start : start + BATCH_SIZE] for start in range(0, len(images), BATCH_SIZE)]
+    return torch.cat([detector.errors(torch.from_numpy(part)) for part in in_parts(images)])
 
 
 def _spreads(tried: _Tried) -> NDArray[np.float64]:

@@ -73,7 +73,7 @@ def choose(
         nominal = np.array([label is None for label in labelled.labels])
         parts = replace(parts, other=labelled.pixels[nominal])
     recipes = linear_recipes(parts.spec)
-    networks = len({repr((one.front_end, one.front_end_parameters, one.network)) for one in recipes}) + 1
+    networks = len({one.network_key for one in recipes}) + 1
     weights = {str(kind): weight for kind, weight in (model.defects or {}).items()}
     with progress.track("Trying recipes", networks) as advance:
         found = select(

@@ -10,6 +10,7 @@ from ae_models.baselines import PrincipalComponents
 from ae_models.errors import InputError
 from ae_models.images import FeatureSpec
 from ae_models.networks.convolutional import ConvolutionalAutoencoder
+from ae_models.networks.gaussian import PositionalGaussian
 from ae_models.networks.linear import LinearAutoencoder
 from ae_models.networks.none import NoNetwork
 from ae_models.networks.resnet import ResNetAutoencoder
@@ -35,6 +36,7 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
 }
 UNTRAINED: dict[str, Callable[..., nn.Module]] = {  # what needs no training loop
     "pca": PrincipalComponents,
+    "gaussian": PositionalGaussian,
     "none": NoNetwork,
 }
 

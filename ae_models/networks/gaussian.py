@@ -1,0 +1,51 @@
+"""A Gaussian at each position: the linear autoencoder with an empty code, its errors in units of what is usual."""
+
+import torch
+from torch import Tensor, nn
+
+from ae_models.images import FeatureSpec
+
+SHRINKAGE = 0.3  # of each position's covariance towards the mean over positions
+RIDGE = 0.01  # of the mean variances, added to each
+POSITIONS = 256  # whose covariances are in memory at a time
+
+
+class PositionalGaussian(nn.Module):
+    """Reconstructs features so that the squared error is the squared Mahalanobis distance from the nominal ones.
+
+    The features at each position have a mean and a covariance of their own in nominal images (Defard et al., PaDiM,
+    2021); the whitened difference from the mean takes the place of the error.
+
+    Args:
+        spec: size of the features.
+    """
+
+    mean: Tensor  # (c, h, w)
+    whitening: Tensor  # (h w, c, c)
+
+    def __init__(self, spec: FeatureSpec) -> None:
+        super().__init__()
+        self.shape = spec.shape
+        self.register_buffer("mean", torch.zeros(spec.shape))
+        self.register_buffer("whitening", torch.eye(spec.channels).repeat(spec.height * spec.width, 1, 1))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Reconstructions (N, c, h, w) of features (N, c, h, w); what they lack is the whitened difference."""
+        differences = (features - self.mean).flatten(2)  # (N, c, h w)
+        whitened = torch.einsum("pcd,ndp->ncp", self.whitening, differences)
+        return features - whitened.reshape(features.shape)
+
+
+def fit_positional_gaussian(features: Tensor, spec: FeatureSpec) -> PositionalGaussian:
+    """The Gaussians of nominal features (N, c, h, w)."""
+    network = PositionalGaussian(spec)
+    network.mean.copy_(features.mean(0))
+    differences = (features - network.mean).flatten(2).permute(2, 0, 1)  # (h w, N, c)
+    covariances = torch.cat([part.mT @ part / len(features) for part in torch.split(differences, POSITIONS)])
+    usual = covariances.mean(0)
+    ridge = torch.diag(RIDGE * usual.diagonal() + torch.finfo(usual.dtype).tiny)
+    shrunk = (1 - SHRINKAGE) * covariances + SHRINKAGE * usual + ridge
+    lower = torch.linalg.cholesky(shrunk.double())
+    identity = torch.eye(spec.channels, dtype=torch.float64).expand_as(lower)
+    network.whitening.copy_(torch.linalg.solve_triangular(lower, identity, upper=False))
+    return network.eval()
