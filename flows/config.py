@@ -14,22 +14,19 @@ from pydantic import AfterValidator, Field, ValidationError, ValidationInfo, fie
 
 from ae_models.errors import InputError
 from flows import config_yaml
+from flows.config_channels import CHANNELS, Channel, LogChannel, WebhookChannel
 from flows.config_faults import Vocabulary, message, model_faults, nearest
 from flows.config_networks import CORRUPTIONS, MODELS, ConvolutionalConfig, LinearConfig, ModelConfig
 from flows.config_sections import (
-    CHANNELS,
     THRESHOLDS,
-    Channel,
     ConformalThreshold,
     LabelledCost,
     LabelledFalseAlarmRate,
     LabelledFScore,
     LabelledRecall,
-    LogChannel,
     MonitorConfig,
     ThresholdConfig,
     TrainingConfig,
-    WebhookChannel,
 )
 from flows.config_sources import (
     LABELLED,
@@ -40,7 +37,7 @@ from flows.config_sources import (
     Source,
     TorchvisionSource,
 )
-from flows.config_types import PATTERNS, FilePath, Name, Part, tag_of, web_address
+from flows.config_types import PATTERNS, FilePath, Name, Part, keys_of, tag_of, web_address
 
 __all__ = [
     "ConformalThreshold",
@@ -103,7 +100,7 @@ class PipelineEntry(Part):
         names = [channel.name for channel in alerts]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
-            raise ValueError(f"two channels are named '{twice[0]}': give each webhook a name of its own")
+            raise ValueError(f"two channels are named '{twice[0]}': give each channel a name of its own")
         return alerts
 
 
@@ -164,7 +161,7 @@ VOCABULARY = Vocabulary(
         "monitor": MonitorConfig.model_fields,
     }
     | {
-        str(tag_of(model)): model.model_fields
+        str(tag_of(model)): keys_of(model)
         for model in (LABELLED | MODELS | CORRUPTIONS | THRESHOLDS | CHANNELS).values()
     },
     patterns=PATTERNS,
