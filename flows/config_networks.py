@@ -140,7 +140,7 @@ class VariationalConfig(NetworkConfig):
         default=(32, 64), description="channels of the encoder at each resolution"
     )
     beta: Annotated[float, Field(ge=0), NOT_BOOLEAN] = Field(
-        default=0.1, description="weight of the codes' divergence from a standard normal distribution"
+        default=0.3, description="weight of the codes' divergence from a standard normal distribution"
     )
 
 

@@ -27,7 +27,10 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:(mlflow|sqla
 
 Project = Callable[..., Path]
 SmallImages = Callable[[Path, int, int], list[Path]]
-VERBS = ("init", "check", "train", "calibrate", "score", "run", "status", "synth", "ui", "demo")
+VERBS = (
+    *("init", "check", "train", "calibrate", "score", "run", "status", "synth", "ui", "demo"),
+    *("codes", "decode", "compression"),
+)
 
 
 @dataclass(frozen=True)
