@@ -11,6 +11,7 @@ from ae_models.errors import InputError
 from ae_models.front_ends import local_mean
 
 STEADY = 0.3  # share of the mean variance that is added to each: where nominal images never vary, errors would explode
+LEAST = 1e-12  # a squared rounding error: what nominal images that never err anywhere are divided by
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ class Score(nn.Module):
         """Take what is usual at each position from the error maps (N, h, w) of held-out nominal images."""
         if self.design.positional:
             mean = self._smoothed(errors).mean(0)
-            self.usual = mean + STEADY * mean.mean() + torch.finfo(mean.dtype).tiny
+            self.usual = mean + STEADY * mean.mean() + LEAST
 
     def maps(self, errors: Tensor) -> Tensor:
         """Error maps (N, h, w) by the design, of squared errors (N, h, w)."""
