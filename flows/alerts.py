@@ -1,22 +1,28 @@
-"""Alerts: what is said of a batch that raised an alarm, the channels that carry it, and the delivery."""
+"""Alerts: what is said of a batch that raised an alarm, and its delivery through the channels."""
 
-import logging
-import re
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, Protocol
-from urllib.parse import quote
+from typing import Any, Literal, Protocol
 
-from flows import config
-from flows.ledger import Ledger, OutboxEntry, PendingAlert, plain, utc_now
+from flows.ledger import Ledger, OutboxEntry, PendingAlert, WaitingChannel, plain, utc_now
 
-if TYPE_CHECKING:
-    from prefect.blocks.notifications import CustomWebhookNotificationBlock
+Kind = Literal["alarm", "reminder", "acknowledged", "escalated", "resolved", "missing", "failing", "stream", "test"]
+Severity = Literal["warning", "critical"]
+Tone = Literal["good", "info", "warning", "critical"]
 
-SCHEMA = 1
+SCHEMA = 1  # of the payload, as flows/alert.schema.json says it
+TITLES: Mapping[Kind, str] = {
+    "alarm": "batch {batch} of {pipeline} raised an alarm",
+    "reminder": "an alarm of {pipeline} is still open",
+    "acknowledged": "an alarm of {pipeline} was acknowledged",
+    "escalated": "an alarm of {pipeline} is escalated",
+    "resolved": "an alarm of {pipeline} is over",
+    "missing": "no batch of {pipeline} came in time",
+    "failing": "scoring of {pipeline} fails",
+    "stream": "the stream of {pipeline} has changed",
+    "test": "a test of an alert channel of {pipeline}",
+}
 DELAYS = (  # after the first failure, the second, ...; the last one again and again
     timedelta(seconds=10),
     timedelta(seconds=30),
@@ -25,8 +31,6 @@ DELAYS = (  # after the first failure, the second, ...; the last one again and a
     timedelta(hours=1),
 )
 PAGE = 100  # alerts held in memory at a time
-_CLIENT_LOGGERS = ("httpx", "httpcore.connection", "httpcore.http11", "httpcore.proxy")
-_LOGGER = logging.getLogger("reconwatch.alerts")
 
 
 class DeliveryFailed(RuntimeError):  # noqa: N818 (it says what happened)
@@ -43,27 +47,40 @@ class DeliveryFailed(RuntimeError):  # noqa: N818 (it says what happened)
 
 @dataclass(frozen=True)
 class Alert:
-    """What is said of one batch.
+    """One message to people: an alarm, what became of it, or what did not happen.
 
     Attributes:
-        verdict: plain JSON values.
+        batch: None where the message is of no one batch.
+        verdict: plain JSON values; empty where the message is of no one batch.
         sentences: what was found, for people.
         worst: names or addresses of the worst images, the worst first.
         run_url: where the batch's pictures are, or None.
         dedupe_key: the same for every copy of this alert, so that a receiver can drop the second.
+        incident: the same for all messages on one matter, so that a receiver can put them together; by default the
+            dedupe_key.
+        run_id: the MLflow run that holds the picture, or None.
+        picture: the name of that run's artifact with the worst images, a PNG, or None.
+        headline: the title, where it is not that of the kind; without a full stop.
     """
 
     pipeline: str
-    batch: str
+    batch: str | None
     verdict: Mapping[str, Any]
     sentences: str
     worst: tuple[str, ...]
     run_url: str | None
     dedupe_key: str
+    kind: Kind = "alarm"
+    severity: Severity = "warning"
+    incident: str = ""
+    run_id: str | None = None
+    picture: str | None = None
+    headline: str = ""
 
     def title(self) -> str:
-        """One line that names the batch."""
-        return f"reconwatch: batch {self.batch} of {self.pipeline} raised an alarm"
+        """One line that says what it is about."""
+        headline = self.headline or TITLES[self.kind].format(batch=self.batch, pipeline=self.pipeline)
+        return f"reconwatch: {headline}"
 
     def text(self) -> str:
         """The alert for people."""
@@ -79,6 +96,8 @@ class Alert:
         document: dict[str, Any] = plain(
             {
                 "schema": SCHEMA,
+                "kind": self.kind,
+                "severity": self.severity,
                 "pipeline": self.pipeline,
                 "batch": self.batch,
                 "title": self.title(),
@@ -86,7 +105,10 @@ class Alert:
                 "sentences": self.sentences,
                 "worst": self.worst,
                 "run_url": self.run_url,
+                "run_id": self.run_id,
+                "picture": self.picture,
                 "verdict": self.verdict,
+                "incident": self.incident or self.dedupe_key,
                 "dedupe_key": self.dedupe_key,
             }
         )
@@ -98,6 +120,19 @@ class Alert:
         return tuple(OutboxEntry(name, self.dedupe_key, payload) for name in names)
 
 
+def tone(payload: Mapping[str, Any]) -> Tone:
+    """How a message is to be felt, for colours and the severities of other services."""
+    by_kind: Mapping[str, Tone] = {"resolved": "good", "acknowledged": "info", "test": "info"}
+    severity: Severity = payload["severity"]
+    return by_kind.get(payload["kind"], severity)
+
+
+def one_line(text: str, longest: int = 10_000) -> str:
+    """The text on one line of at most so many characters; control characters, which file names may hold, are spaces."""
+    line = " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
+    return line if len(line) <= longest else f"{line[: longest - 1]}…"
+
+
 class Channel(Protocol):
     """A way to people."""
 
@@ -107,107 +142,6 @@ class Channel(Protocol):
 
     def send(self, payload: Mapping[str, Any]) -> None:
         """Hands over one alert's payload; raises DeliveryFailed where it did not arrive."""
-
-
-@dataclass(frozen=True)
-class LogChannel:
-    """One warning a alert, on one line, to the logger `reconwatch.alerts`."""
-
-    name: str = "log"
-
-    def send(self, payload: Mapping[str, Any]) -> None:
-        """Logs the alert's text; line breaks and control characters, which file names may hold, become spaces."""
-        printable = "".join(letter if letter.isprintable() else " " for letter in payload["text"])
-        _LOGGER.warning("%s", " ".join(printable.split()))
-
-
-def saved_webhook(name: str) -> "CustomWebhookNotificationBlock":
-    """The Custom Webhook block saved in Prefect under that name; raises DeliveryFailed where no server is set."""
-    from prefect.blocks.notifications import CustomWebhookNotificationBlock
-    from prefect.settings import get_current_settings
-
-    if not get_current_settings().api.url:  # Prefect would start a server of its own
-        raise DeliveryFailed(
-            f"the block '{name}' is saved in a Prefect server and PREFECT_API_URL names none: set it, or give a url"
-        )
-    load: Any = CustomWebhookNotificationBlock.load  # its type leaves out _sync
-    try:
-        block: CustomWebhookNotificationBlock = load(name, _sync=True)
-    except ValueError:
-        raise DeliveryFailed(
-            f"Prefect has no Custom Webhook block '{name}': save one by that name, or give a url"
-        ) from None
-    except Exception as error:
-        raise DeliveryFailed(
-            f"the block '{name}' could not be loaded from Prefect ({type(error).__name__})", unreachable=True
-        ) from None
-    return block
-
-
-@dataclass(frozen=True)
-class WebhookChannel:
-    """A request to a web address, or through a Custom Webhook block that is saved in Prefect.
-
-    Attributes:
-        url: the secret address, which gets the payload as JSON by POST; or None.
-        block: the block's name; its own template stands and is given `subject` and `body`; or None.
-        timeout: seconds until a silent receiver counts as unreachable; a saved block has its own.
-    """
-
-    name: str
-    url: str | None = field(default=None, repr=False)
-    block: str | None = None
-    timeout: float = 10.0
-    load: Callable[[str], "CustomWebhookNotificationBlock"] = field(default=saved_webhook, repr=False)
-
-    def send(self, payload: Mapping[str, Any]) -> None:
-        """Sends the alert; any answer but 2xx, and none in time, raises DeliveryFailed."""
-        try:
-            with _addresses_unlogged():
-                self._notify(payload)
-            return
-        except Exception as error:
-            failure = _failure(self.name, error)
-        raise failure  # outside of `except`: the error that it stands for holds the address
-
-    def _notify(self, payload: Mapping[str, Any]) -> None:
-        block = self._own_block(payload) if self.block is None else self._saved_block(self.block, payload)
-        notify: Any = block.notify  # its type leaves out _sync
-        with block.raise_on_failure():
-            notify(_braced(payload["text"]), _braced(payload["title"]), _sync=True)
-
-    def _own_block(self, payload: Mapping[str, Any]) -> "CustomWebhookNotificationBlock":
-        from prefect.blocks.notifications import CustomWebhookNotificationBlock
-        from prefect.types import SecretDict
-
-        secrets = {"webhook_url": self.url} | {f"alert_{key}": value for key, value in payload.items()}
-        # A value that stands for a whole placeholder is put in as it is: `{{...}}` in a file's name stays that.
-        return CustomWebhookNotificationBlock(
-            name=self.name,
-            url="{{ webhook_url }}",
-            json_data={key: f"{{{{ alert_{key} }}}}" for key in payload},
-            headers={"Idempotency-Key": _header(payload)},
-            cookies=None,
-            timeout=self.timeout,
-            secrets=SecretDict(secrets),
-        )
-
-    def _saved_block(self, name: str, payload: Mapping[str, Any]) -> "CustomWebhookNotificationBlock":
-        block = self.load(name)
-        block.headers = {"Idempotency-Key": _header(payload)} | (block.headers or {})
-        return block
-
-
-def channels(configured: Sequence[config.LogChannel | config.WebhookChannel]) -> dict[str, Channel]:
-    """The channels of one pipeline by name, from its `alerts`."""
-    return {channel.name: _channel(channel) for channel in configured}
-
-
-def _channel(configured: config.LogChannel | config.WebhookChannel) -> Channel:
-    if isinstance(configured, config.LogChannel):
-        return LogChannel(configured.name)
-    url = configured.url.get_secret_value() if configured.url else None
-    return WebhookChannel(configured.name, url, configured.block)
 
 
 @dataclass(frozen=True)
@@ -250,10 +184,20 @@ def deliver(
             if failure is None:
                 delivered += 1
                 continue
-            failed.append(f"the alert on batch '{alert.payload['batch']}' of pipeline '{alert.pipeline}': {failure}")
+            failed.append(f"{_subject(alert)} of pipeline '{alert.pipeline}': {failure}")
             if failure.unreachable:
                 unreachable.add(route)
     return DeliveryReport(delivered, tuple(failed), waiting, tuple(map(_homeless, homeless.items())))
+
+
+def in_words(waiting: WaitingChannel) -> str:
+    """What is known of a channel for which alerts wait."""
+    counted = "1 alert waits" if waiting.count == 1 else f"{waiting.count:,} alerts wait"
+    reason = f"; {waiting.last_error}" if waiting.last_error else ", not tried yet"
+    return (
+        f"{waiting.pipeline}: {counted} for the channel '{waiting.channel}' since {waiting.since:%Y-%m-%d %H:%M} UTC"
+        f"{reason}"
+    )
 
 
 def _sent(
@@ -283,53 +227,14 @@ def _due(ledger: Ledger, now: datetime) -> Iterator[PendingAlert]:
         last = page[-1].id
 
 
+def _subject(alert: PendingAlert) -> str:
+    batch = alert.payload["batch"]
+    return f"the alert on batch '{batch}'" if batch else f"the alert '{alert.payload['kind']}'"
+
+
 def _homeless(counted: tuple[tuple[str, str], int]) -> str:
     (pipeline, channel), count = counted
     return (
         f"{count} alert{'s wait' if count > 1 else ' waits'} for the channel '{channel}', which pipeline '{pipeline}' "
         "no longer has: put it back under alerts to have them delivered"
     )
-
-
-def _failure(name: str, error: Exception) -> DeliveryFailed:
-    """What went wrong with a webhook, in words that hold nothing of the error's own text, where addresses stand."""
-    import httpx
-
-    if isinstance(error, DeliveryFailed):
-        return error
-    if isinstance(error, httpx.HTTPStatusError):
-        return DeliveryFailed(f"webhook '{name}' answered {error.response.status_code}")
-    if isinstance(error, httpx.TimeoutException):
-        return DeliveryFailed(f"webhook '{name}' gave no answer in time", unreachable=True)
-    if isinstance(error, (httpx.UnsupportedProtocol, httpx.InvalidURL)):
-        return DeliveryFailed(f"webhook '{name}' has an address that is not http://... or https://...")
-    if isinstance(error, httpx.TransportError):
-        return DeliveryFailed(f"webhook '{name}' could not be reached ({type(error).__name__})", unreachable=True)
-    return DeliveryFailed(f"webhook '{name}' failed with {type(error).__name__}")
-
-
-@contextmanager
-def _addresses_unlogged() -> Iterator[None]:
-    """Keeps the HTTP client from logging this thread's requests meanwhile: its lines hold the address."""
-    thread = threading.get_ident()
-
-    def of_others(record: logging.LogRecord) -> bool:
-        return record.thread != thread
-
-    loggers = [logging.getLogger(name) for name in _CLIENT_LOGGERS]
-    for logger in loggers:
-        logger.addFilter(of_others)
-    try:
-        yield
-    finally:
-        for logger in loggers:
-            logger.removeFilter(of_others)
-
-
-def _braced(text: str) -> str:
-    """`text` without `{{`, which a block would take for a placeholder, and put its secrets there."""
-    return re.sub(r"\{(?=\{)", "{ ", text)
-
-
-def _header(payload: Mapping[str, Any]) -> str:
-    return quote(str(payload["dedupe_key"]), safe=":/")

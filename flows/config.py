@@ -14,12 +14,11 @@ from pydantic import AfterValidator, Field, ValidationError, ValidationInfo, fie
 
 from ae_models.errors import InputError
 from flows import config_yaml
+from flows.config_channels import CHANNELS, Channel, LogChannel, WebhookChannel
 from flows.config_faults import Vocabulary, message, model_faults, nearest
 from flows.config_sections import (
-    CHANNELS,
     MODELS,
     THRESHOLDS,
-    Channel,
     ConformalThreshold,
     ConvolutionalConfig,
     LabelledCost,
@@ -27,12 +26,10 @@ from flows.config_sections import (
     LabelledFScore,
     LabelledRecall,
     LinearConfig,
-    LogChannel,
     ModelConfig,
     MonitorConfig,
     ThresholdConfig,
     TrainingConfig,
-    WebhookChannel,
 )
 from flows.config_sources import (
     LABELLED,
@@ -43,7 +40,7 @@ from flows.config_sources import (
     Source,
     TorchvisionSource,
 )
-from flows.config_types import PATTERNS, FilePath, Name, Part, tag_of, web_address
+from flows.config_types import PATTERNS, FilePath, Name, Part, keys_of, tag_of, web_address
 
 __all__ = [
     "ConformalThreshold",
@@ -106,7 +103,7 @@ class PipelineEntry(Part):
         names = [channel.name for channel in alerts]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
-            raise ValueError(f"two channels are named '{twice[0]}': give each webhook a name of its own")
+            raise ValueError(f"two channels are named '{twice[0]}': give each channel a name of its own")
         return alerts
 
 
@@ -166,7 +163,7 @@ VOCABULARY = Vocabulary(
         "training": TrainingConfig.model_fields,
         "monitor": MonitorConfig.model_fields,
     }
-    | {str(tag_of(model)): model.model_fields for model in (LABELLED | MODELS | THRESHOLDS | CHANNELS).values()},
+    | {str(tag_of(model)): keys_of(model) for model in (LABELLED | MODELS | THRESHOLDS | CHANNELS).values()},
     patterns=PATTERNS,
 )
 

@@ -1,22 +1,19 @@
-"""What pipelines.yaml says of a pipeline beside its images: network, training, threshold, monitoring, alerts."""
+"""What pipelines.yaml says of a pipeline beside its images: network, training, threshold, monitoring."""
 
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, Field, SecretStr, Tag, ValidationInfo, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, Field, Tag, ValidationInfo, field_validator
 
 from flows.config_types import (
     DEVICE,
     NOT_BOOLEAN,
     Count,
-    Name,
     Part,
     Positive,
     Rate,
     Share,
-    Text,
     chosen_by,
     shorthand,
-    web_address,
 )
 
 
@@ -154,45 +151,3 @@ class MonitorConfig(Part):
     unreadable_rate: Annotated[float, Field(ge=0, lt=1), NOT_BOOLEAN] = Field(
         default=0.01, description="share of unreadable files that is normal"
     )
-
-
-class LogChannel(Part):
-    """Alerts in the log."""
-
-    name: ClassVar[str] = "log"
-    type: Literal["log"] = Field(default="log", description="a line in the log")
-
-
-class WebhookChannel(Part):
-    """Alerts to a web address."""
-
-    type: Literal["webhook"] = Field(default="webhook", description="a request to a web address")
-    name: Name = Field(default="webhook", description="the channel's name, its own within the pipeline")
-    url: SecretStr | None = Field(
-        default=None, description="the address (http or https); secret, so better as ${VARIABLE}"
-    )
-    block: Text | None = Field(
-        default=None, description="the name of a Custom Webhook block saved in Prefect, instead of url"
-    )
-
-    @field_validator("url")
-    @classmethod
-    def _is_web_address(cls, url: SecretStr | None) -> SecretStr | None:
-        if url is not None:
-            web_address(url.get_secret_value())
-        return url
-
-    @model_validator(mode="after")
-    def _one_address(self) -> Self:
-        if (self.url is None) == (self.block is None):
-            raise ValueError("a webhook needs either url or block (the name of a block saved in Prefect), not both")
-        return self
-
-
-CHANNELS: dict[str, type[BaseModel]] = {"log": LogChannel, "webhook": WebhookChannel}
-ChannelUnion = Annotated[LogChannel, Tag("<LogChannel>")] | Annotated[WebhookChannel, Tag("<WebhookChannel>")]
-Channel = Annotated[
-    ChannelUnion,
-    chosen_by("type", CHANNELS),
-    BeforeValidator(shorthand("type", "log"), json_schema_input_type=ChannelUnion | Literal["log"]),
-]

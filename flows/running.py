@@ -9,9 +9,10 @@ from filelock import FileLock, Timeout
 
 from ae_models.errors import InputError
 from ae_models.training import choose_device
-from flows.alerts import DeliveryReport, channels, deliver
+from flows.alerts import DeliveryReport, deliver
 from flows.calibration import CalibrationReport
 from flows.calibration import calibrate as calibrate_pipeline
+from flows.channels import channels
 from flows.config import PipelineConfig, fingerprint
 from flows.progress import Progress
 from flows.scoring import BatchReport, due_batches, score_and_record
@@ -140,7 +141,8 @@ def changes_since_training(workspace: Workspace, pipeline: PipelineConfig) -> bo
 
 def send_alerts(workspace: Workspace, progress: Progress) -> DeliveryReport:
     """Send every alert that is due, those of earlier runs that could not be sent included."""
-    by_pipeline = {name: channels(pipeline.alerts) for name, pipeline in workspace.settings.pipelines.items()}
+    pipelines = workspace.settings.pipelines.items()
+    by_pipeline = {name: channels(pipeline.alerts, workspace.tracking.picture) for name, pipeline in pipelines}
     report = deliver(workspace.ledger, by_pipeline)
     for failure in (*report.failed, *report.homeless):
         progress.warn(f"An alert waits to be sent: {failure}")

@@ -27,6 +27,7 @@ from flows.tracking import ChampionVersion, Tracking
 from flows.workspace import Workspace
 
 SHOWN = 12  # images in a batch's contact sheet
+WORST = "worst.png"  # the contact sheet, in the batch's run
 NAMED = 5  # images named in an alert
 RENEW_SECONDS = 30.0
 
@@ -174,7 +175,7 @@ def score_and_record(
         scored = score_batch(batch, champion.champion, pipeline, progress, lambda: ledger.renew(claim))
         run_id = _log_batch(pipeline, batch, champion, scored, claim, manifest_hash, tracking)
         url = tracking.run_url(pipeline.name, run_id)
-        entries = _outbox(pipeline, batch, champion, scored, claim, url)
+        entries = _outbox(pipeline, batch, champion, scored, claim, run_id, url)
         ledger.finish(
             claim,
             run_id=run_id,
@@ -245,7 +246,7 @@ def _log_batch(
         folder = Path(name)
         table.to_parquet(folder / "scores.parquet", index=False)
         if scored.worst:
-            _worst_sheet(champion.champion, scored).save(folder / "worst.png")
+            _worst_sheet(champion.champion, scored).save(folder / WORST)
             groups = {"calibration": champion.champion.calibration_scores, "this batch": table["score"].to_numpy()}
             score_histogram(groups, champion.champion.threshold.value).savefig(folder / "scores.png", dpi=110)
         tracking.log_folder(run_id, folder)
@@ -316,9 +317,16 @@ def _as_text(words: str) -> str:
 
 
 def _outbox(
-    pipeline: PipelineConfig, batch: Batch, champion: ChampionVersion, scored: ScoredBatch, claim: Claim, url: str
+    pipeline: PipelineConfig,
+    batch: Batch,
+    champion: ChampionVersion,
+    scored: ScoredBatch,
+    claim: Claim,
+    run_id: str,
+    url: str,
 ) -> Sequence[OutboxEntry]:
-    if not scored.verdict.alarm:
+    severity = scored.verdict.severity
+    if severity == "none":
         return ()
     table = scored.table
     flagged = [table["uri"].iloc[place] for place in scored.worst if table["flagged"].iloc[place]]
@@ -332,5 +340,8 @@ def _outbox(
         worst=tuple(Path(uri).name for uri in named[:NAMED]),
         run_url=url,
         dedupe_key=claim.key,
+        severity=severity,
+        run_id=run_id,
+        picture=WORST if scored.worst else None,
     )
-    return alert.entries([channel.name for channel in pipeline.alerts])
+    return alert.entries([channel.name for channel in pipeline.alerts if channel.wants(severity)])
