@@ -27,10 +27,8 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:(mlflow|sqla
 
 Project = Callable[..., Path]
 SmallImages = Callable[[Path, int, int], list[Path]]
-VERBS = (
-    *("init", "check", "train", "calibrate", "score", "run", "status", "synth", "ui", "demo"),
-    *("codes", "decode", "compression"),
-)
+CODES_VERBS = ("codes", "decode", "compression")
+VERBS = ("init", "check", "train", "calibrate", "score", "run", "status", "synth", "ui", "demo", *CODES_VERBS)
 
 
 @dataclass(frozen=True)

@@ -451,7 +451,8 @@ NO_SOURCE = "must be a path, or a mapping with one of these keys: path, manifest
         ),
         (
             "    model: {network: linear, corruption: salt}",
-            "model.corruption: 'salt' is not one of the choices (choices: none, gaussian, coarse, masks)",
+            "model.corruption: 'salt' is not one of the choices "
+            "(choices: none, gaussian, coarse, masks, synthetic_defects)",
         ),
         (
             "    model: {network: linear, corruption: {type: masks, deviation: 0.1}}",
@@ -460,7 +461,7 @@ NO_SOURCE = "must be a path, or a mapping with one of these keys: path, manifest
         (
             "    model: {network: unet, corruption: none}",
             "model.corruption: unet copies its input, defects included, unless it learns to restore it: "
-            "choose one of gaussian, coarse, masks",
+            "choose one of gaussian, coarse, masks, synthetic_defects",
         ),
         (
             "      labelled: a\n    threshold: {method: f_score, f_score: 2}",
