@@ -26,6 +26,7 @@ ImageInput = Path | bytes | NDArray[Any] | Image.Image
 Source = ImageInput | Callable[[], ImageInput]
 T = TypeVar("T")
 
+DECODING = 1  # raised by one whenever the same file would give other pixels: certificates of before no longer hold
 MAX_PIXELS = (
     89_478_485  # a quarter of a gibibyte of 8-bit RGB: the limit from which Pillow warns of decompression bombs
 )

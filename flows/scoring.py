@@ -108,6 +108,8 @@ def score_batch(
         champion.threshold,
         pipeline.monitor.batch_false_alarm_rate,
         pipeline.monitor.unreadable_rate,
+        scores=scores[scored],
+        calibration_scores=champion.calibration_scores,
     )
     pixels = (
         np.stack([entry[2] for entry in worst]) if worst else np.empty((0, *champion.detector.spec.shape), np.float32)

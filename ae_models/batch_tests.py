@@ -1,0 +1,88 @@
+"""The tests of a batch and what each follows on nominal batches: flagged images, moved scores, batches that differ."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import isfinite, sqrt
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.stats import hypergeom, ks_2samp
+
+from ae_models.calibration import Threshold
+from ae_models.curves import FloatArray, finite_scores
+
+EXACT = 1_000_000  # pairs up to which the exact law of the Kolmogorov-Smirnov distance takes milliseconds
+NORMAL = 1.4826  # the standard deviation of a normal distribution in units of its median absolute deviation
+
+NominalBatches = Sequence[tuple[int, int]]  # (flagged, scored) of each
+
+
+@dataclass(frozen=True)
+class Movement:
+    """How far the scores of a batch lie from the calibration's, apart from the images above the threshold."""
+
+    p_value: float  # in [0, 1]; 1 where no image of the batch, or of the calibration, lies below the threshold
+    distance: float  # Kolmogorov-Smirnov's, in [0, 1]: at least this share of those images has moved
+    median_shift: float | None  # of all scores, in nominal standard deviations; None where those are 0 or it is NaN
+
+
+def flagged_p_value(n_flagged: int, n_scored: int, threshold: Threshold) -> float:
+    """The chance of so many flags or more in a nominal batch, the luck of the calibration included.
+
+    P(X >= x) for X ~ BetaBinomial(m, l, n + 1 - l) (Marques, arXiv 2303.02770), as the equal hypergeometric tail: of
+    the x + l - 1 highest of n + m exchangeable images at least x are the batch's (Fisher's exact test), since
+    scipy's betabinom.sf is 1 - cdf and wrong below 1e-12.
+    """
+    n, exceedances = threshold.n_nominal, threshold.exceedances_allowed
+    return min(1.0, float(hypergeom.sf(n_flagged - 1, n + n_scored, n_scored, n_flagged + exceedances - 1)))
+
+
+def movement(scores: ArrayLike, calibration_scores: ArrayLike, threshold: Threshold) -> Movement:
+    """Whether the images of a batch (m,) that lie below the threshold score like the calibration images (n,) that do.
+
+    The two-sample Kolmogorov-Smirnov test of the scores below the threshold. Given the threshold, those of a nominal
+    batch and of the calibration follow one law and do not depend on the number of flagged images: so the p-value is
+    exact, independent of `flagged_p_value`, and not moved by defects that are flagged. Ties only raise it. Raises
+    InputError for calibration scores that are not finite.
+    """
+    batch, nominal = np.asarray(scores, dtype=np.float64), finite_scores(calibration_scores, "nominal calibration")
+    # Strictly below, as a conformal threshold is itself one of the calibration scores, and the largest of them.
+    rest, nominal_rest = batch[batch < threshold.value], nominal[nominal < threshold.value]
+    shift = _median_shift(batch[~np.isnan(batch)], nominal)
+    if not rest.size or not nominal_rest.size:
+        return Movement(1.0, 0.0, shift)
+    method: Literal["exact", "asymp"] = "exact" if rest.size * nominal_rest.size <= EXACT else "asymp"
+    found = ks_2samp(rest, nominal_rest, method=method)
+    return Movement(float(found.pvalue), float(found.statistic), shift)
+
+
+def overdispersion(batches: NominalBatches) -> float | None:
+    """Tarone's Z: about standard normal where flags of nominal batches are independent, large where batches differ.
+
+    Tarone, Biometrika 1979, with the rate that the batches have together, so the luck of the calibration does not
+    count. None where it is undefined: fewer than two batches, none of two images, or none or all flagged.
+    """
+    flagged, scored = np.array(batches, dtype=np.float64).reshape(-1, 2).T
+    pairs = float(scored @ (scored - 1))
+    if len(batches) < 2 or not pairs or not 0 < flagged.sum() < scored.sum():
+        return None
+    rate = flagged.sum() / scored.sum()
+    excess = np.square(flagged - scored * rate).sum() / (rate * (1 - rate)) - scored.sum()
+    return float(excess) / sqrt(2 * pairs)
+
+
+def batchwise_p_value(n_flagged: int, n_scored: int, batches: NominalBatches) -> float:
+    """The conformal p-value of a batch among K nominal ones by their share of flagged images: at least 1 / (K + 1).
+
+    It takes the batches as exchangeable, not the images within them.
+    """
+    as_high = sum(flagged * n_scored >= n_flagged * scored for flagged, scored in batches)
+    return (1 + as_high) / (len(batches) + 1)
+
+
+def _median_shift(scores: FloatArray, nominal: FloatArray) -> float | None:
+    centre = float(np.median(nominal))
+    deviation = NORMAL * float(np.median(np.abs(nominal - centre)))
+    shift = (float(np.median(scores)) - centre) / deviation if scores.size and deviation else float("nan")
+    return shift if isfinite(shift) else None

@@ -1,0 +1,41 @@
+"""The images of a batch that people look at, with a bounded share of nominal ones among them."""
+
+from math import ceil
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.stats import false_discovery_control
+
+from ae_models.calibration import ROUNDING
+from ae_models.curves import BoolArray
+from ae_models.errors import InputError
+
+
+def review_list(p_values: ArrayLike, q: float) -> BoolArray:
+    """Which images of a batch to review: (m,) bool, from their conformal p-values (m,); NaN (no score) is not listed.
+
+    Of the listed images at most the share q is nominal, on average (Benjamini and Hochberg, 1995; valid for conformal
+    p-values, Bates et al., arXiv 2104.08279); in a nominal batch the list is empty with a chance of at least 1 - q. A
+    p-value is at least 1 / (n + 1), so one image alone makes the list only where n >= m / q - 1: see
+    `images_needed_for_review`.
+    """
+    _check_share(q)
+    values = np.asarray(p_values, dtype=np.float64)
+    known = ~np.isnan(values)
+    listed = np.zeros(values.shape, dtype=np.bool_)
+    if known.any():
+        listed[known] = false_discovery_control(values[known]) <= q * (1 + ROUNDING)
+    return listed
+
+
+def images_needed_for_review(n_images: int, q: float) -> int:
+    """The fewest calibration images with which one single image of a batch of n_images can make the list."""
+    _check_share(q)
+    return max(1, ceil((n_images / q - 1) * (1 - ROUNDING)))
+
+
+def _check_share(q: float) -> None:
+    if not 0 < q < 1:
+        raise InputError(
+            f"The share of nominal images on the review list is {q:g}: give a number above 0 and below 1, such as 0.1."
+        )
