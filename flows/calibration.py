@@ -1,8 +1,9 @@
 """Calibration: the newest detector and nominal images it never saw in, a champion in MLflow out."""
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from ae_models.calibration import (
     conformal_threshold,
     labelled_threshold,
 )
+from ae_models.certificate import Certificate, certify, installed_versions
 from ae_models.champion import Champion
 from ae_models.detector import Detector
 from ae_models.errors import InputError
@@ -34,6 +36,7 @@ from flows.config import (
     PipelineConfig,
     fingerprint,
 )
+from flows.ledger import utc_now
 from flows.processes import this_process
 from flows.progress import Progress
 from flows.sources import Item, content_hash, labelled_items, nominal_items
@@ -66,7 +69,9 @@ class Scored:
     unreadable: tuple[tuple[str, str], ...]
 
 
-def calibrate(pipeline: PipelineConfig, tracking: Tracking, progress: Progress) -> CalibrationReport:
+def calibrate(
+    pipeline: PipelineConfig, tracking: Tracking, progress: Progress, clock: Callable[[], datetime] = utc_now
+) -> CalibrationReport:
     """Find the pipeline's threshold and let the newest detector, with it, decide batches from now on.
 
     Raises:
@@ -91,8 +96,11 @@ def calibrate(pipeline: PipelineConfig, tracking: Tracking, progress: Progress) 
         rated = score_items(detector, labelled[0].items, "Scoring labelled images", progress) if labelled else None
         truth = labelled[1][rated.places] if labelled and rated else None
         threshold = find_threshold(pipeline, nominal.scores, rated, truth)
-        champion = Champion(detector.on(choose_device("cpu")), threshold, nominal.scores)
-        _log_calibration(tracking, run_id, threshold, nominal, rated, truth)
+        images = [(item.uri, content_hash(item)) for item in nominal.items]
+        seed, versions = pipeline.training.seed, installed_versions()
+        certificate = certify(detector, threshold, nominal.scores, images, seed, clock(), versions)
+        champion = Champion(detector.on(choose_device("cpu")), threshold, nominal.scores, certificate)
+        _log_calibration(tracking, run_id, threshold, certificate, nominal, rated, truth)
         version = _register(pipeline, tracking, run_id, training, champion)
         tracking.promote(pipeline.name, version)
     if nominal.unreadable:
@@ -176,6 +184,7 @@ def _log_calibration(
     tracking: Tracking,
     run_id: str,
     threshold: Threshold,
+    certificate: Certificate,
     nominal: Scored,
     labelled: Scored | None,
     anomalous: NDArray[np.bool_] | None,
@@ -192,6 +201,7 @@ def _log_calibration(
         table = pd.concat([table, more], ignore_index=True)
     tracking.log_table(run_id, table, "scores.parquet")
     tracking.log_picture(run_id, score_histogram(groups, threshold.value), "scores.png")
+    tracking.log_text(run_id, certificate.to_json(), "certificate.json")
     low, high = threshold.false_alarm_band
     metrics = {
         "threshold": threshold.value,
@@ -203,7 +213,7 @@ def _log_calibration(
         flags = threshold.flags(labelled.scores)
         metrics["labelled_recall"] = float(flags[anomalous].mean())
         metrics["labelled_false_alarm_rate"] = float(flags[~anomalous].mean())
-    description = "\n".join(f"- {sentence}" for sentence in threshold.sentences())
+    description = "\n".join(f"- {sentence}" for sentence in (*threshold.sentences(), *certificate.sentences()))
     tracking.log(
         run_id,
         params={

@@ -380,6 +380,8 @@ def _print_batches(reports: "Sequence[BatchReport]", as_json: bool) -> None:
     for report in reports:
         if report.verdict is not None and report.verdict.alarm:
             typer.echo(f"ALARM {report.batch}: {' '.join(report.verdict.sentences())}")
+        if report.stream:
+            typer.echo(f"ALARM stream of {report.pipeline}: {' '.join(report.stream)}")
         if report.outcome == "failed":
             _complain(f"batch {report.batch}: {report.reason}; it is tried again by the next run")
 

@@ -130,7 +130,7 @@ class Tracking:
         self,
         run_id: str,
         params: Mapping[str, Any] | None = None,
-        metrics: Mapping[str, float] | None = None,
+        metrics: Mapping[str, float | None] | None = None,
         tags: Mapping[str, str] | None = None,
         step: int = 0,
     ) -> None:
@@ -138,7 +138,9 @@ class Tracking:
         now = int(time() * 1000)
         self._client.log_batch(
             run_id,
-            metrics=[Metric(key, float(value), now, step) for key, value in (metrics or {}).items()],
+            metrics=[
+                Metric(key, float(value), now, step) for key, value in (metrics or {}).items() if value is not None
+            ],
             params=[Param(key, str(value)[:6000]) for key, value in (params or {}).items()],
             tags=[RunTag(key, str(value)[:5000]) for key, value in (tags or {}).items()],
             synchronous=True,
@@ -161,6 +163,10 @@ class Tracking:
             self._client.log_figure(run_id, picture, name, save_kwargs={"dpi": 110})
         else:
             self._client.log_image(run_id, picture, name)
+
+    def log_text(self, run_id: str, text: str, name: str) -> None:
+        """A text as the artifact `name`."""
+        self._client.log_text(run_id, text, name)
 
     def log_table(self, run_id: str, table: pd.DataFrame, name: str) -> None:
         """A table as the Parquet or CSV artifact `name`."""
@@ -253,7 +259,10 @@ class Tracking:
         with tempfile.TemporaryDirectory() as folder:
             run_id = tags["reconwatch.calibration_run"]
             parts = self.artifact(run_id, "model/artifacts/champion", Path(folder))
-            champion = Champion.load(parts)
+            try:
+                champion = Champion.load(parts)
+            except InputError as error:
+                raise InputError(f"version {number} of pipeline {pipeline!r} decides no batch: {error}") from error
         return ChampionVersion(number, run_id, tags["reconwatch.training_run"], champion)
 
     def detector(self, run_id: str) -> Detector:
