@@ -3,16 +3,16 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isfinite, sqrt
-from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy.special import gammaln
 from scipy.stats import hypergeom, ks_2samp
 
 from ae_models.calibration import Threshold
 from ae_models.curves import FloatArray, finite_scores
 
-EXACT = 1_000_000  # pairs up to which the exact law of the Kolmogorov-Smirnov distance takes milliseconds
+EXACT = 1_000_000  # pairs of scores up to which the exact law of the distance takes milliseconds
 NORMAL = 1.4826  # the standard deviation of a normal distribution in units of its median absolute deviation
 
 NominalBatches = Sequence[tuple[int, int]]  # (flagged, scored) of each
@@ -52,9 +52,26 @@ def movement(scores: ArrayLike, calibration_scores: ArrayLike, threshold: Thresh
     shift = _median_shift(batch[~np.isnan(batch)], nominal)
     if not rest.size or not nominal_rest.size:
         return Movement(1.0, 0.0, shift)
-    method: Literal["exact", "asymp"] = "exact" if rest.size * nominal_rest.size <= EXACT else "asymp"
-    found = ks_2samp(rest, nominal_rest, method=method)
+    few = rest.size * nominal_rest.size <= EXACT
+    if few and rest.size == nominal_rest.size:
+        return Movement(*_equal_sizes(rest, nominal_rest), shift)
+    found = ks_2samp(rest, nominal_rest, method="exact" if few else "asymp")
     return Movement(float(found.pvalue), float(found.statistic), shift)
+
+
+def _equal_sizes(first: FloatArray, second: FloatArray) -> tuple[float, float]:
+    """The exact p-value (Gnedenko and Korolyuk, 1951) and the Kolmogorov-Smirnov distance of n and n scores.
+
+    For equal sizes scipy's exact method rounds chances near 1 to above 1, warns and gives up.
+    """
+    n, both = first.size, np.concatenate([first, second])
+    below, below_too = (np.searchsorted(np.sort(scores), both, side="right") for scores in (first, second))
+    steps = int(np.abs(below - below_too).max())
+    if steps == 0:
+        return 1.0, 0.0
+    reach = steps * np.arange(1, n // steps + 1)
+    chances = np.exp(2 * gammaln(n + 1) - gammaln(n - reach + 1) - gammaln(n + reach + 1))
+    return min(1.0, 2 * float(chances[::2].sum() - chances[1::2].sum())), steps / n
 
 
 def overdispersion(batches: NominalBatches) -> float | None:
