@@ -16,6 +16,7 @@ from ae_models.errors import InputError
 
 if TYPE_CHECKING:
     from flows.progress import Progress
+    from flows.replay import Replay
     from flows.running import RunReport
     from flows.scoring import BatchReport
     from flows.workspace import Workspace
@@ -231,6 +232,56 @@ def run(
 
 
 @app.command()
+def replay(
+    context: typer.Context,
+    name: NameArgument,
+    rate: Annotated[float, typer.Option(help="The false-alarm rate of images, such as 0.005.", show_default=False)],
+    batch_rate: Annotated[
+        float | None, typer.Option(help="The false-alarm rate of batches.", show_default="each batch's own")
+    ] = None,
+    since: Annotated[
+        str | None, typer.Option(help="Only batches decided from this date or time on (UTC).", metavar="DATE")
+    ] = None,
+    until: Annotated[
+        str | None, typer.Option(help="Only batches decided until this date, or before this time.", metavar="DATE")
+    ] = None,
+    config: ConfigOption = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Also write one row a batch to this Parquet file.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Decide past batches again at another rate, from their stored scores: which ones, and since when?
+
+    [bold]reconwatch replay tiles --rate 0.005 --since 2024-05-01[/bold] says which batches would alarm now. Nothing
+    is scored and nothing recorded.
+    """
+    path = _config(context, config)
+    _settings(path).pipeline(name)
+    from flows.replay import moment
+    from flows.replay import replay as replay_batches
+    from flows.scoring import write_scores
+    from flows.workspace import open_workspace
+
+    after = moment(since, "--since", end_of_day=False) if since else None
+    before = moment(until, "--until", end_of_day=True) if until else None
+    workspace = open_workspace(path)
+    report = replay_batches(
+        workspace.settings.pipeline(name),
+        rate,
+        batch_rate,
+        after,
+        before,
+        workspace.tracking,
+        workspace.ledger,
+        _progress(),
+    )
+    if output is not None:
+        write_scores(report.table(), output)
+    _print_replay(report, as_json)
+
+
+@app.command()
 def status(context: typer.Context, config: ConfigOption = None, as_json: JsonOption = False) -> None:
     """Show pipelines, champions, last batches and open alarms."""
     path = _config(context, config)
@@ -384,6 +435,34 @@ def _print_batches(reports: "Sequence[BatchReport]", as_json: bool) -> None:
             typer.echo(f"ALARM stream of {report.pipeline}: {' '.join(report.stream)}")
         if report.outcome == "failed":
             _complain(f"batch {report.batch}: {report.reason}; it is tried again by the next run")
+
+
+def _print_replay(report: "Replay", as_json: bool) -> None:
+    if as_json:
+        _print_json(_plain(report) | {"first_alarm": report.alarms[0].batch if report.alarms else None})
+        return
+    rows = []
+    for batch in report.batches:
+        then, now = batch.then, batch.now
+        before = "?" if then.threshold is None else f"{then.threshold:.4g}"
+        rows.append(
+            (
+                batch.batch,
+                f"{batch.decided_at:%Y-%m-%d %H:%M}",
+                batch.version,
+                f"{before} -> {now.threshold:.4g}" if now else before,
+                f"{then.flagged} -> {now.flagged} of {batch.scored}" if now else f"{then.flagged} of {batch.scored}",
+                f"{then.verdict} -> {now.verdict}" if now and batch.changed else then.verdict,
+                "changed" if batch.changed else "" if now else "not decided again",
+            )
+        )
+    columns = ("batch", "decided (UTC)", "version", "threshold", "flagged", "verdict", "")
+    _print_table(columns, rows, "Decided again")
+    for sentence in report.sentences():
+        typer.echo(sentence)
+    for batch in report.batches:
+        if batch.reason:
+            _say(f"{batch.batch}: {batch.reason}")
 
 
 def _plain(report: Any) -> Any:

@@ -300,7 +300,7 @@ class Ledger:
         query = sa.select(_BATCHES).where(done).order_by(_BATCHES.c.finished_at, _BATCHES.c.key)
         return tuple(map(_record, self._rows(query)))
 
-    def nominal_counts(self, pipeline: str, calibration_version: str, limit: int = 1000) -> tuple[tuple[int, int], ...]:
+    def nominal_counts(self, pipeline: str, calibration_version: str, limit: int) -> tuple[tuple[int, int], ...]:
         """(flagged, scored) of the last batches that this calibration decided without an alarm, the newest first."""
         nominal = (_BATCHES.c.pipeline == pipeline) & (_BATCHES.c.calibration_version == calibration_version)
         nominal &= (_BATCHES.c.status == "done") & _BATCHES.c.alarm.is_(False) & (_BATCHES.c.n_scored > 0)

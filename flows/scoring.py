@@ -27,7 +27,7 @@ from flows.progress import Progress
 from flows.sources import Batch, inbox_batches, loose_files
 from flows.streams import Stream, StreamStep, counts_in_stream, stream_of
 from flows.tracking import ChampionVersion, Tracking
-from flows.verdicts import verdict_on
+from flows.verdicts import NOMINAL_BATCHES, verdict_on
 from flows.workspace import Workspace
 
 SHOWN = 12  # images in a batch's contact sheet
@@ -180,7 +180,7 @@ def score_and_record(
     if isinstance(claim, Busy):
         return BatchReport(pipeline.name, batch.id, "busy", reason=f"{claim.owner} is scoring it")
     try:
-        nominal = ledger.nominal_counts(pipeline.name, champion.calibration_run)
+        nominal = ledger.nominal_counts(pipeline.name, champion.calibration_run, NOMINAL_BATCHES)
         scored = score_batch(batch, champion.champion, pipeline, progress, lambda: ledger.renew(claim), nominal)
         # As it is known now: another process may finish a batch first. What is decided is decided by the ledger.
         stream = stream_of(pipeline, champion, ledger)

@@ -9,6 +9,8 @@ from ae_models.calibration import Threshold
 from ae_models.monitoring import BatchVerdict, batch_verdict
 from flows.config import MonitorConfig
 
+NOMINAL_BATCHES = 1000  # earlier batches, the newest, with which one is compared
+
 
 def verdict_on(
     table: pd.DataFrame,
