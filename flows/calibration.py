@@ -37,6 +37,7 @@ from flows.config import (
     fingerprint,
 )
 from flows.ledger import utc_now
+from flows.planning import standing
 from flows.processes import this_process
 from flows.progress import Progress
 from flows.sources import Item, content_hash, labelled_items, nominal_items
@@ -45,7 +46,7 @@ from flows.tracking import Tracking, TrainedRun
 
 @dataclass(frozen=True)
 class CalibrationReport:
-    """What a calibration gave: the version that now decides batches, and its threshold."""
+    """What a calibration gave: the version that now decides batches, its threshold, and what that allows."""
 
     pipeline: str
     version: str
@@ -53,10 +54,12 @@ class CalibrationReport:
     run_url: str
     threshold: Threshold
     n_unreadable: int
+    standing: str
 
     def sentences(self) -> tuple[str, ...]:
         """What came out, for people."""
-        return (f"Version {self.version} is champion of {self.pipeline}.", *self.threshold.sentences())
+        lines = (f"Version {self.version} is champion of {self.pipeline}.", *self.threshold.sentences())
+        return (*lines, *filter(None, [self.standing]))
 
 
 @dataclass(frozen=True)
@@ -106,7 +109,13 @@ def calibrate(
     if nominal.unreadable:
         progress.warn(f"{len(nominal.unreadable)} calibration images could not be read: {nominal.unreadable[0][1]}")
     return CalibrationReport(
-        pipeline.name, version, run_id, tracking.run_url(pipeline.name, run_id), threshold, len(nominal.unreadable)
+        pipeline.name,
+        version,
+        run_id,
+        tracking.run_url(pipeline.name, run_id),
+        threshold,
+        len(nominal.unreadable),
+        standing(pipeline, threshold.n_nominal),
     )
 
 

@@ -232,6 +232,47 @@ def run(
 
 
 @app.command()
+def plan(
+    context: typer.Context,
+    name: Annotated[str | None, typer.Argument(help="A pipeline, for what it has; none for the defaults.")] = None,
+    rate: Annotated[float | None, typer.Option(help="The false-alarm rate of images.")] = None,
+    confidence: Annotated[
+        float | None, typer.Option(help="That the one calibration keeps the rate, such as 0.95.")
+    ] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Images in a batch; by default as in the inbox.")] = None,
+    batch_rate: Annotated[float | None, typer.Option(help="The false-alarm rate of batches.")] = None,
+    defect_rate: Annotated[float, typer.Option(help="The share of defects in a batch that is to be noticed.")] = 0.05,
+    power: Annotated[float, typer.Option(help="The chance with which it is noticed.")] = 0.8,
+    detection_rate: Annotated[
+        float | None, typer.Option(help="The share of defects that the threshold catches.", show_default="0.8, assumed")
+    ] = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Say how many images a wish takes, and what it then gives; a wish that cannot be met is refused with the nearest.
+
+    [bold]reconwatch plan --batch-size 1000 --defect-rate 0.02[/bold] plans before there is anything.
+    [bold]reconwatch plan tiles[/bold] says where a pipeline stands.
+    """
+    path = _config(context, config)
+    pipeline = _settings(path).pipeline(name) if name else None
+    from flows.planning import Wishes, report_of_plan
+
+    wishes = Wishes(rate, confidence, batch_size, batch_rate, defect_rate, power, detection_rate)
+    report = report_of_plan(pipeline, wishes, _calibration_images(path, name) if name else None)
+    if as_json:
+        _print_json(_plain(report))
+        return
+    for sentence in report.sentences():
+        typer.echo(sentence)
+    rows = [
+        (f"{at.calibration_images:,}", f"{at.power:.1%}", "now" if at.calibration_images == report.n_nominal else "")
+        for at in report.powers
+    ]
+    _print_table(("calibration images", "such batches that alarm", ""), rows, "Power")
+
+
+@app.command()
 def replay(
     context: typer.Context,
     name: NameArgument,
@@ -399,6 +440,15 @@ def _write_output(
         raise InputError(f"there is no image in {', '.join(map(str, paths))}: nothing was written to {output}")
     write_scores(pd.concat([tables[batch.id] for batch in batches if batch.id in tables], ignore_index=True), output)
     _say(f"Wrote {sum(map(len, tables.values()))} rows to {output}.")
+
+
+def _calibration_images(path: Path, name: str) -> int | None:
+    """How many images the threshold of a pipeline's champion is from; None where there is none yet."""
+    from flows.workspace import open_workspace
+
+    tracking = open_workspace(path).tracking
+    champion = tracking.champion_version(name)
+    return tracking.threshold(champion[1]["reconwatch.calibration_run"])[0].n_nominal if champion else None
 
 
 def _print_report(report: Any, as_json: bool) -> None:

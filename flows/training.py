@@ -24,6 +24,7 @@ from ae_models.panels import curves_figure, loss_figure, reconstruction_sheet
 from ae_models.splits import groups_of, near_duplicates, perceptual_hashes, split_by_group
 from ae_models.training import Epoch, TrainingResult, TrainingSettings, fit
 from flows.config import ConformalThreshold, PipelineConfig, fingerprint
+from flows.planning import standing
 from flows.processes import this_process
 from flows.progress import Progress
 from flows.sources import Found, Item, content_hash, labelled_items, nominal_items
@@ -44,7 +45,11 @@ class ReadImages:
 
 @dataclass(frozen=True)
 class TrainingReport:
-    """What a training gave; losses are mean squared errors on held-out nominal images."""
+    """What a training gave; losses are mean squared errors on held-out nominal images.
+
+    Attributes:
+        standing: what its calibration images will allow, in one sentence; empty where labels set the threshold.
+    """
 
     pipeline: str
     run_id: str
@@ -61,6 +66,7 @@ class TrainingReport:
     baseline_loss: float
     auroc: Auroc | None
     baseline_auroc: Auroc | None
+    standing: str
 
     def sentences(self) -> tuple[str, ...]:
         """What came out, for people."""
@@ -75,7 +81,7 @@ class TrainingReport:
                 f"On the labelled images its AUROC of {_interval(self.auroc)} {verdict} the "
                 f"{_interval(self.baseline_auroc)} of principal components."
             )
-        return tuple(lines)
+        return (*lines, *filter(None, [self.standing]))
 
 
 def train(pipeline: PipelineConfig, tracking: Tracking, progress: Progress) -> TrainingReport:
@@ -118,6 +124,7 @@ def train(pipeline: PipelineConfig, tracking: Tracking, progress: Progress) -> T
         baseline_loss=baseline_loss,
         auroc=aurocs[0] if aurocs else None,
         baseline_auroc=aurocs[1] if aurocs else None,
+        standing=standing(pipeline, len(sides["calibration"])),
     )
 
 

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:(mlflow|sqla
 
 Project = Callable[..., Path]
 SmallImages = Callable[[Path, int, int], list[Path]]
-VERBS = ("init", "check", "train", "calibrate", "score", "run", "status", "ui", "demo")
+VERBS = ("init", "check", "train", "calibrate", "score", "run", "plan", "replay", "status", "ui", "demo")
 
 
 @dataclass(frozen=True)
@@ -437,6 +437,7 @@ class TestOutput:
             "flagged": "bool",
             "status": "string",
             "reason": "string",
+            "review": "bool",
         }
 
     def test_its_rows(self, call: Call, trained: Path, tmp_path: Path, paths: Sequence[Path]) -> None:
