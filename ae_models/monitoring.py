@@ -31,7 +31,7 @@ Severity = Literal["none", "warning", "critical"]
 FLAGGED, MOVED, UNREADABLE = 1 / 2, 1 / 4, 1 / 4
 CRITICAL = 1000  # a p-value this many times below its test's budget is critical
 SMALLEST_DISTANCE = 0.15  # a nominal normal score that moves by 0.38 standard deviations
-NAMING = 0.01  # with too many flags, the chance that unmoved images below the threshold are named moved
+NAMING = 0.025  # with too many flags, the chance that unmoved images below the threshold are named moved
 MAJORITY = 0.05  # the chance that a batch of which half exceeds the threshold counts as one of which more does
 UNEQUAL = float(norm.isf(0.01))  # Tarone's Z from which on nominal batches differ by more than chance
 
