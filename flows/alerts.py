@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Literal, Protocol
 
-from flows.ledger import Ledger, OutboxEntry, PendingAlert, plain, utc_now
+from flows.ledger import Ledger, OutboxEntry, PendingAlert, WaitingChannel, plain, utc_now
 
 Kind = Literal["alarm", "reminder", "acknowledged", "escalated", "resolved", "missing", "failing", "stream", "test"]
 Severity = Literal["warning", "critical"]
+Tone = Literal["good", "info", "warning", "critical"]
 
 SCHEMA = 1  # of the payload, as flows/alert.schema.json says it
 TITLES: Mapping[Kind, str] = {
@@ -119,6 +120,19 @@ class Alert:
         return tuple(OutboxEntry(name, self.dedupe_key, payload) for name in names)
 
 
+def tone(payload: Mapping[str, Any]) -> Tone:
+    """How a message is to be felt, for colours and the severities of other services."""
+    by_kind: Mapping[str, Tone] = {"resolved": "good", "acknowledged": "info", "test": "info"}
+    severity: Severity = payload["severity"]
+    return by_kind.get(payload["kind"], severity)
+
+
+def one_line(text: str, longest: int = 10_000) -> str:
+    """The text on one line of at most so many characters; control characters, which file names may hold, are spaces."""
+    line = " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
+    return line if len(line) <= longest else f"{line[: longest - 1]}…"
+
+
 class Channel(Protocol):
     """A way to people."""
 
@@ -174,6 +188,16 @@ def deliver(
             if failure.unreachable:
                 unreachable.add(route)
     return DeliveryReport(delivered, tuple(failed), waiting, tuple(map(_homeless, homeless.items())))
+
+
+def in_words(waiting: WaitingChannel) -> str:
+    """What is known of a channel for which alerts wait."""
+    counted = "1 alert waits" if waiting.count == 1 else f"{waiting.count:,} alerts wait"
+    reason = f"; {waiting.last_error}" if waiting.last_error else ", not tried yet"
+    return (
+        f"{waiting.pipeline}: {counted} for the channel '{waiting.channel}' since {waiting.since:%Y-%m-%d %H:%M} UTC"
+        f"{reason}"
+    )
 
 
 def _sent(

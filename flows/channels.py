@@ -1,21 +1,23 @@
 """The channels that carry alerts to people, made from a pipeline's `alerts`."""
 
+import base64
 import logging
-import re
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
+from typing import Any, assert_never
 
-from flows import config
-from flows.alerts import Channel, DeliveryFailed
+from pydantic import SecretStr
 
-if TYPE_CHECKING:
-    from prefect.blocks.notifications import CustomWebhookNotificationBlock
+from flows import config_channels as config
+from flows.alerts import Alert, Channel, one_line
+from flows.channels_chat import SlackChannel, TeamsChannel
+from flows.channels_email import EmailChannel, Pictures, no_picture
+from flows.channels_http import WebhookChannel
+from flows.channels_prefect import BlockType, PrefectEventChannel, SavedWebhookChannel, saved_secret
+from flows.channels_services import AppriseChannel, PagerDutyChannel
 
-_CLIENT_LOGGERS = ("httpx", "httpcore.connection", "httpcore.http11", "httpcore.proxy")
 _LOGGER = logging.getLogger("reconwatch.alerts")
 
 
@@ -27,138 +29,78 @@ class LogChannel:
 
     def send(self, payload: Mapping[str, Any]) -> None:
         """Logs the alert's text; line breaks and control characters, which file names may hold, become spaces."""
-        printable = "".join(letter if letter.isprintable() else " " for letter in payload["text"])
-        _LOGGER.warning("%s", " ".join(printable.split()))
+        _LOGGER.warning("%s", one_line(payload["text"]))
 
 
-def saved_webhook(name: str) -> "CustomWebhookNotificationBlock":
-    """The Custom Webhook block saved in Prefect under that name; raises DeliveryFailed where no server is set."""
-    from prefect.blocks.notifications import CustomWebhookNotificationBlock
-    from prefect.settings import get_current_settings
-
-    if not get_current_settings().api.url:  # Prefect would start a server of its own
-        raise DeliveryFailed(
-            f"the block '{name}' is saved in a Prefect server and PREFECT_API_URL names none: set it, or give a url"
-        )
-    load: Any = CustomWebhookNotificationBlock.load  # its type leaves out _sync
-    try:
-        block: CustomWebhookNotificationBlock = load(name, _sync=True)
-    except ValueError:
-        raise DeliveryFailed(
-            f"Prefect has no Custom Webhook block '{name}': save one by that name, or give a url"
-        ) from None
-    except Exception as error:
-        raise DeliveryFailed(
-            f"the block '{name}' could not be loaded from Prefect ({type(error).__name__})", unreachable=True
-        ) from None
-    return block
+def channels(configured: Sequence[config.AnyChannel], pictures: Pictures = no_picture) -> dict[str, Channel]:
+    """The channels of one pipeline by name, from its `alerts`; `pictures` gives the contact sheets of e-mails."""
+    return {channel.name: _channel(channel, pictures) for channel in configured}
 
 
-@dataclass(frozen=True)
-class WebhookChannel:
-    """A request to a web address, or through a Custom Webhook block that is saved in Prefect.
-
-    Attributes:
-        url: the secret address, which gets the payload as JSON by POST; or None.
-        block: the block's name; its own template stands and is given `subject` and `body`; or None.
-        timeout: seconds until a silent receiver counts as unreachable; a saved block has its own.
-    """
-
-    name: str
-    url: str | None = field(default=None, repr=False)
-    block: str | None = None
-    timeout: float = 10.0
-    load: Callable[[str], "CustomWebhookNotificationBlock"] = field(default=saved_webhook, repr=False)
-
-    def send(self, payload: Mapping[str, Any]) -> None:
-        """Sends the alert; any answer but 2xx, and none in time, raises DeliveryFailed."""
-        try:
-            with _addresses_unlogged():
-                self._notify(payload)
-            return
-        except Exception as error:
-            failure = _failure(self.name, error)
-        raise failure  # outside of `except`: the error that it stands for holds the address
-
-    def _notify(self, payload: Mapping[str, Any]) -> None:
-        block = self._own_block(payload) if self.block is None else self._saved_block(self.block, payload)
-        notify: Any = block.notify  # its type leaves out _sync
-        with block.raise_on_failure():
-            notify(_braced(payload["text"]), _braced(payload["title"]), _sync=True)
-
-    def _own_block(self, payload: Mapping[str, Any]) -> "CustomWebhookNotificationBlock":
-        from prefect.blocks.notifications import CustomWebhookNotificationBlock
-        from prefect.types import SecretDict
-
-        secrets = {"webhook_url": self.url} | {f"alert_{key}": value for key, value in payload.items()}
-        # A value that stands for a whole placeholder is put in as it is: `{{...}}` in a file's name stays that.
-        return CustomWebhookNotificationBlock(
-            name=self.name,
-            url="{{ webhook_url }}",
-            json_data={key: f"{{{{ alert_{key} }}}}" for key in payload},
-            headers={"Idempotency-Key": _header(payload)},
-            cookies=None,
-            timeout=self.timeout,
-            secrets=SecretDict(secrets),
-        )
-
-    def _saved_block(self, name: str, payload: Mapping[str, Any]) -> "CustomWebhookNotificationBlock":
-        block = self.load(name)
-        block.headers = {"Idempotency-Key": _header(payload)} | (block.headers or {})
-        return block
+def _channel(configured: config.AnyChannel, pictures: Pictures) -> Channel:
+    match configured:
+        case config.LogChannel():
+            return LogChannel(configured.name)
+        case config.WebhookChannel():
+            return _webhook(configured)
+        case config.SlackChannel():
+            return SlackChannel(configured.name, _secret(configured.url, "Slack Webhook", configured.block))
+        case config.TeamsChannel():
+            return TeamsChannel(configured.name, _secret(configured.url, "Microsoft Teams Webhook", configured.block))
+        case config.EmailChannel():
+            return _email(configured, pictures)
+        case config.PagerDutyChannel():
+            key = _secret(configured.routing_key, "Pager Duty Webhook", configured.block)
+            return PagerDutyChannel(configured.name, key, configured.url)
+        case config.AppriseChannel():
+            return AppriseChannel(configured.name, configured.url.get_secret_value())
+        case config.PrefectEventChannel():
+            return PrefectEventChannel(configured.name)
+        case _:
+            assert_never(configured)
 
 
-def channels(configured: Sequence[config.LogChannel | config.WebhookChannel]) -> dict[str, Channel]:
-    """The channels of one pipeline by name, from its `alerts`."""
-    return {channel.name: _channel(channel) for channel in configured}
+def _webhook(configured: config.WebhookChannel) -> Channel:
+    if configured.block is not None:
+        return SavedWebhookChannel(configured.name, configured.block)
+    secret = configured.secret
+    key = base64.b64decode(secret.get_secret_value().removeprefix(config.SECRET_MARK)) if secret else None
+    return WebhookChannel(configured.name, _value(configured.url), key)
 
 
-def _channel(configured: config.LogChannel | config.WebhookChannel) -> Channel:
-    if isinstance(configured, config.LogChannel):
-        return LogChannel(configured.name)
-    url = configured.url.get_secret_value() if configured.url else None
-    return WebhookChannel(configured.name, url, configured.block)
+def _email(configured: config.EmailChannel, pictures: Pictures) -> Channel:
+    return EmailChannel(
+        name=configured.name,
+        host=configured.host,
+        port=configured.port or config.SMTP_PORTS[configured.security],
+        security=configured.security,
+        sender=configured.sender,
+        recipients=configured.to,
+        user=configured.user,
+        password=_value(configured.password) or None,
+        pictures=pictures,
+    )
 
 
-def _failure(name: str, error: Exception) -> DeliveryFailed:
-    """What went wrong with a webhook, in words that hold nothing of the error's own text, where addresses stand."""
-    import httpx
-
-    if isinstance(error, DeliveryFailed):
-        return error
-    if isinstance(error, httpx.HTTPStatusError):
-        return DeliveryFailed(f"webhook '{name}' answered {error.response.status_code}")
-    if isinstance(error, httpx.TimeoutException):
-        return DeliveryFailed(f"webhook '{name}' gave no answer in time", unreachable=True)
-    if isinstance(error, (httpx.UnsupportedProtocol, httpx.InvalidURL)):
-        return DeliveryFailed(f"webhook '{name}' has an address that is not http://... or https://...")
-    if isinstance(error, httpx.TransportError):
-        return DeliveryFailed(f"webhook '{name}' could not be reached ({type(error).__name__})", unreachable=True)
-    return DeliveryFailed(f"webhook '{name}' failed with {type(error).__name__}")
+def _secret(given: SecretStr | None, kind: BlockType, block: str | None) -> Callable[[], str]:
+    """What gives the secret when it is needed: blocks are asked for at each message, as they may change."""
+    return partial(saved_secret, kind, block) if block is not None else partial(_value, given)
 
 
-@contextmanager
-def _addresses_unlogged() -> Iterator[None]:
-    """Keeps the HTTP client from logging this thread's requests meanwhile: its lines hold the address."""
-    thread = threading.get_ident()
-
-    def of_others(record: logging.LogRecord) -> bool:
-        return record.thread != thread
-
-    loggers = [logging.getLogger(name) for name in _CLIENT_LOGGERS]
-    for logger in loggers:
-        logger.addFilter(of_others)
-    try:
-        yield
-    finally:
-        for logger in loggers:
-            logger.removeFilter(of_others)
+def _value(secret: SecretStr | None) -> str:
+    return secret.get_secret_value() if secret else ""
 
 
-def _braced(text: str) -> str:
-    """`text` without `{{`, which a block would take for a placeholder, and put its secrets there."""
-    return re.sub(r"\{(?=\{)", "{ ", text)
-
-
-def _header(payload: Mapping[str, Any]) -> str:
-    return quote(str(payload["dedupe_key"]), safe=":/")
+def trial_alert(pipeline: str, channel: str, now: datetime) -> Alert:
+    """A message that says that it is a test, and nothing else."""
+    return Alert(
+        pipeline=pipeline,
+        batch=None,
+        verdict={},
+        sentences=f"This is a test of the channel {channel}, sent by hand at {now:%Y-%m-%d %H:%M:%S} UTC: nothing is "
+        "wrong, and nothing needs to be done. Alerts will arrive like this.",
+        worst=(),
+        run_url=None,
+        dedupe_key=f"test/{pipeline}/{channel}/{now:%Y%m%dT%H%M%S%f}",
+        kind="test",
+    )

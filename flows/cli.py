@@ -1,6 +1,5 @@
 """The command line: `reconwatch`. What takes long to import is imported by the command that needs it."""
 
-import json
 import logging
 import os
 import sys
@@ -13,6 +12,15 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 from ae_models.errors import InputError
+from flows.cli_alert import app as alert_app
+from flows.terminal import ALARMED, FAILED, WRONG_INPUT, ConfigOption, JsonOption
+from flows.terminal import complain as _complain
+from flows.terminal import config_hint as _config_hint
+from flows.terminal import config_path as _config
+from flows.terminal import print_json as _print_json
+from flows.terminal import print_table as _print_table
+from flows.terminal import say as _say
+from flows.terminal import settings_of as _settings
 
 if TYPE_CHECKING:
     from flows.progress import Progress
@@ -22,8 +30,6 @@ if TYPE_CHECKING:
     from flows.workspace import Workspace
 
 Result = TypeVar("Result")
-DEFAULT_CONFIG = Path("pipelines.yaml")
-DONE, FAILED, WRONG_INPUT, ALARMED = 0, 1, 2, 3
 
 app = typer.Typer(
     name="reconwatch",
@@ -34,11 +40,8 @@ app = typer.Typer(
     epilog="From nothing to a flagged batch: [bold]reconwatch init FOLDER[/bold], then [bold]reconwatch run[/bold]. "
     "Exit codes: 0 done, 1 failed, 2 your input is wrong, 3 a batch alarmed (with --fail-on-alarm).",
 )
+app.add_typer(alert_app, name="alert")
 
-ConfigOption = Annotated[
-    Path | None, typer.Option("--config", "-c", help="The pipelines.yaml to use.", show_default="pipelines.yaml")
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
 NameArgument = Annotated[str, typer.Argument(help="The pipeline's name in pipelines.yaml.", show_default=False)]
 FailOption = Annotated[bool, typer.Option("--fail-on-alarm", help="Exit with 3 where a batch raised an alarm.")]
 
@@ -324,9 +327,10 @@ def replay(
 
 @app.command()
 def status(context: typer.Context, config: ConfigOption = None, as_json: JsonOption = False) -> None:
-    """Show pipelines, champions, last batches and open alarms."""
+    """Show pipelines, champions, last batches, open alarms, and alerts that wait for a channel."""
     path = _config(context, config)
     _settings(path)  # as above
+    from flows.alerts import in_words
     from flows.status import pipeline_states
     from flows.workspace import open_workspace
 
@@ -350,6 +354,9 @@ def status(context: typer.Context, config: ConfigOption = None, as_json: JsonOpt
         for state in states
     ]
     _print_table(columns, rows, "Pipelines")
+    for state in states:
+        for waiting in state.waiting_channels:
+            typer.echo(in_words(waiting))
 
 
 @app.command()
@@ -527,40 +534,6 @@ def _plain(report: Any) -> Any:
     return report
 
 
-def _print_json(value: Any) -> None:
-    typer.echo(json.dumps(value, indent=2, default=str))
-
-
-def _print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(title=title, title_justify="left")
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
-    width = None if sys.stdout.isatty() else 200  # in a file, an address is worth more than a narrow table
-    Console(width=width).print(table)
-
-
-def _config(context: typer.Context, given: Path | None) -> Path:
-    path: Path = given or context.obj or DEFAULT_CONFIG
-    return path
-
-
-def _config_hint(context: typer.Context, given: Path | None) -> str:
-    path = _config(context, given)
-    return "" if path == DEFAULT_CONFIG else f" --config {path}"
-
-
-def _settings(path: Path) -> Any:
-    from flows.config import load
-
-    return load(path, os.environ)
-
-
 def _progress() -> "Progress":
     from flows.progress import terminal_or_log
 
@@ -570,14 +543,6 @@ def _progress() -> "Progress":
 def _exit(failed: bool, alarmed: bool) -> None:
     if failed or alarmed:
         raise typer.Exit(FAILED if failed else ALARMED)
-
-
-def _say(sentence: str) -> None:
-    typer.echo(sentence, err=True)
-
-
-def _complain(sentence: str) -> None:
-    typer.secho(f"Error: {sentence}", err=True, fg="red")
 
 
 def _quiet() -> None:

@@ -40,7 +40,7 @@ from flows.config_sources import (
     Source,
     TorchvisionSource,
 )
-from flows.config_types import PATTERNS, FilePath, Name, Part, tag_of, web_address
+from flows.config_types import PATTERNS, FilePath, Name, Part, keys_of, tag_of, web_address
 
 __all__ = [
     "ConformalThreshold",
@@ -165,7 +165,7 @@ VOCABULARY = Vocabulary(
         "training": TrainingConfig.model_fields,
         "monitor": MonitorConfig.model_fields,
     }
-    | {str(tag_of(model)): model.model_fields for model in (LABELLED | MODELS | THRESHOLDS | CHANNELS).values()},
+    | {str(tag_of(model)): keys_of(model) for model in (LABELLED | MODELS | THRESHOLDS | CHANNELS).values()},
     patterns=PATTERNS,
 )
 

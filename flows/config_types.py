@@ -22,9 +22,13 @@ from pydantic import (
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$"
 DEVICE = r"^(auto|cpu|mps|cuda(:[0-9]+)?)$"
+HOST = r"^[A-Za-z0-9]([A-Za-z0-9.:-]{0,252}[A-Za-z0-9])?$"
+MAIL_ADDRESS = r"^[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64}@[A-Za-z0-9]([A-Za-z0-9.-]{0,252}[A-Za-z0-9])?$"
 PATTERNS = {
     NAME: "a name: up to 63 letters, digits, '-' and '_', the first a letter or a digit",
     DEVICE: "a device: auto, cpu, mps, cuda, or one GPU such as cuda:0",
+    HOST: "the name or address of a server, such as mail.example.com",
+    MAIL_ADDRESS: "an e-mail address, such as night-shift@example.com",
 }
 Scalar = str | int | float | bool
 
@@ -85,6 +89,11 @@ def web_address(text: str) -> str:
     if not usable or re.search(r"\s", text):
         raise ValueError("must be a web address that starts with http:// or https://")
     return text
+
+
+def keys_of(model: type[BaseModel]) -> tuple[str, ...]:
+    """The keys that a file may write for the model."""
+    return tuple(field.alias or name for name, field in model.model_fields.items())
 
 
 def tag_of(model: type[BaseModel] | None) -> str | None:

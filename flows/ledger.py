@@ -147,6 +147,17 @@ class PendingAlert:
     sender_since: datetime | None
 
 
+@dataclass(frozen=True)
+class WaitingChannel:
+    """A channel for which alerts wait: how many, since when, and why the newest that failed did, or None."""
+
+    pipeline: str
+    channel: str
+    count: int
+    since: datetime
+    last_error: str | None
+
+
 def batch_key(pipeline: str, manifest_hash: str, model_version: str, calibration_version: str) -> str:
     """The SHA-256 (hex) under which a batch is claimed: these images, judged by this model with this calibration."""
     return hashlib.sha256(
@@ -359,6 +370,18 @@ class Ledger:
         if now is not None:
             pending &= _OUTBOX.c.next_attempt_at <= now
         return tuple(map(_pending, self._rows(sa.select(_OUTBOX).where(pending).order_by(_OUTBOX.c.id).limit(limit))))
+
+    def waiting_channels(self) -> tuple[WaitingChannel, ...]:
+        """The channels for which alerts wait, by pipeline and name."""
+        failed = sa.func.max(sa.case((_OUTBOX.c.last_error.is_not(None), _OUTBOX.c.id)))
+        since = sa.func.min(_OUTBOX.c.created_at)
+        columns = (_OUTBOX.c.pipeline, _OUTBOX.c.channel, sa.func.count().label("waiting"), since.label("since"))
+        waiting = sa.select(*columns, failed.label("failed")).where(_OUTBOX.c.delivered_at.is_(None))
+        waiting = waiting.group_by(_OUTBOX.c.pipeline, _OUTBOX.c.channel)
+        each = waiting.subquery()
+        query = sa.select(each, _OUTBOX.c.last_error).outerjoin(_OUTBOX, _OUTBOX.c.id == each.c.failed)
+        rows = self._rows(query.order_by(each.c.pipeline, each.c.channel))
+        return tuple(WaitingChannel(row.pipeline, row.channel, row.waiting, row.since, row.last_error) for row in rows)
 
     def claim_alert(self, alert: PendingAlert) -> PendingAlert | None:
         """The alert as ours to send; None where a living process sends it, or it changed since it was read."""

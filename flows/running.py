@@ -141,7 +141,8 @@ def changes_since_training(workspace: Workspace, pipeline: PipelineConfig) -> bo
 
 def send_alerts(workspace: Workspace, progress: Progress) -> DeliveryReport:
     """Send every alert that is due, those of earlier runs that could not be sent included."""
-    by_pipeline = {name: channels(pipeline.alerts) for name, pipeline in workspace.settings.pipelines.items()}
+    pipelines = workspace.settings.pipelines.items()
+    by_pipeline = {name: channels(pipeline.alerts, workspace.tracking.picture) for name, pipeline in pipelines}
     report = deliver(workspace.ledger, by_pipeline)
     for failure in (*report.failed, *report.homeless):
         progress.warn(f"An alert waits to be sent: {failure}")

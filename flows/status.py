@@ -1,8 +1,10 @@
 """How every pipeline stands."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from flows.config import PipelineConfig
+from flows.ledger import WaitingChannel
 from flows.running import calibration_is_due, changes_since_training
 from flows.workspace import Workspace
 
@@ -21,16 +23,18 @@ class PipelineState:
     last_batch: str | None
     open_alarms: tuple[str, ...]
     alerts_waiting: int
+    waiting_channels: tuple[WaitingChannel, ...]
     url: str
 
 
 def pipeline_states(workspace: Workspace) -> list[PipelineState]:
     """The state of every pipeline, in the order of the file."""
-    waiting = [alert.pipeline for alert in workspace.ledger.pending_alerts()]
+    waiting = workspace.ledger.waiting_channels()
     return [_state(workspace, pipeline, waiting) for pipeline in workspace.settings.pipelines.values()]
 
 
-def _state(workspace: Workspace, pipeline: PipelineConfig, waiting: list[str]) -> PipelineState:
+def _state(workspace: Workspace, pipeline: PipelineConfig, waiting: Sequence[WaitingChannel]) -> PipelineState:
+    here = tuple(channel for channel in waiting if channel.pipeline == pipeline.name)
     champion = workspace.tracking.champion_version(pipeline.name)
     history = workspace.ledger.history(pipeline.name, RECENT)
     alarms = workspace.ledger.open_alarms(pipeline.name, RECENT)
@@ -45,7 +49,8 @@ def _state(workspace: Workspace, pipeline: PipelineConfig, waiting: list[str]) -
         if last
         else None,
         open_alarms=tuple(record.batch for record in alarms),
-        alerts_waiting=waiting.count(pipeline.name),
+        alerts_waiting=sum(channel.count for channel in here),
+        waiting_channels=here,
         url=workspace.tracking.experiment_url(pipeline.name),
     )
 

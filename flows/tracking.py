@@ -43,6 +43,7 @@ from flows.processes import owner_is_alive, this_process
 SERVED_REQUIREMENTS = ("torch", "numpy", "pandas", "pillow", "safetensors", "scikit-learn", "scipy")
 CHAMPION, CHALLENGER = "champion", "challenger"
 CHAMPION_PARTS = "model/artifacts/champion"  # the folder of the champion's files in its calibration's run
+LARGEST_PICTURE = 32_000_000  # bytes
 VIEW = "?workflowType=machine_learning"  # without it MLflow shows the pages of its language-model side
 
 
@@ -196,6 +197,14 @@ class Tracking:
     def artifact_names(self, run_id: str) -> list[str]:
         """The names of the run's artifacts at the top."""
         return [str(file.path) for file in self._client.list_artifacts(run_id)]
+
+    def picture(self, run_id: str, name: str) -> bytes | None:
+        """The artifact `name` of a run; None where there is none, or one of more than 32 MB."""
+        found = [file for file in self._client.list_artifacts(run_id) if file.path == name and not file.is_dir]
+        if not found or (found[0].file_size or 0) > LARGEST_PICTURE:
+            return None
+        with tempfile.TemporaryDirectory() as folder:
+            return self.artifact(run_id, name, Path(folder)).read_bytes()
 
     def run_url(self, pipeline: str, run_id: str) -> str:
         """Where a browser shows the run."""

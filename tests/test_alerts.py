@@ -1,25 +1,20 @@
-"""Alerts arrive, once to a receiver that looks at their keys, or are kept; and no address shows anywhere."""
+"""Alerts say what they are, and arrive once at a receiver that looks at their keys, or are kept."""
 
 import json
-import logging
 import os
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, get_args
 
 import jsonschema  # type: ignore[import-untyped]  # it has no types
-import psutil  # type: ignore[import-untyped, unused-ignore]  # it ships no types
 import pytest
-from pydantic import SecretStr
 
-from flows import config
 from flows.alerts import (
     DELAYS,
     Alert,
@@ -28,9 +23,9 @@ from flows.alerts import (
     DeliveryReport,
     Kind,
     deliver,
+    in_words,
 )
-from flows.channels import LogChannel, WebhookChannel, channels
-from flows.ledger import Claim, Ledger
+from flows.ledger import Claim, Ledger, WaitingChannel
 
 NOON = datetime(2024, 5, 17, 12, tzinfo=UTC)
 ROOT = Path(__file__).parents[1]
@@ -68,53 +63,6 @@ class Clock:
 
     def __call__(self) -> datetime:
         return self.now
-
-
-@dataclass
-class Receiver:
-    """A web server on loopback that answers as the path says: a status, `hang` or `close`."""
-
-    received: list[tuple[Mapping[str, str], Any]] = field(default_factory=list)
-    released: threading.Event = field(default_factory=threading.Event)
-    port: int = 0
-
-    def url(self, answer: str) -> str:
-        return f"http://127.0.0.1:{self.port}/{answer}/token-s3cr3t"
-
-    def handler(self) -> type[BaseHTTPRequestHandler]:
-        receiver = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"]))
-                receiver.received.append((dict(self.headers), json.loads(body)))
-                answer = self.path.split("/")[1]
-                if answer == "hang":
-                    receiver.released.wait(30)
-                elif answer != "close":
-                    self.send_response(int(answer))
-                    self.send_header("Content-Length", "0")
-                    self.end_headers()
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        return Handler
-
-
-@pytest.fixture
-def receiver(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Receiver]:
-    monkeypatch.setenv("PREFECT_HOME", str(tmp_path))
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    receiver = Receiver()
-    with ThreadingHTTPServer(("127.0.0.1", 0), receiver.handler()) as server:
-        receiver.port = server.server_address[1]
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        yield receiver
-        receiver.released.set()
-        server.shutdown()
-        thread.join()
 
 
 @pytest.fixture
@@ -207,153 +155,6 @@ def test_the_text_tells_people_what_and_where() -> None:
     ]
 
 
-# The log
-
-
-def test_the_log_gets_one_line(caplog: pytest.LogCaptureFixture) -> None:
-    """An alert is one warning on one line, even where a file's name holds a line break or an escape sequence."""
-    alert = Alert("tiles", "lot-7", {}, "Off.", ("a\nERROR all is lost.png", "b\x1b[31m.png"), None, "key")
-    with caplog.at_level(logging.WARNING, "reconwatch.alerts"):
-        LogChannel().send(alert.payload())
-    assert caplog.messages == [
-        "reconwatch: batch lot-7 of tiles raised an alarm. Off. Worst images: a ERROR all is lost.png, b [31m.png."
-    ]
-
-
-# The webhook
-
-
-def test_the_webhook_gets_the_payload(receiver: Receiver) -> None:
-    """The document arrives as it is, with its key in a header, and no process or server is started for it."""
-    children = psutil.Process().children(recursive=True)
-    WebhookChannel("ops", receiver.url("200")).send(ALERT.payload())
-    ((headers, document),) = receiver.received
-    assert document == ALERT.payload()
-    assert headers["Idempotency-Key"] == "tiles/lot-7"
-    assert psutil.Process().children(recursive=True) == children
-
-
-def test_a_name_like_a_placeholder_arrives_as_it_is(receiver: Receiver) -> None:
-    """Braces in file names and batches are no template, and bring no secret out."""
-    names = ("{{body}}.png", "{{ webhook_url }}", "{{ alert_batch }}", "{{$PATH}}")
-    alert = Alert("tiles", "{{subject}}", {"{{name}}": "{{ name }}"}, "{{body}}", names, None, "k\n{{body}}ü")
-    WebhookChannel("ops", receiver.url("200")).send(alert.payload())
-    assert receiver.received[0][1] == alert.payload()
-
-
-@pytest.mark.parametrize("name", [b"tile-\xff.png", b"tile-\xed\xa0\x80.png"])
-def test_a_name_that_is_no_text_arrives_escaped(receiver: Receiver, name: bytes) -> None:
-    """A file whose name is no UTF-8 does not hold its alert back for ever."""
-    alert = Alert("tiles", "lot-7", {}, "Off.", (os.fsdecode(name),), None, "key")
-    WebhookChannel("ops", receiver.url("200")).send(alert.payload())
-    assert receiver.received[0][1]["worst"][0].startswith("tile-\\udc")
-
-
-@pytest.mark.parametrize(
-    ("answer", "sentence", "unreachable"),
-    [
-        ("500", "webhook 'ops' answered 500", False),
-        ("404", "webhook 'ops' answered 404", False),
-        ("302", "webhook 'ops' answered 302", False),
-        ("hang", "webhook 'ops' gave no answer in time", True),
-        ("close", "webhook 'ops' could not be reached (RemoteProtocolError)", True),
-    ],
-)
-def test_anything_but_a_good_answer_is_a_failure(
-    receiver: Receiver, answer: str, sentence: str, unreachable: bool
-) -> None:
-    """Errors, redirects, silence and a closed connection are told apart, in one sentence each."""
-    with pytest.raises(DeliveryFailed) as failure:
-        WebhookChannel("ops", receiver.url(answer), timeout=0.5).send(ALERT.payload())
-    assert str(failure.value) == sentence
-    assert failure.value.unreachable == unreachable
-
-
-def test_a_refused_connection_is_a_failure(receiver: Receiver) -> None:
-    """Where nobody listens, the alert did not arrive."""
-    with ThreadingHTTPServer(("127.0.0.1", 0), receiver.handler()) as server:
-        unused = server.server_address[1]
-    with pytest.raises(DeliveryFailed, match=r"webhook 'ops' could not be reached \(ConnectError\)"):
-        WebhookChannel("ops", f"http://127.0.0.1:{unused}/token-s3cr3t").send(ALERT.payload())
-
-
-@pytest.mark.parametrize("address", ["ftp://host/token-s3cr3t", "token-s3cr3t", "http://host:port/token-s3cr3t"])
-def test_an_address_that_is_none_is_a_failure(receiver: Receiver, address: str) -> None:
-    """A wrong address is said without showing it."""
-    with pytest.raises(DeliveryFailed) as failure:
-        WebhookChannel("ops", address).send(ALERT.payload())
-    assert str(failure.value) == "webhook 'ops' has an address that is not http://... or https://..."
-
-
-@pytest.mark.parametrize("answer", ["200", "500", "hang", "close"])
-def test_the_address_shows_nowhere(receiver: Receiver, caplog: pytest.LogCaptureFixture, answer: str) -> None:
-    """Neither the log at its most talkative, nor the error and its causes, nor the channel's repr holds the URL."""
-    channel = WebhookChannel("ops", receiver.url(answer), timeout=0.5)
-    told = repr(channel)
-    with caplog.at_level(logging.DEBUG):
-        try:
-            channel.send(ALERT.payload())
-        except DeliveryFailed as failure:
-            told += repr(failure) + repr(failure.__cause__) + repr(failure.__context__)
-    assert "s3cr3t" not in told + caplog.text
-
-
-def test_other_requests_are_logged_as_before(receiver: Receiver, caplog: pytest.LogCaptureFixture) -> None:
-    """The HTTP client is silenced for the alert only."""
-    import httpx
-
-    with caplog.at_level(logging.INFO, "httpx"):
-        WebhookChannel("ops", receiver.url("200")).send(ALERT.payload())
-        assert not caplog.messages
-        httpx.post(receiver.url("200"), json={})
-    assert len(caplog.messages) == 1
-
-
-def test_a_saved_block_keeps_its_template(receiver: Receiver) -> None:
-    """A block from Prefect gets the title and the text in its own form, and its token is no one's to fetch."""
-    from prefect.blocks.notifications import CustomWebhookNotificationBlock
-    from prefect.types import SecretDict
-
-    saved = CustomWebhookNotificationBlock(
-        name="chat",
-        url=receiver.url("200"),
-        json_data={"text": "{{subject}}: {{body}}", "token": "{{token}}"},
-        headers={"X-Team": "line 2"},
-        cookies=None,
-        secrets=SecretDict({"token": "t0k3n"}),
-    )
-    alert = Alert("tiles", "lot {{{token}}}", {}, "{{token}}{{body}}", (), None, "key")
-    WebhookChannel("ops", block="chat", load={"chat": saved}.__getitem__).send(alert.payload())
-    ((headers, document),) = receiver.received
-    assert (headers["X-Team"], headers["Idempotency-Key"], document["token"]) == ("line 2", "key", "t0k3n")
-    assert "lot { { {token}}}" in document["text"]
-    assert "t0k3n" not in document["text"]
-
-
-def test_a_saved_block_needs_a_prefect_server(receiver: Receiver) -> None:
-    """Without a server's address nothing is started in its place, and the sentence says what to set."""
-    from prefect.settings import PREFECT_API_URL, temporary_settings
-
-    sentence = "the block 'chat' is saved in a Prefect server and PREFECT_API_URL names none: set it, or give a url"
-    with temporary_settings(restore_defaults={PREFECT_API_URL}), pytest.raises(DeliveryFailed) as failure:
-        WebhookChannel("ops", block="chat").send(ALERT.payload())
-    assert str(failure.value) == sentence
-
-
-def test_channels_are_those_of_the_configuration(receiver: Receiver) -> None:
-    """Each configured channel is there under its name, and sends where its secret says."""
-    configured = (
-        config.LogChannel(),
-        config.WebhookChannel(name="ops", url=SecretStr(receiver.url("200"))),
-        config.WebhookChannel(name="chat", block="saved"),
-    )
-    built = channels(configured)
-    assert list(built) == ["log", "ops", "chat"]
-    built["ops"].send(ALERT.payload())
-    assert len(receiver.received) == 1
-    assert built["chat"] == WebhookChannel("chat", block="saved")
-
-
 # Delivery
 
 
@@ -419,6 +220,26 @@ def test_an_alert_whose_channel_is_gone_is_kept(ledger: Ledger, clock: Clock) ->
         "put it back under alerts to have them delivered",
     )
     assert deliver(ledger, routes(Recorder()), clock).delivered == 1
+
+
+def test_a_channel_that_is_down_can_be_seen(ledger: Ledger, clock: Clock) -> None:
+    """How many alerts wait for it, since when, and why; until they are delivered."""
+    ops = Recorder(failure=DeliveryFailed("webhook 'ops' answered 500"))
+    for batch in ("lot-7", "lot-8"):
+        raise_alarm(ledger, "ops", batch=batch)
+        deliver(ledger, routes(ops), clock)
+        clock.now += timedelta(hours=1)
+    raise_alarm(ledger, "new", batch="lot-9")
+    new, down = ledger.waiting_channels()
+    assert new == WaitingChannel("tiles", "new", 1, NOON + timedelta(hours=2), None)
+    assert down == WaitingChannel("tiles", "ops", 2, NOON, "webhook 'ops' answered 500")
+    assert in_words(new) == "tiles: 1 alert waits for the channel 'new' since 2024-05-17 14:00 UTC, not tried yet"
+    assert in_words(down) == (
+        "tiles: 2 alerts wait for the channel 'ops' since 2024-05-17 12:00 UTC; webhook 'ops' answered 500"
+    )
+    ops.failure = None
+    deliver(ledger, routes(ops, Recorder("new")), clock)
+    assert ledger.waiting_channels() == ()
 
 
 def test_more_alerts_than_a_page_are_all_sent(ledger: Ledger, clock: Clock) -> None:

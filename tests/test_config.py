@@ -41,6 +41,7 @@ from flows.config import (
     json_schema,
     load,
 )
+from flows.config_channels import CHANNELS
 
 SCHEMA_FILE = Path(flows.config.__file__).with_name("pipelines.schema.json")
 SECRET = "https://hooks.example.com/T0P-S3CRET"
@@ -479,18 +480,68 @@ NO_SOURCE = "must be a path, or a mapping with one of these keys: path, manifest
         ("      labelled: {nominal: a}", "data.labelled.anomalous: missing"),
         # alerts
         ("    alerts: log", "alerts: this is not a list"),
-        ("    alerts: [mail]", "alerts[0]: this is not a mapping with the key 'type' (choices: log, webhook)"),
+        (
+            "    alerts: [mail]",
+            "alerts[0]: this is not a mapping with the key 'type' "
+            "(choices: log, webhook, slack, teams, email, pagerduty, apprise, prefect_event)",
+        ),
         (
             "    alerts: [{type: webhook}]",
-            "alerts[0]: a webhook needs either url or block (the name of a block saved in Prefect), not both",
+            "alerts[0]: needs either url or block (the name of a Custom Webhook block saved in Prefect), not both",
         ),
         (
             "    alerts: [{type: webhook, url: 'http://a', block: b}]",
-            "alerts[0]: a webhook needs either url or block (the name of a block saved in Prefect), not both",
+            "alerts[0]: needs either url or block (the name of a Custom Webhook block saved in Prefect), not both",
         ),
         (
             "    alerts: [{type: webhook, url: 'ftp://a'}]",
             "alerts[0].url: must be a web address that starts with http:// or https://",
+        ),
+        (
+            "    alerts: [{type: webhook, url: 'http://a', secret: short}]",
+            "alerts[0].secret: must be whsec_ and 24 to 64 random bytes in base64: "
+            "echo whsec_$(openssl rand -base64 32)",
+        ),
+        (
+            "    alerts: [{type: webhook, block: a, secret: whsec_MDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAw}]",
+            "alerts[0]: secret signs requests to url, and a block has its own form: leave one of them out",
+        ),
+        (
+            "    alerts: [{type: slack}]",
+            "alerts[0]: needs either url or block (the name of a Slack Webhook block saved in Prefect), not both",
+        ),
+        (
+            "    alerts: [{type: teams, url: 'http://a', block: b}]",
+            "alerts[0]: needs either url or block (the name of a Microsoft Teams Webhook block saved in Prefect), "
+            "not both",
+        ),
+        (
+            "    alerts: [{type: pagerduty}]",
+            "alerts[0]: needs either routing_key or block (the name of a Pager Duty Webhook block saved in Prefect), "
+            "not both",
+        ),
+        ("    alerts: [{type: apprise}]", "alerts[0].url: missing"),
+        ("    alerts: [{type: email, host: h, to: a@b}]", "alerts[0].from: missing"),
+        (
+            "    alerts: [{type: email, host: h, from: a@b, to: [a@b, 'a@b, c@d']}]",
+            "alerts[0].to[1]: this is not an e-mail address, such as night-shift@example.com",
+        ),
+        (
+            "    alerts: [{type: email, host: 'a b', from: a@b, to: a@b}]",
+            "alerts[0].host: this is not the name or address of a server, such as mail.example.com",
+        ),
+        ("    alerts: [{type: email, host: h, from: a@b, to: []}]", "alerts[0].to: needs at least 1, got 0"),
+        (
+            "    alerts: [{type: email, host: h, from: a@b, to: a@b, user: u}]",
+            "alerts[0]: needs both user and password, or neither",
+        ),
+        (
+            "    alerts: [{type: email, host: h, from: a@b, to: a@b, user: u, password: p, security: none}]",
+            "alerts[0]: with security: none anybody could read the password on its way: use starttls or tls",
+        ),
+        (
+            "    alerts: [{type: log, minimum_severity: bad}]",
+            "alerts[0].minimum_severity: this is not one of the choices (choices: warning, critical)",
         ),
         (
             "    alerts: [{type: webhook, block: a}, {type: webhook, block: b}]",
@@ -535,6 +586,12 @@ def test_a_long_value_is_cut(write: Write) -> None:
         f"[{{type: webhook, urll: '{SECRET}'}}]",
         f"[{{type: webhook, url: ['{SECRET}']}}]",
         f"[{{type: webhook, url: '{SECRET}', block: a}}]",
+        f"[{{type: webhook, url: 'http://a', secret: '{SECRET}'}}]",
+        f"[{{type: slack, url: '{SECRET}', block: a}}]",
+        f"[{{type: email, host: '{SECRET}', from: '{SECRET}', to: '{SECRET}', port: '{SECRET}'}}]",
+        f"[{{type: email, host: h, from: a@b, to: a@b, password: '{SECRET}'}}]",
+        f"[{{type: pagerduty, routing_key: ['{SECRET}'], url: '{SECRET} x'}}]",
+        f"[{{type: apprise, url: ['{SECRET}']}}]",
     ],
 )
 def test_a_secret_is_never_shown_in_a_fault(write: Write, alerts: str) -> None:
@@ -542,6 +599,15 @@ def test_a_secret_is_never_shown_in_a_fault(write: Write, alerts: str) -> None:
     found = faults(write(pipeline(f"    alerts: {alerts}")))
     assert found
     assert "S3CRET" not in "\n".join(found)
+
+
+def test_a_misspelt_key_of_a_channel_is_named(write: Write) -> None:
+    """The choices are the keys as files write them."""
+    alerts = "[{type: email, host: h, form: a@b, from: a@b, to: a@b}]"
+    assert faults(write(pipeline(f"    alerts: {alerts}"))) == [
+        "line 5  pipelines.tiles.alerts[0].form: unknown key; did you mean 'from'? "
+        "(choices: from, host, minimum_severity, name, password, port, security, to, type, user)",
+    ]
 
 
 def test_a_secret_is_not_shown_by_the_settings(write: Write) -> None:
@@ -850,6 +916,19 @@ def test_every_example_in_the_guide_loads(write: Write) -> None:
         alternatives = [[line] for line in lines] if example.count("\nnominal:") > 1 else [lines]
         for written in filter(None, alternatives):
             load(write(whole_file(written)), environment)
+
+
+def test_every_example_in_the_guide_to_alerts_loads(write: Write) -> None:
+    """Each channel's lines can be copied, once its secrets are variables; together they are one list."""
+    guide = (Path(flows.config.__file__).parents[1] / "docs/guide/alerts.md").read_text(encoding="utf-8")
+    environment = dict.fromkeys(re.findall(r"\$\{(\w+)\}", guide), SECRET)
+    environment["WEBHOOK_SECRET"] = "whsec_MDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAw"
+    examples = [example.splitlines() for example in re.findall(r"```yaml\n(.*?)```", guide, re.DOTALL)]
+    types = set()
+    for example in examples:
+        settings = load(write(whole_file(example)), environment)
+        types |= {channel.type for channel in settings.pipeline("tiles").alerts}
+    assert types == set(CHANNELS)
 
 
 def whole_file(example: list[str]) -> str:

@@ -15,11 +15,20 @@ from typing import Any
 from urllib.request import Request, urlopen
 
 import pytest
-from prefect.blocks.notifications import CustomWebhookNotificationBlock
+from prefect.blocks.abstract import NotificationBlock
+from prefect.blocks.notifications import (
+    CustomWebhookNotificationBlock,
+    MicrosoftTeamsWebhook,
+    PagerDutyWebHook,
+    SlackWebhook,
+)
 from prefect.exceptions import ParameterTypeError
 from prefect.settings import PREFECT_API_URL, temporary_settings
+from pydantic import SecretStr
 
+from flows.alerts import DeliveryFailed
 from flows.calibrate import calibrate
+from flows.channels_prefect import BlockType, saved_secret
 from flows.prefect_server import find_server
 from flows.run import run
 from flows.score import score
@@ -29,6 +38,11 @@ pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[1]
 Process = subprocess.CompletedProcess[str]
+SLACK = "https://hooks.slack.com/services/AAAAAAAAA/BBBBBBBBB"
+TEAMS = (
+    "https://prod-no.uksouth.logic.azure.com:443/workflows/3XXX5/triggers/manual/paths/invoke"
+    "?api-version=2016-06-01&sp=%2Ftriggers%2Fmanual%2Frun&sv=1.0&sig=iXXXU"
+)
 ODD = "2 {da} {{m}} ü [x](y)"
 # Several command lines in one process, which imports everything once.
 COMMANDS = """
@@ -54,24 +68,24 @@ class Server:
 
     url: str
 
-    def rows(self, kind: str, **filters: Any) -> list[dict[str, Any]]:
-        """What its API shows of `kind`: flow_runs, task_runs, artifacts or logs."""
+    def rows(self, kind: str, **filters: Any) -> Any:
+        """What its API shows of `kind`: flow_runs, task_runs, artifacts, logs or events."""
         request = Request(f"{self.url}/{kind}/filter", json.dumps(filters).encode())
         request.add_header("Content-Type", "application/json")
         with urlopen(request) as answer:
-            rows: list[dict[str, Any]] = json.load(answer)
-        return rows
+            return json.load(answer)
 
     def flow_run(self, config: Path, name: str) -> dict[str, Any]:
         """The one flow run of that name on that file."""
         runs = self.rows("flow_runs", flow_runs={"name": {"any_": [name]}})
+        run: dict[str, Any]
         (run,) = [run for run in runs if run["parameters"]["config"] == str(config)]
         return run
 
     def of_run(self, kind: str, run: dict[str, Any], count: int) -> list[dict[str, Any]]:
         """Its rows of a flow run; the server writes them down a moment after the run, so they are waited for."""
         for _ in range(300):
-            rows = self.rows(kind, flow_runs={"id": {"any_": [run["id"]]}})
+            rows: list[dict[str, Any]] = self.rows(kind, flow_runs={"id": {"any_": [run["id"]]}})
             if len(rows) >= count and all(row.get("state_type") not in ("PENDING", "RUNNING") for row in rows):
                 break
             time.sleep(0.1)
@@ -135,7 +149,7 @@ def config(
     received: tuple[str, list[Any]],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
-    """A project with a batch of an odd name, whose alerts go through a block saved in Prefect."""
+    """A project with a batch of an odd name, whose alerts go through a block saved in Prefect, and are events there."""
     block = CustomWebhookNotificationBlock(
         name="alarms",
         url=received[0],
@@ -146,7 +160,9 @@ def config(
     with temporary_settings({PREFECT_API_URL: server.url}):
         save: Any = block.save  # its type leaves out _sync
         save("alarms", _sync=True)
-    path = project(tmp_path_factory.mktemp("project"), alerts=[{"type": "webhook", "block": "alarms"}])
+    path = project(
+        tmp_path_factory.mktemp("project"), alerts=[{"type": "webhook", "block": "alarms"}, {"type": "prefect_event"}]
+    )
     inbox = path.parent / "data" / "inbox"
     odd = (inbox / "2-damaged").rename(inbox / ODD)
     (odd / "image-000.png").rename(odd / "!{name} é.png")
@@ -185,6 +201,40 @@ def commands(environment: dict[str, str], lines: list[list[str]], script: str = 
 def exits(process: Process) -> list[int]:
     """The exit codes of its command lines."""
     return [int(line.removeprefix("exit ")) for line in process.stdout.splitlines() if line.startswith("exit ")]
+
+
+class TestSavedSecrets:
+    """What a channel's `block` names is looked up in the server when an alert is sent."""
+
+    @pytest.mark.filterwarnings("ignore:'imghdr' is deprecated:DeprecationWarning")  # apprise imports it
+    @pytest.mark.parametrize(
+        ("kind", "block", "secret"),
+        [
+            ("Slack Webhook", lambda: SlackWebhook(url=SecretStr(f"{SLACK}/{'c' * 24}")), f"{SLACK}/{'c' * 24}"),
+            ("Microsoft Teams Webhook", lambda: MicrosoftTeamsWebhook(url=SecretStr(TEAMS)), TEAMS),
+            (
+                "Pager Duty Webhook",
+                lambda: PagerDutyWebHook(integration_key=SecretStr("r" * 32), api_key=SecretStr("a" * 20)),
+                "r" * 32,
+            ),
+        ],
+    )
+    def test_each_kind_of_block_gives_its_secret(
+        self, server: Server, kind: BlockType, block: Callable[[], NotificationBlock], secret: str
+    ) -> None:
+        """The address, or PagerDuty's routing key, is that of the block, for channels to use in their own way."""
+        with temporary_settings({PREFECT_API_URL: server.url}):
+            save: Any = block().save  # its type leaves out _sync
+            save("of-the-test", _sync=True)
+            assert saved_secret(kind, "of-the-test") == secret
+
+    def test_an_absent_block_is_said(self, server: Server) -> None:
+        """The alert waits, and the sentence says what to do."""
+        with temporary_settings({PREFECT_API_URL: server.url}), pytest.raises(DeliveryFailed) as failure:
+            saved_secret("Slack Webhook", "absent")
+        assert str(failure.value) == (
+            "Prefect has no Slack Webhook block 'absent': save one by that name, or write its secret as ${VARIABLE}"
+        )
 
 
 class TestARun:
@@ -226,6 +276,17 @@ class TestARun:
         run = server.flow_run(config, "run-tiles")
         lines = server.rows("logs", logs={"flow_run_id": {"any_": [run["id"]]}})
         assert any(line["message"].startswith("Training tiles: http://127.0.0.1:5000/") for line in lines)
+
+    def test_alerts_are_events(self, first: Process, server: Server) -> None:
+        """The server shows an event an alarm, of the pipeline's resource and with what the webhook is sent."""
+        for _ in range(100):  # the server writes them down a moment later
+            found = server.rows("events", filter={"event": {"prefix": ["reconwatch.alert."]}})["events"]
+            if len(found) == 2:
+                break
+            time.sleep(0.1)
+        assert {event["resource"]["prefect.resource.id"] for event in found} == {"reconwatch.pipeline.tiles"}
+        assert {event["event"] for event in found} == {"reconwatch.alert.alarm"}
+        assert {event["payload"]["batch"] for event in found} == {ODD, "3-unreadable"}
 
     def test_alerts_go_through_a_saved_block(self, first: Process, received: tuple[str, list[Any]]) -> None:
         """One request an alarm, made of the block's own template; `{{` of a name stands for no placeholder there."""

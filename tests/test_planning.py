@@ -88,8 +88,8 @@ def test_the_plan_in_words() -> None:
         "assumed that the threshold catches 80% of defects.",
         "A batch then alarms from 8 flagged images on: 88.7% of such batches do, and at most 1% of nominal ones alarm "
         "by any test.",
-        "With half as many defects 36.3% of batches alarm by themselves, and of streams of such batches half are noticed "
-        "within 2 batches.",
+        "With half as many defects 36.3% of batches alarm by themselves, and of streams of such batches half are "
+        "noticed within 2 batches.",
         "On nominal batches the stream ever alarms with a chance of at most 5%.",
     )
 

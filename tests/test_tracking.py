@@ -242,6 +242,31 @@ class TestRuns:
             workspace.tracking.start_run("clay", "training", "train linear", {})
 
 
+class TestPictures:
+    """What alerts show of a batch."""
+
+    def test_the_contact_sheet_of_a_batch_is_found(self, workspace: Workspace, report: RunReport) -> None:
+        """It is the PNG that the batch's run shows."""
+        (run_id,) = [batch.run_id for batch in report.batches if batch.batch == "2-damaged"]
+        assert run_id is not None
+        picture = workspace.tracking.picture(run_id, "worst.png")
+        assert picture is not None
+        assert picture.startswith(b"\x89PNG")
+
+    def test_what_is_not_there_is_none(self, workspace: Workspace, training: TrainingReport) -> None:
+        """A run without a contact sheet has no picture."""
+        assert workspace.tracking.picture(training.run_id, "worst.png") is None
+
+    def test_what_is_too_large_is_none(
+        self, workspace: Workspace, report: RunReport, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A picture without measure is not fetched."""
+        monkeypatch.setattr("flows.tracking.LARGEST_PICTURE", 100)
+        run_id = report.batches[0].run_id
+        assert run_id is not None
+        assert workspace.tracking.picture(run_id, "worst.png") is None
+
+
 class TestStores:
     """Which store is used."""
 
