@@ -17,9 +17,10 @@ from ae_models.certificate import Certificate
 from ae_models.champion import PARTS
 from ae_models.errors import InputError
 from flows.calibration import calibrate
+from flows.ledger import Claim
 from flows.progress import LogProgress
 from flows.running import RunReport, run, score
-from flows.scoring import BatchReport
+from flows.scoring import BatchReport, past_batches
 from flows.streams import Stream
 from flows.workspace import Workspace, open_workspace
 
@@ -181,6 +182,25 @@ class TestStream:
         evidence = stream(workspace).evidence
         assert (evidence.calibration, evidence.scored) == (before.calibration + 1, 20)
         assert evidence.budget < before.budget
+
+
+class TestOlderRecords:
+    """What an earlier reconwatch wrote is read."""
+
+    def test_a_verdict_without_the_newer_tests_loads(self, first: RunReport, workspace: Workspace) -> None:
+        """What it does not know is None, and everything else is as it was."""
+        newer = ("moved_p_value", "moved_distance", "smallest_distance", "median_shift", "nominal_batches")
+        record = workspace.ledger.decided("tiles")[0]
+        older = {key: value for key, value in record.verdict.items() if key not in (*newer, "overdispersion")}
+        claim = workspace.ledger.claim("older", "lot", "images", "1", "calibration")
+        assert isinstance(claim, Claim)
+        workspace.ledger.finish(
+            claim, run_id=record.run_id, verdict=older, alarm=False, n_scored=20, n_flagged=0, n_unreadable=0
+        )
+        (batch,) = past_batches(workspace, "older")
+        assert batch.verdict is not None
+        assert (batch.verdict.scored, batch.verdict.moved_p_value) == (older["scored"], None)
+        assert len(batch.verdict.sentences()) == 2
 
 
 class TestCertificate:
