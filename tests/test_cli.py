@@ -28,7 +28,10 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:(mlflow|sqla
 Project = Callable[..., Path]
 SmallImages = Callable[[Path, int, int], list[Path]]
 CODES_VERBS = ("codes", "decode", "compression")
-VERBS = ("init", "check", "train", "calibrate", "score", "run", "status", "synth", "ui", "demo", *CODES_VERBS)
+VERBS = (
+    *("init", "check", "train", "calibrate", "score", "run", "plan", "replay", "status", "synth", "ui", "demo"),
+    *CODES_VERBS,
+)
 
 
 @dataclass(frozen=True)
@@ -438,6 +441,7 @@ class TestOutput:
             "flagged": "bool",
             "status": "string",
             "reason": "string",
+            "review": "bool",
         }
 
     def test_its_rows(self, call: Call, trained: Path, tmp_path: Path, paths: Sequence[Path]) -> None:
