@@ -245,7 +245,12 @@ def plan(
     ] = None,
     batch_size: Annotated[int | None, typer.Option(help="Images in a batch; by default as in the inbox.")] = None,
     batch_rate: Annotated[float | None, typer.Option(help="The false-alarm rate of batches.")] = None,
-    defect_rate: Annotated[float, typer.Option(help="The share of defects in a batch that is to be noticed.")] = 0.05,
+    defect_rate: Annotated[
+        float | None,
+        typer.Option(
+            help="The share of defects in a batch that is to be noticed.", show_default="0.05, or the next that can be"
+        ),
+    ] = None,
     power: Annotated[float, typer.Option(help="The chance with which it is noticed.")] = 0.8,
     detection_rate: Annotated[
         float | None, typer.Option(help="The share of defects that the threshold catches.", show_default="0.8, assumed")

@@ -1,5 +1,6 @@
 """What a pipeline's wishes take: the plan from its settings, and where its calibration stands against it."""
 
+from contextlib import suppress
 from dataclasses import dataclass
 from statistics import median_low
 
@@ -8,7 +9,8 @@ from ae_models.planning import Plan, plan
 from flows.config import ConformalThreshold, MonitorConfig, PipelineConfig
 from flows.sources import inbox_batches
 
-BATCH_SIZE, SMALLEST_DEFECT_RATE, POWER = 200, 0.05, 0.8  # where nobody says otherwise
+BATCH_SIZE, POWER = 200, 0.8  # where nobody says otherwise
+SMALLEST_DEFECT_RATES = (0.05, 0.1, 0.2, 0.3, 0.5)  # the first that batches of the size can show
 STEPS = (1, 3, 10, 30, 100)  # times the fewest images, in the table of powers
 
 
@@ -20,7 +22,7 @@ class Wishes:
     confidence: float | None = None
     batch_size: int | None = None
     batch_false_alarm_rate: float | None = None
-    smallest_defect_rate: float = SMALLEST_DEFECT_RATE
+    smallest_defect_rate: float | None = None
     power: float = POWER
     detection_rate: float | None = None
 
@@ -56,18 +58,12 @@ def plan_of(pipeline: PipelineConfig | None, wishes: Wishes = NO_WISHES) -> Plan
     Raises:
         InputError: they cannot be met, or are no rates; the sentence has the nearest that can be.
     """
-    threshold = pipeline.threshold if pipeline and isinstance(pipeline.threshold, ConformalThreshold) else None
-    own, monitor = threshold or ConformalThreshold(), pipeline.monitor if pipeline else MonitorConfig()
-    return plan(
-        own.false_alarm_rate if wishes.false_alarm_rate is None else wishes.false_alarm_rate,
-        own.confidence if wishes.confidence is None else wishes.confidence,
-        _batch_size(pipeline) if wishes.batch_size is None else wishes.batch_size,
-        monitor.batch_false_alarm_rate if wishes.batch_false_alarm_rate is None else wishes.batch_false_alarm_rate,
-        wishes.smallest_defect_rate,
-        wishes.power,
-        wishes.detection_rate,
-        monitor.stream_false_alarm_rate,
-    )
+    if wishes.smallest_defect_rate is not None:
+        return _plan(pipeline, wishes, wishes.smallest_defect_rate)
+    for rate in SMALLEST_DEFECT_RATES[:-1]:
+        with suppress(InputError):
+            return _plan(pipeline, wishes, rate)
+    return _plan(pipeline, wishes, SMALLEST_DEFECT_RATES[-1])
 
 
 def report_of_plan(pipeline: PipelineConfig | None, wishes: Wishes, n_nominal: int | None) -> PlanReport:
@@ -91,6 +87,21 @@ def standing(pipeline: PipelineConfig, n_nominal: int) -> str:
         return plan_of(pipeline).standing(n_nominal)
     except InputError as error:
         return str(error)
+
+
+def _plan(pipeline: PipelineConfig | None, wishes: Wishes, smallest_defect_rate: float) -> Plan:
+    threshold = pipeline.threshold if pipeline and isinstance(pipeline.threshold, ConformalThreshold) else None
+    own, monitor = threshold or ConformalThreshold(), pipeline.monitor if pipeline else MonitorConfig()
+    return plan(
+        own.false_alarm_rate if wishes.false_alarm_rate is None else wishes.false_alarm_rate,
+        own.confidence if wishes.confidence is None else wishes.confidence,
+        _batch_size(pipeline) if wishes.batch_size is None else wishes.batch_size,
+        monitor.batch_false_alarm_rate if wishes.batch_false_alarm_rate is None else wishes.batch_false_alarm_rate,
+        smallest_defect_rate,
+        wishes.power,
+        wishes.detection_rate,
+        monitor.stream_false_alarm_rate,
+    )
 
 
 def _batch_size(pipeline: PipelineConfig | None) -> int:

@@ -74,11 +74,18 @@ def test_a_plan_for_machines(call: Call) -> None:
 
 def test_an_impossible_wish_is_refused_with_the_nearest(call: Call) -> None:
     """Exit code 2, and what could be had instead: it can."""
-    code, out, errors = call("plan", "--batch-size", "20")
+    code, out, errors = call("plan", "--batch-size", "20", "--defect-rate", "0.05")
     assert (code, out) == (2, "")
     nearest = "the nearest that can be had: batches of 182, or defects from 24.4% on, or a power of 7.3%."
     assert complaint(errors) == f"Error: {IMPOSSIBLE}{nearest}"
-    assert call("plan", "--batch-size", "182")[0] == 0
+    assert call("plan", "--batch-size", "182", "--defect-rate", "0.05")[0] == 0
+
+
+def test_without_a_wished_defect_rate_it_is_one_that_can_be_noticed(call: Call) -> None:
+    """Small batches show many defects only."""
+    for size, rate in (("200", 0.05), ("20", 0.3)):
+        code, out, _ = call("plan", "--batch-size", size, "--json")
+        assert (code, json.loads(out)["plan"]["wish"]["smallest_defect_rate"]) == (0, rate)
 
 
 @pytest.mark.parametrize(
@@ -133,7 +140,8 @@ def test_training_and_calibration_say_where_the_pipeline_stands(call: Call, trai
     for verb in ("calibrate", "train"):
         code, out, _ = call(verb, "tiles", "--config", trained)
         assert code == 0
-        assert any("batches of 200 with 5% defects" in line.lower() for line in out.splitlines())
+        (line,) = [line for line in out.splitlines() if line.startswith("With 19 calibration images ")]
+        assert "of batches of 200 with 10% defects raise an alarm" in line
 
 
 def test_a_threshold_from_labels_has_no_such_line(project: Project, tmp_path: Path) -> None:
