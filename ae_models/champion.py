@@ -1,4 +1,4 @@
-"""The detector, its threshold and the scores behind it: always saved, loaded and used together."""
+"""The detector, its threshold, the scores behind it and their certificate: always saved, loaded and used together."""
 
 import hashlib
 import json
@@ -9,10 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ae_models.calibration import Threshold, p_values
+from ae_models.certificate import Certificate, mismatch
 from ae_models.detector import AnyDetector, load_detector
 from ae_models.errors import InputError
 
-PARTS = ("detector.json", "weights.safetensors", "threshold.json", "calibration_scores.npy")
+PARTS = ("detector.json", "weights.safetensors", "threshold.json", "calibration_scores.npy", "certificate.json")
 
 
 @dataclass(frozen=True)
@@ -23,24 +24,27 @@ class Champion:
         detector: gives the scores.
         threshold: cuts them.
         calibration_scores: (n,) float64, scores of nominal images that training never saw.
+        certificate: says what the threshold promises, and for which of all this.
     """
 
     detector: AnyDetector
     threshold: Threshold
     calibration_scores: NDArray[np.float64]
+    certificate: Certificate
 
     def p_values(self, scores: NDArray[np.float64]) -> NDArray[np.float64]:
         """For each score (m,) the share of nominal images that score as badly or worse: (m,) in (0, 1]."""
         return p_values(scores, self.calibration_scores)
 
     def save(self, folder: Path) -> None:
-        """Write the detector, `threshold.json` and `calibration_scores.npy` into `folder`, made if absent.
+        """Write the detector, threshold, calibration scores and certificate into `folder`, made if absent.
 
         `champion.json` is written last: the hash of each, so that parts of two champions are never taken for one.
         """
         self.detector.save(folder)
         np.save(folder / "calibration_scores.npy", self.calibration_scores, allow_pickle=False)
         (folder / "threshold.json").write_text(self.threshold.to_json(), encoding="utf-8")
+        (folder / "certificate.json").write_text(self.certificate.to_json(), encoding="utf-8")
         (folder / "champion.json").write_text(json.dumps(_hashes(folder), indent=2), encoding="utf-8")
 
     @classmethod
@@ -48,7 +52,7 @@ class Champion:
         """The champion that `save` wrote into `folder`.
 
         Raises:
-            InputError: a part is missing, damaged, or does not belong to the others.
+            InputError: a part is missing, damaged, or does not belong to the others, or the certificate is not theirs.
         """
         detector = load_detector(folder)
         try:
@@ -56,14 +60,18 @@ class Champion:
                 raise ValueError("champion.json was written for other files than lie beside it")
             threshold = Threshold.from_json((folder / "threshold.json").read_text(encoding="utf-8"))
             scores = np.load(folder / "calibration_scores.npy", allow_pickle=False)
-        except (OSError, EOFError, ValueError, RecursionError) as error:
+            certificate = Certificate.from_json((folder / "certificate.json").read_text(encoding="utf-8"))
+        except (OSError, EOFError, TypeError, ValueError, RecursionError) as error:
             raise InputError(f"the threshold in {folder} cannot be read ({error}): calibrate again") from error
         if scores.shape != (threshold.n_nominal,):
             raise InputError(
                 f"the threshold in {folder} is of {threshold.n_nominal} nominal scores, and {scores.size} lie beside "
                 "it: calibrate again"
             )
-        return cls(detector, threshold, np.asarray(scores, np.float64))
+        champion = cls(detector, threshold, np.asarray(scores, np.float64), certificate)
+        if fault := mismatch(certificate, detector, threshold, champion.calibration_scores):
+            raise InputError(f"the champion in {folder} is not what was calibrated: {fault[0].lower()}{fault[1:]}")
+        return champion
 
 
 def _hashes(folder: Path) -> dict[str, str]:

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ae_models.errors import InputError
+from ae_models.synthetic_defects import SyntheticDefectCorruption
 
 Corruption = Callable[[Tensor, torch.Generator], Tensor]
 
@@ -118,6 +119,7 @@ CORRUPTIONS: dict[str, Callable[..., Corruption]] = {
     "gaussian": GaussianNoise,
     "coarse": CoarseNoise,
     "masks": Masks,
+    "synthetic_defects": SyntheticDefectCorruption,
 }
 
 

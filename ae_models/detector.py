@@ -257,7 +257,7 @@ def batches(images: NDArray[np.float32], spec: ImageSpec, device: str) -> Iterat
 
 
 def in_parts(images: NDArray[np.float32], device: str = "cpu") -> Iterator[NDArray[np.float32]]:
-    """Images (N, C, H, W) in parts that a device computes fast: on a CPU small ones, whose features stay in its cache."""
+    """Images (N, C, H, W) in parts that a device computes fast: on a CPU small ones, to stay in its cache."""
     at_once = BATCH_SIZE
     if device == "cpu":
         at_once = max(1, min(BATCH_SIZE, CACHED_PIXELS // max(1, images.shape[2] * images.shape[3])))

@@ -61,7 +61,8 @@ class Plan:
     images_for_power: int  # and from which on such batches are noticed with the wished power
     alarms_from: int  # flagged images of a batch, with images_for_power
     expected_power: float  # with images_for_power
-    stream_delay: int | None  # batches within which half of the streams of such batches alarm; None beyond HORIZON
+    half_alone: float  # the chance that a batch with half as many defects alarms by itself
+    half_delay: int | None  # batches within which half of their streams are noticed, also together; None beyond HORIZON
 
     def power_with(self, n_nominal: int) -> float:
         """The chance that such a batch alarms after a calibration on n_nominal images; 0 where they are too few."""
@@ -86,7 +87,6 @@ class Plan:
         wish = self.wish
         sure = "" if wish.confidence is None else f" with {percent(wish.confidence)} confidence"
         known = "it is assumed that " if wish.detection_rate is None else ""
-        delay = f"{HORIZON} batches or more" if self.stream_delay is None else f"{self.stream_delay:,} of them"
         images, noticed = f"{self.images_for_power:,} nominal calibration images", percent(self.expected_power)
         return (
             f"A false-alarm rate of {percent(wish.false_alarm_rate)}{sure} takes {self.images_for_rate:,} nominal "
@@ -95,8 +95,10 @@ class Plan:
             f"catches {percent(wish.detection)} of defects.",
             f"A batch then alarms from {self.alarms_from:,} flagged images on: {noticed} of such batches do, and at "
             f"most {percent(wish.batch_false_alarm_rate)} of nominal ones alarm by any test.",
-            f"The stream alarms after {delay} in half of all cases, and on nominal batches ever with a chance of at "
-            f"most {percent(wish.stream_false_alarm_rate)}.",
+            f"With half as many defects {percent(self.half_alone)} of batches alarm by themselves, and of streams of "
+            f"such batches {_within(self.half_delay)}.",
+            f"On nominal batches the stream ever alarms with a chance of at most "
+            f"{percent(wish.stream_false_alarm_rate)}.",
         )
 
 
@@ -111,7 +113,7 @@ def plan(
     stream_false_alarm_rate: float = 0.05,
     seed: int = 0,
 ) -> Plan:
-    """What a wish takes, for independent images: exact but for `stream_delay`, the median of 500 simulated streams.
+    """What a wish takes, for independent images: exact but for `half_delay`, the median of 500 simulated streams.
 
     The power is that of the test of flagged images, averaged over the luck of the calibration; it grows with the
     calibration images but for the grain of whole flags. Raises InputError, with the nearest wishes that can be met,
@@ -134,13 +136,15 @@ def plan(
     alarms_from = smallest_alarming_count(batch_size, threshold, batch_false_alarm_rate)
     if alarms_from is None or _power(threshold, wish) < power:
         raise InputError(_impossible(wish))
+    half = replace(wish, smallest_defect_rate=smallest_defect_rate / 2)
     return Plan(
         wish,
         images_needed(false_alarm_rate, confidence),
         threshold.n_nominal,
         alarms_from,
         _power(threshold, wish),
-        _stream_delay(threshold, wish, np.random.default_rng(seed)),
+        _power(threshold, half),
+        _delay(threshold, half, alarms_from, np.random.default_rng(seed)),
     )
 
 
@@ -176,12 +180,14 @@ def _power(threshold: Threshold, wish: Wish) -> float:
     return float(np.mean(binom.sf(count - 1, wish.batch_size, _flag_rates(nominal_rates, wish))))
 
 
-def _stream_delay(threshold: Threshold, wish: Wish, random: np.random.Generator) -> int | None:
+def _delay(threshold: Threshold, wish: Wish, alarms_from: int, random: np.random.Generator) -> int | None:
+    """The batches within which half of the streams are noticed; the evidence is that of batches that did not alarm."""
     nominal_rates = random.beta(threshold.exceedances_allowed, threshold.rank, size=(STREAMS, 1))
-    flagged = random.binomial(wish.batch_size, _flag_rates(nominal_rates, wish), size=(STREAMS, HORIZON)).cumsum(axis=1)
-    scored = wish.batch_size * np.arange(1, HORIZON + 1)
-    evidence = log_e_values(flagged, scored, threshold.exceedances_allowed, threshold.n_nominal)
-    noticed = evidence >= -log(StreamState.start(threshold, wish.stream_false_alarm_rate).budget)
+    flagged = random.binomial(wish.batch_size, _flag_rates(nominal_rates, wish), size=(STREAMS, HORIZON))
+    alone = flagged >= alarms_from
+    seen, scored = np.where(alone, 0, flagged).cumsum(axis=1), wish.batch_size * (~alone).cumsum(axis=1)
+    evidence = log_e_values(seen, scored, threshold.exceedances_allowed, threshold.n_nominal)
+    noticed = alone | (evidence >= -log(StreamState.start(threshold, wish.stream_false_alarm_rate).budget))
     delays = np.where(noticed.any(axis=1), noticed.argmax(axis=1) + 1, HORIZON + 1)
     median = int(np.sort(delays)[STREAMS // 2])
     return median if median <= HORIZON else None
@@ -213,6 +219,12 @@ def _impossible(wish: Wish) -> str:
         f"{_batches(wish).capitalize()} cannot be noticed with a chance of {percent(wish.power)}, however many images "
         f"calibrate; the nearest that can be had: {', or '.join(nearest)}."
     )
+
+
+def _within(delay: int | None) -> str:
+    if delay is None:
+        return f"fewer than half are noticed within {HORIZON:,} batches"
+    return f"half are noticed within {delay:,} batch{'' if delay == 1 else 'es'}"
 
 
 def _batches(wish: Wish) -> str:

@@ -196,7 +196,7 @@ def select(
     """
     start = perf_counter()
     tried: list[_Tried] = []
-    for group in _by_network([BASELINE, *recipes]):
+    for group in by_network([BASELINE, *recipes]):
         on_network(group[0].name)
         tried += _try(group, parts, defects, seed)
     kinds = list(dict.fromkeys(defects.kinds.tolist()))
@@ -232,7 +232,7 @@ def _best(ranks: NDArray[np.float64], recipes: Sequence[Recipe], fused: int) -> 
     return list(best.values())[:fused]
 
 
-def _by_network(recipes: Sequence[Recipe]) -> list[list[Recipe]]:
+def by_network(recipes: Sequence[Recipe]) -> list[list[Recipe]]:
     """The recipes that share a front end and a network, which is fitted once for them."""
     groups: dict[str, list[Recipe]] = {}
     for recipe in recipes:
@@ -242,7 +242,7 @@ def _by_network(recipes: Sequence[Recipe]) -> list[list[Recipe]]:
 
 def _try(group: Sequence[Recipe], parts: NominalParts, defects: SyntheticDefects, seed: int) -> list[_Tried]:
     base = fit_recipe(group[0], parts.spec, parts.fit, seed)
-    usual, nominal, defective = (_errors(base, images) for images in (parts.usual, parts.compared, defects.images))
+    usual, nominal, defective = (errors_of(base, images) for images in (parts.usual, parts.compared, defects.images))
     tried = []
     for recipe in group:
         score = Score(recipe.design, *usual.shape[1:])
@@ -256,9 +256,9 @@ def _fused(chosen: Sequence[_Tried], parts: NominalParts, seed: int) -> FusedDet
     """The chosen recipes fitted again, selection images included; their nominal spread stays that of unseen images."""
     images = np.concatenate([parts.fit, parts.selection])
     members, centres, scales = [], [], []
-    for group in _by_network([one.recipe for one in chosen]):
+    for group in by_network([one.recipe for one in chosen]):
         base = fit_recipe(group[0], parts.spec, images, seed)
-        usual = _errors(base, parts.usual)
+        usual = errors_of(base, parts.usual)
         for one in chosen:
             if one.recipe not in group:
                 continue
@@ -305,7 +305,8 @@ def _features(front_end: nn.Module, images: NDArray[np.float32]) -> list[Tensor]
         return [front_end(torch.from_numpy(part)) for part in in_parts(images)]
 
 
-def _errors(detector: Detector, images: NDArray[np.float32]) -> Tensor:
+def errors_of(detector: Detector, images: NDArray[np.float32]) -> Tensor:
+    """Squared errors (N, h, w) of images (N, C, H, W) in [0, 1]."""
     return torch.cat([detector.errors(torch.from_numpy(part)) for part in in_parts(images)])
 
 

@@ -9,17 +9,24 @@ in `peers.py`.
 
 import sys
 import time
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader, TensorDataset
+
+Images = NDArray[np.float32]  # (N, C, H, W) in [0, 1]
+Found = dict[str, Any]  # what OUT gets
 
 SIDE = 64  # the short side of what GANomaly sees (32 in its paper), and PatchCore at least
 BATCH = 32
 
 
-def pyod_autoencoder(train, test, seed, seconds):
+def pyod_autoencoder(train: Images, test: Images, seed: int, seconds: float) -> Found:
     """PyOD's AutoEncoder on the pixels as one row."""
-    from pyod.models.auto_encoder import AutoEncoder
+    from pyod.models.auto_encoder import AutoEncoder  # type: ignore[import-not-found]  # in its own environment
 
     detector = AutoEncoder(random_state=seed, verbose=0)
     detector.fit(train.reshape(len(train), -1))
@@ -27,16 +34,16 @@ def pyod_autoencoder(train, test, seed, seconds):
     return {"scores": scores, "epochs": detector.epoch_num}
 
 
-def ganomaly(train, test, seed, seconds):
+def ganomaly(train: Images, test: Images, seed: int, seconds: float) -> Found:
     """anomalib's GANomaly, trained until the time is over or for 100 epochs."""
-    from anomalib.models import Ganomaly
+    from anomalib.models import Ganomaly  # type: ignore[import-not-found]  # in its own environment
 
     model = Ganomaly(pre_processor=Ganomaly.configure_pre_processor(_scaled(test, SIDE)), **_bare())
     epochs = _fit(model, _loader(train, shuffle=True), seconds, epochs=100)
     return {**_predicted(model, test), "epochs": epochs}
 
 
-def patchcore(train, test, seed, seconds):
+def patchcore(train: Images, test: Images, seed: int, seconds: float) -> Found:
     """anomalib's PatchCore with a backbone of random weights."""
     from anomalib.models import Patchcore
 
@@ -52,13 +59,13 @@ def patchcore(train, test, seed, seconds):
     return {**_predicted(model, test), "epochs": epochs}
 
 
-def _bare():
+def _bare() -> dict[str, bool]:
     """Without anomalib's own thresholds, metrics and pictures: the raw scores are what is compared."""
     return {"post_processor": False, "evaluator": False, "visualizer": False}
 
 
-def _fit(model, loader, seconds, epochs):
-    import lightning
+def _fit(model: Any, loader: DataLoader[Any], seconds: float, epochs: int) -> int:
+    import lightning  # type: ignore[import-not-found]  # in its own environment
 
     trainer = lightning.Trainer(
         max_epochs=epochs,
@@ -71,29 +78,29 @@ def _fit(model, loader, seconds, epochs):
         num_sanity_val_steps=0,
     )
     trainer.fit(model, loader)
-    return trainer.current_epoch
+    return int(trainer.current_epoch)
 
 
-def _loader(images, shuffle):
-    from anomalib.data import ImageBatch
-    from torch.utils.data import DataLoader
+def _loader(images: Images, shuffle: bool) -> DataLoader[Any]:
+    from anomalib.data import ImageBatch  # type: ignore[import-not-found]  # in its own environment
 
     return DataLoader(
-        torch.from_numpy(images).expand(-1, 3, -1, -1),
+        TensorDataset(torch.from_numpy(images).expand(-1, 3, -1, -1)),
         batch_size=BATCH,
         shuffle=shuffle,
         drop_last=shuffle,
-        collate_fn=lambda items: ImageBatch(image=torch.stack(items)),
+        collate_fn=lambda items: ImageBatch(image=torch.stack([image for (image,) in items])),
     )
 
 
-def _scaled(images, short):
+def _scaled(images: Images, short: int) -> tuple[int, int]:
     """The height and width of the images when their short side is so long."""
-    return tuple(round(side * short / min(images.shape[2:])) for side in images.shape[2:])
+    height, width = images.shape[2:]
+    return round(height * short / min(height, width)), round(width * short / min(height, width))
 
 
 @torch.inference_mode()
-def _predicted(model, test):
+def _predicted(model: Any, test: Images) -> Found:
     model.eval()
     scores, maps = [], []
     for part in torch.split(torch.from_numpy(test), BATCH):
@@ -106,10 +113,15 @@ def _predicted(model, test):
     return {**found, "maps": torch.cat(maps).numpy()} if maps else found
 
 
-METHODS = {"pyod-autoencoder": pyod_autoencoder, "ganomaly": ganomaly, "patchcore": patchcore}
+METHODS: dict[str, Callable[[Images, Images, int, float], Found]] = {
+    "pyod-autoencoder": pyod_autoencoder,
+    "ganomaly": ganomaly,
+    "patchcore": patchcore,
+}
 
 
-def main(method, source, target, seed, seconds):
+def main(method: str, source: str, target: str, seed: str, seconds: str) -> None:
+    """Fit the method on the source's training images, and write the scores of its test images to the target."""
     torch.manual_seed(int(seed))
     np.random.seed(int(seed))
     with np.load(source) as arrays:

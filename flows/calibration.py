@@ -1,8 +1,9 @@
 """Calibration: the newest detector and nominal images it never saw in, a champion in MLflow out."""
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from ae_models.calibration import (
     conformal_threshold,
     labelled_threshold,
 )
+from ae_models.certificate import Certificate, certify, installed_versions
 from ae_models.champion import Champion
 from ae_models.detector import AnyDetector
 from ae_models.errors import InputError
@@ -34,6 +36,8 @@ from flows.config import (
     PipelineConfig,
     fingerprint,
 )
+from flows.ledger import utc_now
+from flows.planning import standing
 from flows.processes import this_process
 from flows.progress import Progress
 from flows.sources import Item, content_hash, labelled_items, nominal_items
@@ -42,7 +46,7 @@ from flows.tracking import Tracking, TrainedRun
 
 @dataclass(frozen=True)
 class CalibrationReport:
-    """What a calibration gave: the version that now decides batches, and its threshold."""
+    """What a calibration gave: the version that now decides batches, its threshold, and what that allows."""
 
     pipeline: str
     version: str
@@ -50,10 +54,12 @@ class CalibrationReport:
     run_url: str
     threshold: Threshold
     n_unreadable: int
+    standing: str
 
     def sentences(self) -> tuple[str, ...]:
         """What came out, for people."""
-        return (f"Version {self.version} is champion of {self.pipeline}.", *self.threshold.sentences())
+        lines = (f"Version {self.version} is champion of {self.pipeline}.", *self.threshold.sentences())
+        return (*lines, *filter(None, [self.standing]))
 
 
 @dataclass(frozen=True)
@@ -66,7 +72,9 @@ class Scored:
     unreadable: tuple[tuple[str, str], ...]
 
 
-def calibrate(pipeline: PipelineConfig, tracking: Tracking, progress: Progress) -> CalibrationReport:
+def calibrate(
+    pipeline: PipelineConfig, tracking: Tracking, progress: Progress, clock: Callable[[], datetime] = utc_now
+) -> CalibrationReport:
     """Find the pipeline's threshold and let the newest detector, with it, decide batches from now on.
 
     Raises:
@@ -91,14 +99,23 @@ def calibrate(pipeline: PipelineConfig, tracking: Tracking, progress: Progress) 
         rated = score_items(detector, labelled[0].items, "Scoring labelled images", progress) if labelled else None
         truth = labelled[1][rated.places] if labelled and rated else None
         threshold = find_threshold(pipeline, nominal.scores, rated, truth)
-        champion = Champion(detector.on(choose_device("cpu")), threshold, nominal.scores)
-        _log_calibration(tracking, run_id, threshold, nominal, rated, truth)
+        images = [(item.uri, content_hash(item)) for item in nominal.items]
+        seed, versions = pipeline.training.seed, installed_versions()
+        certificate = certify(detector, threshold, nominal.scores, images, seed, clock(), versions)
+        champion = Champion(detector.on(choose_device("cpu")), threshold, nominal.scores, certificate)
+        _log_calibration(tracking, run_id, threshold, certificate, nominal, rated, truth)
         version = _register(pipeline, tracking, run_id, training, champion)
         tracking.promote(pipeline.name, version)
     if nominal.unreadable:
         progress.warn(f"{len(nominal.unreadable)} calibration images could not be read: {nominal.unreadable[0][1]}")
     return CalibrationReport(
-        pipeline.name, version, run_id, tracking.run_url(pipeline.name, run_id), threshold, len(nominal.unreadable)
+        pipeline.name,
+        version,
+        run_id,
+        tracking.run_url(pipeline.name, run_id),
+        threshold,
+        len(nominal.unreadable),
+        standing(pipeline, threshold.n_nominal),
     )
 
 
@@ -176,6 +193,7 @@ def _log_calibration(
     tracking: Tracking,
     run_id: str,
     threshold: Threshold,
+    certificate: Certificate,
     nominal: Scored,
     labelled: Scored | None,
     anomalous: NDArray[np.bool_] | None,
@@ -192,6 +210,7 @@ def _log_calibration(
         table = pd.concat([table, more], ignore_index=True)
     tracking.log_table(run_id, table, "scores.parquet")
     tracking.log_picture(run_id, score_histogram(groups, threshold.value), "scores.png")
+    tracking.log_text(run_id, certificate.to_json(), "certificate.json")
     low, high = threshold.false_alarm_band
     metrics = {
         "threshold": threshold.value,
@@ -203,7 +222,7 @@ def _log_calibration(
         flags = threshold.flags(labelled.scores)
         metrics["labelled_recall"] = float(flags[anomalous].mean())
         metrics["labelled_false_alarm_rate"] = float(flags[~anomalous].mean())
-    description = "\n".join(f"- {sentence}" for sentence in threshold.sentences())
+    description = "\n".join(f"- {sentence}" for sentence in (*threshold.sentences(), *certificate.sentences()))
     tracking.log(
         run_id,
         params={

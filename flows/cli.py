@@ -25,6 +25,7 @@ from flows.terminal import settings_of as _settings
 
 if TYPE_CHECKING:
     from flows.progress import Progress
+    from flows.replay import Replay
     from flows.running import RunReport
     from flows.scoring import BatchReport
     from flows.workspace import Workspace
@@ -235,6 +236,102 @@ def run(
 
 
 @app.command()
+def plan(
+    context: typer.Context,
+    name: Annotated[str | None, typer.Argument(help="A pipeline, for what it has; none for the defaults.")] = None,
+    rate: Annotated[float | None, typer.Option(help="The false-alarm rate of images.")] = None,
+    confidence: Annotated[
+        float | None, typer.Option(help="That the one calibration keeps the rate, such as 0.95.")
+    ] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Images in a batch; by default as in the inbox.")] = None,
+    batch_rate: Annotated[float | None, typer.Option(help="The false-alarm rate of batches.")] = None,
+    defect_rate: Annotated[
+        float | None,
+        typer.Option(
+            help="The share of defects in a batch that is to be noticed.", show_default="0.05, or the next that can be"
+        ),
+    ] = None,
+    power: Annotated[float, typer.Option(help="The chance with which it is noticed.")] = 0.8,
+    detection_rate: Annotated[
+        float | None, typer.Option(help="The share of defects that the threshold catches.", show_default="0.8, assumed")
+    ] = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Say how many images a wish takes, and what it then gives; a wish that cannot be met is refused with the nearest.
+
+    [bold]reconwatch plan --batch-size 1000 --defect-rate 0.02[/bold] plans before there is anything.
+    [bold]reconwatch plan tiles[/bold] says where a pipeline stands.
+    """
+    path = _config(context, config)
+    pipeline = _settings(path).pipeline(name) if name else None
+    from flows.planning import Wishes, report_of_plan
+
+    wishes = Wishes(rate, confidence, batch_size, batch_rate, defect_rate, power, detection_rate)
+    report = report_of_plan(pipeline, wishes, _calibration_images(path, name) if name else None)
+    if as_json:
+        _print_json(_plain(report))
+        return
+    for sentence in report.sentences():
+        typer.echo(sentence)
+    rows = [
+        (f"{at.calibration_images:,}", f"{at.power:.1%}", "now" if at.calibration_images == report.n_nominal else "")
+        for at in report.powers
+    ]
+    _print_table(("calibration images", "such batches that alarm", ""), rows, "Power")
+
+
+@app.command()
+def replay(
+    context: typer.Context,
+    name: NameArgument,
+    rate: Annotated[float, typer.Option(help="The false-alarm rate of images, such as 0.005.", show_default=False)],
+    batch_rate: Annotated[
+        float | None, typer.Option(help="The false-alarm rate of batches.", show_default="each batch's own")
+    ] = None,
+    since: Annotated[
+        str | None, typer.Option(help="Only batches decided from this date or time on (UTC).", metavar="DATE")
+    ] = None,
+    until: Annotated[
+        str | None, typer.Option(help="Only batches decided until this date, or before this time.", metavar="DATE")
+    ] = None,
+    config: ConfigOption = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Also write one row a batch to this Parquet file.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Decide past batches again at another rate, from their stored scores: which ones, and since when?
+
+    [bold]reconwatch replay tiles --rate 0.005 --since 2024-05-01[/bold] says which batches would alarm now. Nothing
+    is scored and nothing recorded.
+    """
+    path = _config(context, config)
+    _settings(path).pipeline(name)
+    from flows.replay import moment
+    from flows.replay import replay as replay_batches
+    from flows.scoring import write_scores
+    from flows.workspace import open_workspace
+
+    after = moment(since, "--since", end_of_day=False) if since else None
+    before = moment(until, "--until", end_of_day=True) if until else None
+    workspace = open_workspace(path)
+    report = replay_batches(
+        workspace.settings.pipeline(name),
+        rate,
+        batch_rate,
+        after,
+        before,
+        workspace.tracking,
+        workspace.ledger,
+        _progress(),
+    )
+    if output is not None:
+        write_scores(report.table(), output)
+    _print_replay(report, as_json)
+
+
+@app.command()
 def status(context: typer.Context, config: ConfigOption = None, as_json: JsonOption = False) -> None:
     """Show pipelines, champions, last batches, open alarms, and alerts that wait for a channel."""
     path = _config(context, config)
@@ -384,6 +481,15 @@ def _write_output(
     _say(f"Wrote {sum(map(len, tables.values()))} rows to {output}.")
 
 
+def _calibration_images(path: Path, name: str) -> int | None:
+    """How many images the threshold of a pipeline's champion is from; None where there is none yet."""
+    from flows.workspace import open_workspace
+
+    tracking = open_workspace(path).tracking
+    champion = tracking.champion_version(name)
+    return tracking.threshold(champion[1]["reconwatch.calibration_run"])[0].n_nominal if champion else None
+
+
 def _print_report(report: Any, as_json: bool) -> None:
     if as_json:
         _print_json(_plain(report))
@@ -414,8 +520,38 @@ def _print_batches(reports: "Sequence[BatchReport]", as_json: bool) -> None:
     for report in reports:
         if report.verdict is not None and report.verdict.alarm:
             typer.echo(f"ALARM {report.batch}: {' '.join(report.verdict.sentences())}")
+        if report.stream:
+            typer.echo(f"ALARM stream of {report.pipeline}: {' '.join(report.stream)}")
         if report.outcome == "failed":
             _complain(f"batch {report.batch}: {report.reason}; it is tried again by the next run")
+
+
+def _print_replay(report: "Replay", as_json: bool) -> None:
+    if as_json:
+        _print_json(_plain(report) | {"first_alarm": report.alarms[0].batch if report.alarms else None})
+        return
+    rows = []
+    for batch in report.batches:
+        then, now = batch.then, batch.now
+        before = "?" if then.threshold is None else f"{then.threshold:.4g}"
+        rows.append(
+            (
+                batch.batch,
+                f"{batch.decided_at:%Y-%m-%d %H:%M}",
+                batch.version,
+                f"{before} -> {now.threshold:.4g}" if now else before,
+                f"{then.flagged} -> {now.flagged} of {batch.scored}" if now else f"{then.flagged} of {batch.scored}",
+                f"{then.verdict} -> {now.verdict}" if now and batch.changed else then.verdict,
+                "changed" if batch.changed else "" if now else "not decided again",
+            )
+        )
+    columns = ("batch", "decided (UTC)", "version", "threshold", "flagged", "verdict", "")
+    _print_table(columns, rows, "Decided again")
+    for sentence in report.sentences():
+        typer.echo(sentence)
+    for batch in report.batches:
+        if batch.reason:
+            _say(f"{batch.batch}: {batch.reason}")
 
 
 def _plain(report: Any) -> Any:

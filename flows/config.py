@@ -79,7 +79,9 @@ class PipelineEntry(Part):
     threshold: ThresholdConfig = Field(
         default=ConformalThreshold(), description="from which score on an image is flagged"
     )
-    monitor: MonitorConfig = Field(default=MonitorConfig(), description="when a batch raises an alarm")
+    monitor: MonitorConfig = Field(
+        default=MonitorConfig(), description="when a batch, or the stream of batches, raises an alarm"
+    )
     alerts: tuple[Channel, ...] = Field(
         default=(LogChannel(),), description="who is told of a batch that raised an alarm"
     )

@@ -1,6 +1,6 @@
 """What pipelines.yaml says of the autoencoder: the network, and what is done to its input while it learns."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, Field, Tag, field_validator
 
@@ -21,6 +21,9 @@ DefectKind = Literal[
     "brightness",
     "colour",
 ]
+
+
+LOCAL = 10  # of those, the first ones leave most of the image as it was
 
 
 class NoCorruption(Part):
@@ -53,23 +56,37 @@ class MasksConfig(Part):
     count: Count = Field(default=3, description="rectangles in an image")
 
 
+class SyntheticDefectsConfig(Part):
+    """Defects are drawn into the images."""
+
+    type: Literal["synthetic_defects"] = Field(
+        default="synthetic_defects", description="spots, scratches, patches and more are drawn into the images"
+    )
+    kinds: Annotated[tuple[DefectKind, ...], Field(min_length=1)] = Field(
+        default=get_args(DefectKind)[:LOCAL], description="kinds of defects; by default those that leave most as it was"
+    )
+
+
 CORRUPTIONS: dict[str, type[BaseModel]] = {
     "none": NoCorruption,
     "gaussian": GaussianConfig,
     "coarse": CoarseConfig,
     "masks": MasksConfig,
+    "synthetic_defects": SyntheticDefectsConfig,
 }
 CorruptionUnion = (
     Annotated[NoCorruption, Tag("<NoCorruption>")]
     | Annotated[GaussianConfig, Tag("<GaussianConfig>")]
     | Annotated[CoarseConfig, Tag("<CoarseConfig>")]
     | Annotated[MasksConfig, Tag("<MasksConfig>")]
+    | Annotated[SyntheticDefectsConfig, Tag("<SyntheticDefectsConfig>")]
 )
 CorruptionConfig = Annotated[
     CorruptionUnion,
     chosen_by("type", CORRUPTIONS),
     BeforeValidator(
-        shorthand("type"), json_schema_input_type=CorruptionUnion | Literal["none", "gaussian", "coarse", "masks"]
+        shorthand("type"),
+        json_schema_input_type=CorruptionUnion | Literal["none", "gaussian", "coarse", "masks", "synthetic_defects"],
     ),
 ]
 
@@ -140,7 +157,7 @@ class VariationalConfig(NetworkConfig):
         default=(32, 64), description="channels of the encoder at each resolution"
     )
     beta: Annotated[float, Field(ge=0), NOT_BOOLEAN] = Field(
-        default=0.1, description="weight of the codes' divergence from a standard normal distribution"
+        default=0.3, description="weight of the codes' divergence from a standard normal distribution"
     )
 
 
@@ -151,7 +168,7 @@ class UnetConfig(Part):
     widths: Annotated[tuple[Count, ...], Field(min_length=1, max_length=6)] = Field(
         default=(16, 32, 64), description="channels at each resolution"
     )
-    corruption: CorruptionConfig = Field(default=CoarseConfig(), description="what it learns to take away")
+    corruption: CorruptionConfig = Field(default=SyntheticDefectsConfig(), description="what it learns to take away")
 
     @field_validator("corruption")
     @classmethod

@@ -109,9 +109,23 @@ ThresholdConfig = Annotated[
 
 
 class MonitorConfig(Part):
-    """When a whole batch raises an alarm."""
+    """When a whole batch, or the stream of batches, raises an alarm."""
 
     batch_false_alarm_rate: Rate = Field(default=0.01, description="share of nominal batches that may raise an alarm")
     unreadable_rate: Annotated[float, Field(ge=0, lt=1), NOT_BOOLEAN] = Field(
         default=0.01, description="share of unreadable files that is normal"
+    )
+    smallest_distance: Annotated[float, Field(ge=0, lt=1), NOT_BOOLEAN] = Field(
+        default=0.15, description="distance (Kolmogorov-Smirnov) from nominal scores from which on it matters"
+    )
+    review_fdr: Share = Field(
+        default=0.1, description="share of nominal images, on average, among those of a batch that are to be reviewed"
+    )
+    stream_false_alarm_rate: Rate = Field(
+        default=0.05,
+        description="chance that nominal batches ever raise an alarm of the stream, all calibrations together",
+    )
+    stream_run_length: Annotated[float, Field(gt=1), NOT_BOOLEAN] = Field(
+        default=1000,
+        description="nominal batches to a false alarm of the change detector, which needs threshold.confidence",
     )

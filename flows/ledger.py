@@ -112,6 +112,24 @@ class OutboxEntry:
 
 
 @dataclass(frozen=True)
+class StreamRecord:
+    """The batches that one calibration of a pipeline decided, seen as one stream.
+
+    Attributes:
+        calibration: the calibration's number: 1 for the first of the pipeline that decided a batch, then 2, 3, ...
+        state: what `finish` was given to keep.
+    """
+
+    calibration: int
+    state: str
+
+
+FollowStream = Callable[[int, str | None], tuple[str, Sequence[OutboxEntry]]]
+"""From the calibration's number and the state of its stream (None at the beginning) to the state with one more batch,
+and the alerts that this raises."""
+
+
+@dataclass(frozen=True)
 class PendingAlert:
     """An alert that was not delivered yet; `attempts` counts the failed ones, `sender` is who sends it now or ''."""
 
@@ -252,9 +270,10 @@ class Ledger:
         n_flagged: int,
         n_unreadable: int,
         alerts: Sequence[OutboxEntry] = (),
+        stream: FollowStream | None = None,
     ) -> None:
-        """Writes that the batch is done, and its alerts, in one transaction; raises LostClaim (and writes nothing)
-        where another process has taken the batch over meanwhile."""
+        """Writes that the batch is done, its alerts, and what `stream` makes of its calibration's stream, in one
+        transaction; raises LostClaim (and writes nothing) where another process has taken the batch over meanwhile."""
         now = self._clock()
         done = sa.update(_BATCHES).where(_held_by(claim))
         done = done.values(status="done", run_id=run_id, finished_at=now, verdict=_json_text(verdict), alarm=alarm)
@@ -262,7 +281,8 @@ class Ledger:
         with self._transaction() as connection:
             if connection.execute(done).rowcount == 0:
                 raise _lost(claim)
-            for alert in alerts:
+            raised = () if stream is None else _followed(connection, claim, stream)
+            for alert in (*alerts, *raised):
                 _enter(connection, claim, alert, now)
 
     def is_done(self, pipeline: str, manifest_hash: str, model_version: str | None = None) -> bool:
@@ -278,6 +298,35 @@ class Ledger:
         done = (_BATCHES.c.pipeline == pipeline) & (_BATCHES.c.status == "done")
         newest = (_BATCHES.c.finished_at.desc(), _BATCHES.c.key)
         return tuple(map(_record, self._rows(sa.select(_BATCHES).where(done).order_by(*newest).limit(limit))))
+
+    def decided(
+        self, pipeline: str, since: datetime | None = None, until: datetime | None = None
+    ) -> tuple[BatchRecord, ...]:
+        """The batches of a pipeline that were finished from `since` on and before `until`, the oldest first."""
+        done = (_BATCHES.c.pipeline == pipeline) & (_BATCHES.c.status == "done")
+        if since is not None:
+            done &= _BATCHES.c.finished_at >= since
+        if until is not None:
+            done &= _BATCHES.c.finished_at < until
+        query = sa.select(_BATCHES).where(done).order_by(_BATCHES.c.finished_at, _BATCHES.c.key)
+        return tuple(map(_record, self._rows(query)))
+
+    def nominal_counts(self, pipeline: str, calibration_version: str, limit: int) -> tuple[tuple[int, int], ...]:
+        """(flagged, scored) of the last batches that this calibration decided without an alarm, the newest first."""
+        nominal = (_BATCHES.c.pipeline == pipeline) & (_BATCHES.c.calibration_version == calibration_version)
+        nominal &= (_BATCHES.c.status == "done") & _BATCHES.c.alarm.is_(False) & (_BATCHES.c.n_scored > 0)
+        query = sa.select(_BATCHES.c.n_flagged, _BATCHES.c.n_scored).where(nominal)
+        rows = self._rows(query.order_by(_BATCHES.c.finished_at.desc(), _BATCHES.c.key).limit(limit))
+        return tuple((row.n_flagged, row.n_scored) for row in rows)
+
+    def stream(self, pipeline: str, calibration_version: str) -> StreamRecord | None:
+        """The stream of a calibration as the last finished batch left it; None before the first."""
+        rows = self._rows(sa.select(_STREAMS).where(_stream_of(pipeline, calibration_version)))
+        return StreamRecord(rows[0].calibration, rows[0].state) if rows else None
+
+    def calibrations(self, pipeline: str) -> int:
+        """How many calibrations of a pipeline have decided a batch, as streams count them."""
+        return int(self._rows(_calibrations(pipeline))[0][0])
 
     def count(self, pipeline: str) -> int:
         """How many batches of a pipeline are finished."""
@@ -494,6 +543,15 @@ _OUTBOX = sa.Table(
     sa.UniqueConstraint("dedupe_key", "channel"),
     sa.Index("outbox_due", "delivered_at", "next_attempt_at"),
 )
+_STREAMS = sa.Table(
+    "streams",
+    _METADATA,
+    sa.Column("pipeline", _Words, primary_key=True),
+    sa.Column("calibration_version", _Words, primary_key=True),
+    sa.Column("calibration", sa.Integer, nullable=False),
+    sa.Column("state", _Words, nullable=False),
+    sa.UniqueConstraint("pipeline", "calibration"),
+)
 _FINGERPRINTS = sa.Table(
     "fingerprints",
     _METADATA,
@@ -514,6 +572,14 @@ def _held_by(claim: Claim) -> sa.ColumnElement[bool]:
 def _seen(pipeline: str, batch: str, stat_hash: str) -> sa.ColumnElement[bool]:
     columns = _FINGERPRINTS.c
     return (columns.pipeline == pipeline) & (columns.batch == batch) & (columns.stat_hash == stat_hash)
+
+
+def _stream_of(pipeline: str, calibration_version: str) -> sa.ColumnElement[bool]:
+    return (_STREAMS.c.pipeline == pipeline) & (_STREAMS.c.calibration_version == calibration_version)
+
+
+def _calibrations(pipeline: str) -> sa.Select[Any]:
+    return sa.select(sa.func.count()).select_from(_STREAMS).where(_STREAMS.c.pipeline == pipeline)
 
 
 def _lost(claim: Claim) -> LostClaim:
@@ -537,6 +603,23 @@ def _enter(connection: sa.Connection, claim: Claim, alert: OutboxEntry, now: dat
         attempts=0,
         **_UNSENT,
     )
+
+
+def _followed(connection: sa.Connection, claim: Claim, follow: FollowStream) -> Sequence[OutboxEntry]:
+    """Takes the stream of the claim's calibration one batch further; other processes wait until the transaction ends.
+
+    SQLite lets one transaction write at a time, and finishing the batch was a write; a server locks the row.
+    """
+    version = sa.select(_BATCHES.c.calibration_version).where(_BATCHES.c.key == claim.key)
+    calibration_version = connection.execute(version).scalar_one()
+    ours = _stream_of(claim.pipeline, calibration_version)
+    row = {"pipeline": claim.pipeline, "calibration_version": calibration_version, "state": ""}
+    while (held := connection.execute(sa.select(_STREAMS).where(ours).with_for_update()).one_or_none()) is None:
+        number = connection.execute(_calibrations(claim.pipeline)).scalar_one() + 1
+        _insert_once(connection, _STREAMS, **row, calibration=number)
+    state, alerts = follow(held.calibration, held.state or None)
+    connection.execute(sa.update(_STREAMS).where(ours).values(state=state))
+    return alerts
 
 
 def _insert_once(connection: sa.Connection, table: sa.Table, **row: Any) -> None:

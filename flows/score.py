@@ -60,6 +60,7 @@ def sentences(reports: Sequence[BatchReport]) -> list[str]:
     for report in reports:
         words = " ".join(report.verdict.sentences()) if report.verdict else report.reason
         lines.append(f"{report.batch}: {report.outcome}. {words}")
+        lines += [f"The stream: {sentence}" for sentence in report.stream]
     return lines or ["No batch was due."]
 
 

@@ -13,17 +13,21 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from ae_models.batch_tests import NominalBatches
 from ae_models.champion import Champion
 from ae_models.errors import InputError
 from ae_models.images import stream
-from ae_models.monitoring import BatchVerdict, batch_verdict
+from ae_models.monitoring import BatchVerdict
 from ae_models.panels import contact_sheet, score_histogram
+from ae_models.review import review_list
 from flows.alerts import Alert
 from flows.config import PipelineConfig
 from flows.ledger import AlreadyDone, Busy, Claim, Ledger, OutboxEntry
 from flows.progress import Progress
 from flows.sources import Batch, inbox_batches, loose_files
+from flows.streams import Stream, StreamStep, counts_in_stream, stream_of
 from flows.tracking import ChampionVersion, Tracking
+from flows.verdicts import NOMINAL_BATCHES, verdict_on
 from flows.workspace import Workspace
 
 SHOWN = 12  # images in a batch's contact sheet
@@ -37,7 +41,7 @@ class ScoredBatch:
     """What a batch scored: one row an image, its verdict, and the pixels of the worst.
 
     Attributes:
-        table: columns uri, score (float64; NaN where unreadable), p_value, flagged, status, reason.
+        table: columns uri, score (float64; NaN where unreadable), p_value, flagged, status, reason, review.
         verdict: the batch's counts and tests.
         worst: places in the table of the images that score highest, worst first.
         worst_pixels: (K, C, H, W) float32 in [0, 1], of those.
@@ -64,17 +68,25 @@ class BatchReport:
     verdict: BatchVerdict | None = None
     reason: str = ""
     table: pd.DataFrame | None = None
+    stream: tuple[str, ...] = ()  # what it made known of the batches together, where that alarmed
 
     @property
     def alarm(self) -> bool:
-        """Whether it was scored now and raised an alarm."""
-        return self.outcome == "scored" and self.verdict is not None and self.verdict.alarm
+        """Whether it was scored now and raised an alarm, by itself or with the batches before it."""
+        return self.outcome == "scored" and self.verdict is not None and (self.verdict.alarm or bool(self.stream))
 
 
 def score_batch(
-    batch: Batch, champion: Champion, pipeline: PipelineConfig, progress: Progress, renew: Callable[[], None]
+    batch: Batch,
+    champion: Champion,
+    pipeline: PipelineConfig,
+    progress: Progress,
+    renew: Callable[[], None],
+    nominal_batches: NominalBatches = (),
 ) -> ScoredBatch:
     """Score every image of a batch; memory does not grow with its size but for the rows of its table.
+
+    `nominal_batches` are (flagged, scored) of earlier ones that this champion decided without an alarm.
 
     Raises:
         InputError: the batch holds no image at all.
@@ -99,34 +111,28 @@ def score_batch(
                 renew()
             advance(len(part.indices) + len(part.unreadable))
     worst.sort(reverse=True, key=lambda entry: entry[:2])
-    table = _table(batch, champion, scores, reasons)
-    scored = table["status"] == "scored"
-    verdict = batch_verdict(
-        int(scored.sum()),
-        int((table["flagged"] & scored).sum()),
-        int((~scored).sum()),
-        champion.threshold,
-        pipeline.monitor.batch_false_alarm_rate,
-        pipeline.monitor.unreadable_rate,
-        scores=scores[scored],
-        calibration_scores=champion.calibration_scores,
-    )
+    table = _table(batch, champion, scores, reasons, pipeline.monitor.review_fdr)
+    verdict = verdict_on(table, champion.threshold, champion.calibration_scores, pipeline.monitor, nominal_batches)
     pixels = (
         np.stack([entry[2] for entry in worst]) if worst else np.empty((0, *champion.detector.spec.shape), np.float32)
     )
     return ScoredBatch(table, verdict, tuple(-entry[1] for entry in worst), pixels, perf_counter() - start)
 
 
-def _table(batch: Batch, champion: Champion, scores: NDArray[np.float64], reasons: NDArray[np.object_]) -> pd.DataFrame:
+def _table(
+    batch: Batch, champion: Champion, scores: NDArray[np.float64], reasons: NDArray[np.object_], review_fdr: float
+) -> pd.DataFrame:
     readable = reasons == ""
+    p_values = np.where(readable, champion.p_values(scores), np.nan)
     return pd.DataFrame(
         {
             "uri": [item.uri for item in batch.items],
             "score": scores,
-            "p_value": np.where(readable, champion.p_values(scores), np.nan),
+            "p_value": p_values,
             "flagged": champion.threshold.flags(scores),
             "status": np.where(readable, "scored", "unreadable"),
             "reason": reasons.astype(str),
+            "review": review_list(p_values, review_fdr),
         }
     )
 
@@ -174,10 +180,16 @@ def score_and_record(
     if isinstance(claim, Busy):
         return BatchReport(pipeline.name, batch.id, "busy", reason=f"{claim.owner} is scoring it")
     try:
-        scored = score_batch(batch, champion.champion, pipeline, progress, lambda: ledger.renew(claim))
-        run_id = _log_batch(pipeline, batch, champion, scored, claim, manifest_hash, tracking)
+        nominal = ledger.nominal_counts(pipeline.name, champion.calibration_run, NOMINAL_BATCHES)
+        scored = score_batch(batch, champion.champion, pipeline, progress, lambda: ledger.renew(claim), nominal)
+        # As it is known now: another process may finish a batch first. What is decided is decided by the ledger.
+        stream = stream_of(pipeline, champion, ledger)
+        if counts_in_stream(scored.verdict):
+            stream = stream.after(scored.verdict.flagged, scored.verdict.scored)
+        run_id = _log_batch(pipeline, batch, champion, scored, stream, claim, manifest_hash, tracking)
         url = tracking.run_url(pipeline.name, run_id)
         entries = _outbox(pipeline, batch, champion, scored, claim, run_id, url)
+        step = StreamStep(pipeline, champion, scored.verdict, _stream_alert(pipeline, claim, url))
         ledger.finish(
             claim,
             run_id=run_id,
@@ -187,12 +199,21 @@ def score_and_record(
             n_flagged=scored.verdict.flagged,
             n_unreadable=scored.verdict.unreadable,
             alerts=entries,
+            stream=step if counts_in_stream(scored.verdict) else None,
         )
     except BaseException:
         ledger.release(claim)
         raise
     return BatchReport(
-        pipeline.name, batch.id, "scored", run_id, url, champion.version, scored.verdict, table=scored.table
+        pipeline.name,
+        batch.id,
+        "scored",
+        run_id,
+        url,
+        champion.version,
+        scored.verdict,
+        table=scored.table,
+        stream=step.crossed,
     )
 
 
@@ -225,6 +246,7 @@ def _log_batch(
     batch: Batch,
     champion: ChampionVersion,
     scored: ScoredBatch,
+    stream: Stream,
     claim: Claim,
     manifest_hash: str,
     tracking: Tracking,
@@ -241,7 +263,7 @@ def _log_batch(
         "reconwatch.alarm": str(verdict.alarm).lower(),
         "reconwatch.diagnosis": verdict.diagnosis,
         "reconwatch.severity": verdict.severity,
-        "mlflow.note.content": _description(pipeline, batch, champion, scored, tracking),
+        "mlflow.note.content": _description(pipeline, batch, champion, scored, stream, tracking),
     }
     run_id = tracking.start_run(pipeline.name, "batch", f"batch {batch.id}", tags)
     with tempfile.TemporaryDirectory() as name:
@@ -252,7 +274,7 @@ def _log_batch(
             groups = {"calibration": champion.champion.calibration_scores, "this batch": table["score"].to_numpy()}
             score_histogram(groups, champion.champion.threshold.value).savefig(folder / "scores.png", dpi=110)
         tracking.log_folder(run_id, folder)
-    metrics = {
+    metrics: dict[str, float | None] = {
         "images_scored": verdict.scored,
         "images_flagged": verdict.flagged,
         "images_unreadable": verdict.unreadable,
@@ -260,6 +282,13 @@ def _log_batch(
         "expected_flagged": verdict.expected_flagged,
         "flagged_p_value": verdict.flagged_p_value,
         "unreadable_p_value": verdict.unreadable_p_value,
+        "moved_p_value": verdict.moved_p_value,
+        "moved_distance": verdict.moved_distance,
+        "median_shift": verdict.median_shift,
+        "overdispersion": verdict.overdispersion,
+        "images_to_review": int(table["review"].sum()),
+        "stream_e_value": stream.evidence.e_value,
+        "stream_change": stream.change.statistic if stream.change else None,
         "threshold": champion.champion.threshold.value,
         "images_per_second": len(table) / max(scored.seconds, 1e-9),
     }
@@ -283,7 +312,12 @@ def _worst_sheet(champion: Champion, scored: ScoredBatch) -> Any:
 
 
 def _description(
-    pipeline: PipelineConfig, batch: Batch, champion: ChampionVersion, scored: ScoredBatch, tracking: Tracking
+    pipeline: PipelineConfig,
+    batch: Batch,
+    champion: ChampionVersion,
+    scored: ScoredBatch,
+    stream: Stream,
+    tracking: Tracking,
 ) -> str:
     state = (
         f"**{scored.verdict.severity.upper()}: {scored.verdict.diagnosis}**" if scored.verdict.alarm else "**Nominal**"
@@ -294,6 +328,9 @@ def _description(
 
     lines = [
         f"{state}. {' '.join(scored.verdict.sentences())}",
+        "",
+        f"Images to review: {int(scored.table['review'].sum())} (`review` in `scores.parquet`). "
+        f"The batches without an alarm, together: {' '.join(stream.sentences())}",
         "",
         f"Decided by version {champion.version} ([calibration]({address(champion.calibration_run)}), "
         f"[training]({address(champion.training_run)})). The worst images are in `worst.png`, every image is a row of "
@@ -316,6 +353,11 @@ def _as_text(words: str) -> str:
     """Words of others as Markdown that shows them as they are: no HTML, no links, no table cells of their own."""
     escaped = "".join(f"\\{letter}" if letter in r"\`*_{}[]()#+!|~" else letter for letter in words)
     return escaped.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("\n", " ")
+
+
+def _stream_alert(pipeline: PipelineConfig, claim: Claim, url: str) -> Alert:
+    """What is said where the batch takes the stream over a limit, but for how badly and in which words."""
+    return Alert(pipeline.name, None, {}, "", (), url, f"{claim.key}/stream", kind="stream")
 
 
 def _outbox(

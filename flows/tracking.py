@@ -32,6 +32,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import ae_models
+from ae_models.calibration import Threshold
 from ae_models.champion import Champion
 from ae_models.detector import AnyDetector, load_detector
 from ae_models.errors import InputError
@@ -41,12 +42,17 @@ from flows.processes import owner_is_alive, this_process
 
 SERVED_REQUIREMENTS = ("torch", "numpy", "pandas", "pillow", "safetensors", "scikit-learn", "scipy")
 CHAMPION, CHALLENGER = "champion", "challenger"
+CHAMPION_PARTS = "model/artifacts/champion"  # the folder of the champion's files in its calibration's run
 LARGEST_PICTURE = 32_000_000  # bytes
 VIEW = "?workflowType=machine_learning"  # without it MLflow shows the pages of its language-model side
 
 
 class TrackingUnavailable(RuntimeError):  # noqa: N818 (it says what happened)
     """The MLflow store does not answer; the message says which, and what to do."""
+
+
+class ArtifactMissing(RuntimeError):  # noqa: N818 (it says what happened)
+    """MLflow does not give an artifact: its run or its file was deleted, or cannot be reached."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +137,7 @@ class Tracking:
         self,
         run_id: str,
         params: Mapping[str, Any] | None = None,
-        metrics: Mapping[str, float] | None = None,
+        metrics: Mapping[str, float | None] | None = None,
         tags: Mapping[str, str] | None = None,
         step: int = 0,
     ) -> None:
@@ -139,7 +145,9 @@ class Tracking:
         now = int(time() * 1000)
         self._client.log_batch(
             run_id,
-            metrics=[Metric(key, float(value), now, step) for key, value in (metrics or {}).items()],
+            metrics=[
+                Metric(key, float(value), now, step) for key, value in (metrics or {}).items() if value is not None
+            ],
             params=[Param(key, str(value)[:6000]) for key, value in (params or {}).items()],
             tags=[RunTag(key, str(value)[:5000]) for key, value in (tags or {}).items()],
             synchronous=True,
@@ -163,6 +171,10 @@ class Tracking:
         else:
             self._client.log_image(run_id, picture, name)
 
+    def log_text(self, run_id: str, text: str, name: str) -> None:
+        """A text as the artifact `name`."""
+        self._client.log_text(run_id, text, name)
+
     def log_table(self, run_id: str, table: pd.DataFrame, name: str) -> None:
         """A table as the Parquet or CSV artifact `name`."""
         with tempfile.TemporaryDirectory() as folder:
@@ -172,8 +184,15 @@ class Tracking:
             self._client.log_artifact(run_id, str(path), None if parent == "." else parent)
 
     def artifact(self, run_id: str, name: str, folder: Path) -> Path:
-        """The artifact or folder of artifacts `name`, copied into `folder`."""
-        return Path(self._client.download_artifacts(run_id, name, str(folder)))
+        """The artifact or folder of artifacts `name`, copied into `folder`.
+
+        Raises:
+            ArtifactMissing: MLflow does not give it.
+        """
+        try:
+            return Path(self._client.download_artifacts(run_id, name, str(folder)))
+        except (MlflowException, OSError) as error:
+            raise ArtifactMissing(f"MLflow does not give {name} of run {run_id} ({_first_line(error)})") from error
 
     def artifact_names(self, run_id: str) -> list[str]:
         """The names of the run's artifacts at the top."""
@@ -261,9 +280,34 @@ class Tracking:
         number, tags = found
         with tempfile.TemporaryDirectory() as folder:
             run_id = tags["reconwatch.calibration_run"]
-            parts = self.artifact(run_id, "model/artifacts/champion", Path(folder))
-            champion = Champion.load(parts)
+            parts = self.artifact(run_id, CHAMPION_PARTS, Path(folder))
+            try:
+                champion = Champion.load(parts)
+            except InputError as error:
+                raise InputError(f"version {number} of pipeline {pipeline!r} decides no batch: {error}") from error
         return ChampionVersion(number, run_id, tags["reconwatch.training_run"], champion)
+
+    def threshold(self, calibration_run: str) -> tuple[Threshold, NDArray[np.float64]]:
+        """The threshold of a calibration and the scores (n,) behind it, without its network.
+
+        Raises:
+            ArtifactMissing: MLflow does not give them.
+            InputError: they are damaged.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            path = self.artifact(calibration_run, f"{CHAMPION_PARTS}/threshold.json", Path(folder))
+            threshold = Threshold.from_json(path.read_text(encoding="utf-8"))
+            path = self.artifact(calibration_run, f"{CHAMPION_PARTS}/calibration_scores.npy", Path(folder))
+            return threshold, np.load(path, allow_pickle=False)
+
+    def scores(self, batch_run: str) -> pd.DataFrame:
+        """The rows of a batch's images, as they were scored.
+
+        Raises:
+            ArtifactMissing: MLflow does not give them.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            return pd.read_parquet(self.artifact(batch_run, "scores.parquet", Path(folder)))
 
     def detector(self, run_id: str) -> AnyDetector:
         """The detector that a training run made."""

@@ -26,6 +26,7 @@ from ae_models.splits import groups_of, near_duplicates, perceptual_hashes, spli
 from ae_models.training import Epoch, TrainingResult, TrainingSettings, fit
 from flows.choosing import MOST, REAL, LabelledImages, choose, held_out
 from flows.config import AutoConfig, ConformalThreshold, PipelineConfig, fingerprint
+from flows.planning import standing
 from flows.processes import this_process
 from flows.progress import Progress
 from flows.sources import Found, Item, content_hash, labelled_items, nominal_items
@@ -46,7 +47,11 @@ class ReadImages:
 
 @dataclass(frozen=True)
 class TrainingReport:
-    """What a training gave; losses are mean squared errors on held-out nominal images."""
+    """What a training gave; losses are mean squared errors on held-out nominal images.
+
+    Attributes:
+        standing: what its calibration images will allow, in one sentence; empty where labels set the threshold.
+    """
 
     pipeline: str
     run_id: str
@@ -68,6 +73,7 @@ class TrainingReport:
     selection_baseline_auroc: Auroc | None = None
     auroc: Auroc | None = None
     baseline_auroc: Auroc | None = None
+    standing: str = ""
 
     def sentences(self) -> tuple[str, ...]:
         """What came out, for people."""
@@ -78,7 +84,7 @@ class TrainingReport:
                 f"On the labelled images its AUROC of {_interval(self.auroc)} {verdict} the "
                 f"{_interval(self.baseline_auroc)} of principal components."
             )
-        return tuple(lines)
+        return (*lines, *filter(None, [self.standing]))
 
     def _learnt(self) -> list[str]:
         if self.validation_loss is not None and self.baseline_loss is not None:
@@ -140,6 +146,7 @@ def train(pipeline: PipelineConfig, tracking: Tracking, progress: Progress) -> T
         near_duplicates=pairs,
         auroc=aurocs[0] if aurocs else None,
         baseline_auroc=aurocs[1] if aurocs else None,
+        standing=standing(pipeline, len(sides["calibration"])),
     )
     return replace(report, **learnt.report)
 

@@ -83,7 +83,7 @@ def project(small_images: Callable[[Path, int, int], list[Path]], empty_store: P
             path.write_bytes(b"no image")
         pipeline = {
             "data": {"nominal": "data/nominal", "inbox": "data/inbox"},
-            "model": "linear",
+            "model": {"network": "linear"},
             "training": {"epochs": 5},
             "threshold": {"method": "conformal", "false_alarm_rate": 0.05},
         }

@@ -5,6 +5,7 @@ import json
 import pickle
 import shutil
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 import torch
 
 from ae_models.calibration import conformal_threshold
+from ae_models.certificate import certify, installed_versions
 from ae_models.champion import PARTS, Champion
 from ae_models.detector import Detector
 from ae_models.errors import InputError
@@ -19,6 +21,7 @@ from ae_models.images import ImageSpec
 from ae_models.networks import build_network
 
 SPEC = ImageSpec(8, 8, 1)
+TIME = datetime(2024, 5, 17, 12, tzinfo=UTC)
 
 
 def champion(seed: int = 0) -> Champion:
@@ -27,7 +30,9 @@ def champion(seed: int = 0) -> Champion:
         torch.manual_seed(seed)
         detector = Detector(SPEC, "linear", {}, build_network("linear", SPEC, {}).eval())
     scores = detector.score(np.random.default_rng(seed).random((99, *SPEC.shape), dtype=np.float32))
-    return Champion(detector, conformal_threshold(scores, 0.05), scores)
+    threshold = conformal_threshold(scores, 0.05)
+    certificate = certify(detector, threshold, scores, [("a.png", "a")], 0, TIME, installed_versions())
+    return Champion(detector, threshold, scores, certificate)
 
 
 @pytest.fixture
@@ -56,7 +61,7 @@ def test_everything_comes_back(folder: Path) -> None:
     saved, loaded = champion(), Champion.load(folder)
     images = np.random.default_rng(9).random((5, *SPEC.shape), dtype=np.float32)
     scores = loaded.detector.score(images)
-    assert loaded.threshold == saved.threshold
+    assert (loaded.threshold, loaded.certificate) == (saved.threshold, saved.certificate)
     assert loaded.calibration_scores.tolist() == saved.calibration_scores.tolist()
     assert loaded.calibration_scores.dtype == np.float64
     assert scores.tolist() == saved.detector.score(images).tolist()
@@ -116,7 +121,7 @@ def test_parts_of_two_champions_are_never_one(folder: Path, tmp_path: Path, part
 @pytest.mark.parametrize(
     "content", [b"", b"{", b"[]", b"\xff", b"[" * 100_000], ids=["none", "part", "list", "bytes", "nest"]
 )
-@pytest.mark.parametrize("name", ["champion.json", "threshold.json"])
+@pytest.mark.parametrize("name", ["champion.json", "threshold.json", "certificate.json"])
 def test_damaged_json_is_refused(folder: Path, name: str, content: bytes) -> None:
     """Nothing, a part, another type, bytes or bottomless nesting in place of the JSON."""
     (folder / name).write_bytes(content)
@@ -159,6 +164,35 @@ def test_another_number_of_scores_than_the_threshold_has_is_refused(folder: Path
     assert refusal(folder) == (
         f"the threshold in {folder} is of 99 nominal scores, and {np.ones(shape).size} lie beside it: calibrate again"
     )
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "what"),
+    [
+        ("weights_sha256", "0" * 64, "the network's weights"),
+        ("preprocessing_sha256", "0" * 64, "what is done to images before and after the network"),
+        ("scores_sha256", "0" * 64, "the calibration scores"),
+        ("rank", 90, "the threshold (rank)"),
+    ],
+)
+def test_a_certificate_of_something_else_is_refused(folder: Path, key: str, value: object, what: str) -> None:
+    """Even where champion.json vouches for it, one sentence says when it was given and what it does not cover."""
+    document = json.loads((folder / "certificate.json").read_text()) | {key: value}
+    (folder / "certificate.json").write_text(json.dumps(document))
+    vouch(folder)
+    assert refusal(folder) == (
+        f"the champion in {folder} is not what was calibrated: the certificate of 2024-05-17T12:00:00+00:00 was given "
+        f"for another state of {what}: calibrate again."
+    )
+
+
+@pytest.mark.parametrize("band", [None, 3])
+def test_a_certificate_without_a_band_is_refused(folder: Path, band: object) -> None:
+    """A value of another kind is a sentence too."""
+    document = json.loads((folder / "certificate.json").read_text()) | {"band": band}
+    (folder / "certificate.json").write_text(json.dumps(document))
+    vouch(folder)
+    assert refusal(folder).endswith(": calibrate again")
 
 
 class Payload:

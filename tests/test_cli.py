@@ -27,7 +27,11 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:(mlflow|sqla
 
 Project = Callable[..., Path]
 SmallImages = Callable[[Path, int, int], list[Path]]
-VERBS = ("init", "check", "train", "calibrate", "score", "run", "status", "synth", "ui", "demo")
+CODES_VERBS = ("codes", "decode", "compression")
+VERBS = (
+    *("init", "check", "train", "calibrate", "score", "run", "plan", "replay", "status", "synth", "ui", "demo"),
+    *CODES_VERBS,
+)
 
 
 @dataclass(frozen=True)
@@ -437,6 +441,7 @@ class TestOutput:
             "flagged": "bool",
             "status": "string",
             "reason": "string",
+            "review": "bool",
         }
 
     def test_its_rows(self, call: Call, trained: Path, tmp_path: Path, paths: Sequence[Path]) -> None:

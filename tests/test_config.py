@@ -387,6 +387,9 @@ NO_SOURCE = "must be a path, or a mapping with one of these keys: path, manifest
             "training.device: 'gpu' is not a device: auto, cpu, mps, cuda, or one GPU such as cuda:0",
         ),
         ("    monitor: {unreadable_rate: -1}", "monitor.unreadable_rate: -1 must be at least 0"),
+        ("    monitor: {smallest_distance: 1}", "monitor.smallest_distance: 1 must be less than 1"),
+        ("    monitor: {review_fdr: 0}", "monitor.review_fdr: 0 must be greater than 0"),
+        ("    monitor: {stream_run_length: 1}", "monitor.stream_run_length: 1 must be greater than 1"),
         ("    monitor: {batch_false_alarm_rate: 0.6}", "monitor.batch_false_alarm_rate: 0.6 must be at most 0.5"),
         ("      nominal_labels: [1]", "data.nominal_labels[0]: 1 is not text; put it in quotes"),
         ("      nominal_labels: []", "data.nominal_labels: needs at least 1, got 0"),
@@ -406,7 +409,8 @@ NO_SOURCE = "must be a path, or a mapping with one of these keys: path, manifest
         ("    training: fast", "training: 'fast' is not a mapping (keys and their values)"),
         (
             "    monitor: {rate: 0.1}",
-            "monitor.rate: unknown key (choices: batch_false_alarm_rate, unreadable_rate)",
+            "monitor.rate: unknown key (choices: batch_false_alarm_rate, review_fdr, smallest_distance, "
+            "stream_false_alarm_rate, stream_run_length, unreadable_rate)",
         ),
         (
             "    name: tiles",
@@ -451,7 +455,8 @@ NO_SOURCE = "must be a path, or a mapping with one of these keys: path, manifest
         ),
         (
             "    model: {network: linear, corruption: salt}",
-            "model.corruption: 'salt' is not one of the choices (choices: none, gaussian, coarse, masks)",
+            "model.corruption: 'salt' is not one of the choices "
+            "(choices: none, gaussian, coarse, masks, synthetic_defects)",
         ),
         (
             "    model: {network: linear, corruption: {type: masks, deviation: 0.1}}",
@@ -460,7 +465,7 @@ NO_SOURCE = "must be a path, or a mapping with one of these keys: path, manifest
         (
             "    model: {network: unet, corruption: none}",
             "model.corruption: unet copies its input, defects included, unless it learns to restore it: "
-            "choose one of gaussian, coarse, masks",
+            "choose one of gaussian, coarse, masks, synthetic_defects",
         ),
         (
             "      labelled: a\n    threshold: {method: f_score, f_score: 2}",

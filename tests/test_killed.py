@@ -16,6 +16,7 @@ from PIL import Image
 
 from flows.config import load
 from flows.ledger import Ledger
+from flows.streams import Stream
 from flows.tracking import Tracking
 
 KILLS, FRESH_EVERY = 50, 10  # every tenth kill meets a run that has to train and calibrate as well
@@ -76,11 +77,19 @@ def add_batches(inbox: Path, number: int, small_images: Callable[[Path, int, int
 
 
 def settled(path: Path) -> tuple[list[str], list[str], list[str]]:
-    """Of a workspace: names of the decided batches, of those that alarmed, and of the finished MLflow runs."""
+    """Of a workspace: names of the decided batches, of those that alarmed, and of the finished MLflow runs.
+
+    Its stream holds exactly the batches that raised no alarm.
+    """
     settings = load(path, {})
     ledger = Ledger.open(f"sqlite:///{settings.workspace / 'ledger.db'}")
     history = ledger.history("tiles", 1000)
     assert ledger.pending_alerts() == ()
+    calm = [record for record in history if not record.alarm]
+    stream = ledger.stream("tiles", calm[0].calibration_version)
+    assert stream is not None
+    evidence = Stream.from_json(stream.state).evidence
+    assert (evidence.batches, evidence.flagged) == (len(calm), sum(record.n_flagged for record in calm))
     client = MlflowClient(Tracking(settings, {}).uri)
     experiment = client.get_experiment_by_name("reconwatch/tiles")
     assert experiment is not None

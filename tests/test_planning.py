@@ -60,17 +60,24 @@ def test_the_rates_images_are_those_of_the_calibration() -> None:
 
 
 def test_a_stream_of_weak_defects_takes_several_batches() -> None:
-    """Half of the streams of 100 images a batch with 3% defects, all caught, alarm by about the ninth batch."""
-    found = planned(batch_size=100, smallest_defect_rate=0.03, power=0.2, stream_false_alarm_rate=0.05)
-    assert found.stream_delay is not None
-    assert 2 <= found.stream_delay <= 12
+    """Of 100 images a batch with 3% defects, all caught, a tenth alarm alone; half of the streams take 2 to 12."""
+    found = planned(batch_size=100, smallest_defect_rate=0.06, power=0.5)
+    assert found.half_alone == pytest.approx(0.11, abs=0.01)
+    assert found.half_delay is not None
+    assert 2 <= found.half_delay <= 12
+
+
+def test_half_the_defects_alarm_as_often_alone_as_a_plan_for_them_says() -> None:
+    """The same figure from the other side: the power of the wish for half the defect rate, at as many images."""
+    found, half = planned(), planned(smallest_defect_rate=0.025, power=0.01)
+    assert found.half_alone == pytest.approx(half.power_with(found.images_for_power))
 
 
 def test_a_stream_may_never_notice_what_is_too_weak() -> None:
-    """When most streams do not alarm within 500 batches there is no delay, and the plan says so."""
+    """When most streams are not noticed within 500 batches there is no delay, and the plan says so."""
     found = planned(smallest_defect_rate=0.002, power=0.001)
-    assert found.stream_delay is None
-    assert found.sentences()[3].startswith("The stream alarms after 500 batches or more in half of all cases")
+    assert found.half_delay is None
+    assert found.sentences()[3].endswith("of streams of such batches fewer than half are noticed within 500 batches.")
 
 
 def test_the_plan_in_words() -> None:
@@ -81,8 +88,9 @@ def test_the_plan_in_words() -> None:
         "assumed that the threshold catches 80% of defects.",
         "A batch then alarms from 8 flagged images on: 88.7% of such batches do, and at most 1% of nominal ones alarm "
         "by any test.",
-        "The stream alarms after 1 of them in half of all cases, and on nominal batches ever with a chance of at most "
-        "5%.",
+        "With half as many defects 36.3% of batches alarm by themselves, and of streams of such batches half are "
+        "noticed within 2 batches.",
+        "On nominal batches the stream ever alarms with a chance of at most 5%.",
     )
 
 

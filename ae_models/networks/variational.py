@@ -36,7 +36,7 @@ class VariationalAutoencoder(nn.Module):
         spec: FeatureSpec,
         code_size: int = 16,
         widths: Sequence[int] = (32, 64),
-        beta: float = 0.1,
+        beta: float = 0.3,
         output: str = "sigmoid",
     ) -> None:
         super().__init__()
