@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from ae_models.baselines import PrincipalComponents
 from ae_models.curves import Auroc
 from ae_models.detector import FusedDetector
+from ae_models.errors import InputError
 from ae_models.panels import recipe_figure
 from ae_models.selection import NominalParts, Selection, linear_recipes, select
 from ae_models.splits import split_by_group
@@ -19,6 +20,7 @@ from flows.tracking import Tracking
 
 PER_KIND = 45  # synthetic defects of each kind
 SELECTION_SHARE = 0.25  # of the training side
+FEWEST_TO_FIT, FEWEST_TO_CHOOSE = 4, 2  # images; a defect may take a part of another image
 MOST = 4000  # training images that recipes are tried on
 FEWEST_DEFECTS = 20  # labelled anomalous images from which on they say which recipe is best
 
@@ -88,8 +90,24 @@ def choose(
 REAL, SYNTHETIC = "labelled defects", "synthetic defects"
 
 
+def held_out(groups: list[str], seed: int) -> dict[str, NDArray[np.int64]]:
+    """The places of the training side's images by use, "fit" and "selection"; a group is in one of them only.
+
+    Raises:
+        InputError: there are too few images, or too few groups, to hold some out.
+    """
+    least = {"fit": FEWEST_TO_FIT, "selection": FEWEST_TO_CHOOSE}
+    if len(groups) < sum(least.values()) or len(set(groups)) < 2:
+        raise InputError(
+            f"model auto holds out some of the images to learn from, and {len(groups)} images in {len(set(groups))} "
+            f"groups are too few: give more nominal images (it takes {sum(least.values())} in 2 groups beside those "
+            "for validation and calibration), or name a network, such as model: linear"
+        )
+    return split_by_group(groups, {"fit": 1 - SELECTION_SHARE, "selection": SELECTION_SHARE}, seed, least)
+
+
 def _parts(images: NDArray[np.float32], groups: list[str], validation: NDArray[np.float32], seed: int) -> NominalParts:
-    sides = split_by_group(groups, {"fit": 1 - SELECTION_SHARE, "selection": SELECTION_SHARE}, seed)
+    sides = held_out(groups, seed)
     fit, selection = (images[places[:MOST]] for places in (sides["fit"], sides["selection"]))
     return NominalParts(fit, validation, selection)
 

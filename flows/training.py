@@ -24,7 +24,7 @@ from ae_models.networks import build_network
 from ae_models.panels import curves_figure, loss_figure, reconstruction_sheet
 from ae_models.splits import groups_of, near_duplicates, perceptual_hashes, split_by_group
 from ae_models.training import Epoch, TrainingResult, TrainingSettings, fit
-from flows.choosing import MOST, REAL, LabelledImages, choose
+from flows.choosing import MOST, REAL, LabelledImages, choose, held_out
 from flows.config import AutoConfig, ConformalThreshold, PipelineConfig, fingerprint
 from flows.planning import standing
 from flows.processes import this_process
@@ -118,6 +118,8 @@ def train(pipeline: PipelineConfig, tracking: Tracking, progress: Progress) -> T
     found = nominal_items(pipeline.data)
     images = read_nominal(pipeline, found, progress)
     sides = split(pipeline, images.items)
+    if isinstance(pipeline.model, AutoConfig):
+        held_out(_training_groups(images, sides), pipeline.training.seed)  # refused now rather than after a start
     labelled = labelled_items(pipeline.data)
     tags = {
         "reconwatch.process": this_process().owner(),
@@ -176,11 +178,10 @@ def _learn(
         _log_fit(tracking, run_id, result, baseline_loss)
         losses = {"validation_loss": result.best.validation_loss, "baseline_loss": baseline_loss}
         return Learnt(detector, baseline, {"epochs": len(result.epochs), **losses})
-    groups = [images.items[place].group or images.items[place].uri for place in sides["train"]]
     shown, uris = _labelled_half(labelled, spec, pipeline.training.seed, progress)
     choice = choose(
         pipeline.model,
-        (training, groups),
+        (training, _training_groups(images, sides)),
         images.pixels[sides["validation"]],
         shown,
         baseline,
@@ -296,9 +297,18 @@ def split(pipeline: PipelineConfig, items: Sequence[Item]) -> dict[str, NDArray[
         "validation": training.validation_share,
         "calibration": training.calibration_share,
     }
-    common = len(commonpath([item.uri for item in items]))  # the same split wherever the images lie
-    groups = [item.group if item.group is not None else item.uri[common:] for item in items]
-    return split_by_group(groups, shares, training.seed, {"calibration": calibration_images_needed(pipeline)})
+    return split_by_group(_groups(items), shares, training.seed, {"calibration": calibration_images_needed(pipeline)})
+
+
+def _groups(items: Sequence[Item]) -> list[str]:
+    """The group of each image, which is its own where none is named; the same wherever the images lie."""
+    common = len(commonpath([item.uri for item in items]))
+    return [item.group if item.group is not None else item.uri[common:] for item in items]
+
+
+def _training_groups(images: ReadImages, sides: dict[str, NDArray[np.int64]]) -> list[str]:
+    groups = _groups(images.items)
+    return [groups[place] for place in sides["train"]]
 
 
 def calibration_images_needed(pipeline: PipelineConfig) -> int:

@@ -21,8 +21,9 @@ CHOICES: list[tuple[str, dict[str, Any]]] = [
     ("gradients", {"normalised": "cell"}),
     ("gradients", {"normalised": "image"}),
     ("contrast", {}),
+    ("derivatives", {}),
 ]
-IDS = ["pixels", "standardised pixels", "gradients by cell", "gradients by image", "contrast"]
+IDS = ["pixels", "standardised pixels", "gradients by cell", "gradients by image", "contrast", "derivatives"]
 
 
 def random_images(height: int, width: int, channels: int, count: int = 3) -> Tensor:
@@ -68,7 +69,7 @@ class TestEveryFrontEnd:
         """Black, white and a lone pixel have no contrast to divide by."""
         height, width, channels = size
         for value in (0.0, 0.5, 1.0):
-            features = seen(name, torch.full((2, channels, height, width), value), **parameters)
+            features = seen(name, torch.full((2, channels, height, width), value), step=1, **parameters)
             assert np.isfinite(features).all()
 
     @pytest.mark.parametrize(("name", "parameters"), CHOICES, ids=IDS)
@@ -232,6 +233,59 @@ class TestLocalContrast:
         np.testing.assert_allclose(
             seen("contrast", images, step=3), fine.reshape(3, 2, 4, 3, 4, 3).mean((3, 5)), rtol=1e-4, atol=1e-5
         )
+
+
+class TestDerivatives:
+    """Slopes and blobs at several scales."""
+
+    def test_the_first_scale_is_that_of_scipy(self) -> None:
+        """Strength and sign of both slopes and of a difference of blurs, over their root mean square in the image."""
+        image = random_images(24, 20, 1, count=1)
+        logarithm = np.log(image[0, 0].double().numpy() + 0.1)
+
+        def blur(maps: NDArray[np.float64], deviation: float) -> NDArray[np.float64]:
+            reach = max(1, round(3 * deviation))
+            smooth: NDArray[np.float64] = ndimage.gaussian_filter(maps, deviation, mode="nearest", radius=reach)
+            return smooth
+
+        fine = blur(logarithm, 0.7)
+        padded = np.pad(fine, 1, mode="edge")
+        across, down = (padded[1:-1, 2:] - padded[1:-1, :-2]) / 2, (padded[2:, 1:-1] - padded[:-2, 1:-1]) / 2
+        parts = (0.7 * across, 0.7 * down, fine - blur(logarithm, 1.6 * 0.7))
+        maps = [one for part in parts for one in (blur(np.abs(part), 2), blur(part, 2 - 0.7))]
+        cells = np.stack(maps)[:, 1::4, 1::4]
+        by_hand = cells / (np.sqrt(np.square(cells).mean((1, 2), keepdims=True)) + 0.001)
+        np.testing.assert_allclose(seen("derivatives", image, step=4)[0, :6], by_hand, rtol=1e-3, atol=1e-4)
+
+    def test_an_edge_has_a_sign(self) -> None:
+        """Brighter to the right is a positive slope across, darker a negative one; the strength is the same."""
+        image = torch.full((1, 1, 32, 32), 0.2)
+        image[..., 16:] = 0.8
+        strength, slope = seen("derivatives", image, step=1)[0, :2, 16, 15:17].mean(1)
+        strength_mirrored, slope_mirrored = seen("derivatives", image.flip(3), step=1)[0, :2, 16, 15:17].mean(1)
+        assert slope > 1
+        assert math.isclose(slope_mirrored, -slope, rel_tol=1e-3)
+        assert math.isclose(strength_mirrored, strength, rel_tol=1e-3)
+
+    def test_contrast_is_not_seen(self) -> None:
+        """A power of the intensity (a constant factor on its logarithm) gives the same features."""
+        images = random_images(32, 32, 1)
+        paler = (images + 0.1).sqrt() - 0.1
+        np.testing.assert_allclose(seen("derivatives", paler), seen("derivatives", images), rtol=0.06, atol=0.05)
+
+    def test_colour_is_seen_beside_grey(self) -> None:
+        """Grey images of three channels have the features of one, and opponent colours of 0."""
+        images = random_images(32, 32, 1)
+        features, grey = seen("derivatives", images.expand(-1, 3, -1, -1)), seen("derivatives", images)
+        np.testing.assert_allclose(features[:, : grey.shape[1]], grey, rtol=1e-3, atol=1e-4)
+        np.testing.assert_allclose(features[:, grey.shape[1] :], 0, atol=1e-6)
+
+    def test_a_colour_cast_is_seen(self) -> None:
+        """More red than green is a positive first opponent everywhere."""
+        image = torch.full((1, 3, 32, 32), 0.5)
+        image[:, 0] = 0.7
+        features = seen("derivatives", image)
+        np.testing.assert_allclose(features[0, -4], 0.2, rtol=1e-4)
 
 
 class TestParts:

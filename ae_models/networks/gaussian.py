@@ -7,6 +7,7 @@ from ae_models.images import FeatureSpec
 
 SHRINKAGE = 0.3  # of each position's covariance towards the mean over positions
 RIDGE = 0.01  # of the mean variances, added to each
+LEAST = 1e-12  # a squared rounding error: the variance of what never varies in nominal images, such as grey's colour
 POSITIONS = 256  # whose covariances are in memory at a time
 
 
@@ -43,7 +44,7 @@ def fit_positional_gaussian(features: Tensor, spec: FeatureSpec) -> PositionalGa
     differences = (features - network.mean).flatten(2).permute(2, 0, 1)  # (h w, N, c)
     covariances = torch.cat([part.mT @ part / len(features) for part in torch.split(differences, POSITIONS)])
     usual = covariances.mean(0)
-    ridge = torch.diag(RIDGE * usual.diagonal() + torch.finfo(usual.dtype).tiny)
+    ridge = torch.diag(RIDGE * usual.diagonal() + LEAST)
     shrunk = (1 - SHRINKAGE) * covariances + SHRINKAGE * usual + ridge
     lower = torch.linalg.cholesky(shrunk.double())
     identity = torch.eye(spec.channels, dtype=torch.float64).expand_as(lower)
