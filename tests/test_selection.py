@@ -36,7 +36,8 @@ def nominal_images(count: int, size: tuple[int, int, int] = (24, 24, 1), seed: i
     random = np.random.default_rng(seed)
     strength = random.uniform(0.02, 0.08, (count, 1, 1, 1))  # hides small defects from a mean over all pixels
     noise = strength * random.normal(size=(count, channels, height, width))
-    return np.clip(texture + noise, 0, 1).astype(np.float32)
+    images: NDArray[np.float32] = np.clip(texture + noise, 0, 1).astype(np.float32)
+    return images
 
 
 def planted(images: NDArray[np.float32], kinds: Sequence[str]) -> SyntheticDefects:
@@ -145,7 +146,7 @@ class TestTable:
     @pytest.mark.parametrize(
         ("recipe", "name"),
         [
-            (BASELINE, "pca on pixels, mean"),
+            (BASELINE, "pca-32 on pixels, mean"),
             (
                 Recipe("pixels", "pca", ScoreDesign(3), {"standardised": True, "step": 2}),
                 "pca on pixels (standardised)",
