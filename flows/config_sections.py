@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, Field, Tag, ValidationInfo, field_validator
 
+from flows.config_incidents import Duration
 from flows.config_types import (
     DEVICE,
     NOT_BOOLEAN,
@@ -150,4 +151,10 @@ class MonitorConfig(Part):
     batch_false_alarm_rate: Rate = Field(default=0.01, description="share of nominal batches that may raise an alarm")
     unreadable_rate: Annotated[float, Field(ge=0, lt=1), NOT_BOOLEAN] = Field(
         default=0.01, description="share of unreadable files that is normal"
+    )
+    expect_batch_every: Duration | None = Field(
+        default=None, description="time without a scored batch that raises an alarm"
+    )
+    expect_run_every: Duration | None = Field(
+        default=None, description="time without a run of reconwatch that raises an alarm"
     )

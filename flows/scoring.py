@@ -2,7 +2,7 @@
 
 import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from heapq import heappush, heappushpop
 from pathlib import Path
@@ -20,10 +20,11 @@ from ae_models.monitoring import BatchVerdict, batch_verdict
 from ae_models.panels import contact_sheet, score_histogram
 from flows.alerts import Alert
 from flows.config import PipelineConfig
-from flows.ledger import AlreadyDone, Busy, Claim, Ledger, OutboxEntry
+from flows.ledger import AlreadyDone, Busy, Claim, Ledger
 from flows.progress import Progress
 from flows.sources import Batch, inbox_batches, loose_files
 from flows.tracking import ChampionVersion, Tracking
+from flows.watchdog import after_batch
 from flows.workspace import Workspace
 
 SHOWN = 12  # images in a batch's contact sheet
@@ -175,7 +176,7 @@ def score_and_record(
         scored = score_batch(batch, champion.champion, pipeline, progress, lambda: ledger.renew(claim))
         run_id = _log_batch(pipeline, batch, champion, scored, claim, manifest_hash, tracking)
         url = tracking.run_url(pipeline.name, run_id)
-        entries = _outbox(pipeline, batch, champion, scored, claim, run_id, url)
+        alert = _alert(pipeline, batch, champion, scored, claim, run_id, url)
         ledger.finish(
             claim,
             run_id=run_id,
@@ -184,7 +185,7 @@ def score_and_record(
             n_scored=scored.verdict.scored,
             n_flagged=scored.verdict.flagged,
             n_unreadable=scored.verdict.unreadable,
-            alerts=entries,
+            settle=after_batch(pipeline, claim.key, scored.verdict, alert, batch.taken_at()),
         )
     except BaseException:
         ledger.release(claim)
@@ -316,7 +317,7 @@ def _as_text(words: str) -> str:
     return escaped.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("\n", " ")
 
 
-def _outbox(
+def _alert(
     pipeline: PipelineConfig,
     batch: Batch,
     champion: ChampionVersion,
@@ -324,15 +325,13 @@ def _outbox(
     claim: Claim,
     run_id: str,
     url: str,
-) -> Sequence[OutboxEntry]:
-    severity = scored.verdict.severity
-    if severity == "none":
-        return ()
+) -> Alert:
+    """What is said of the batch where it alarms."""
     table = scored.table
     flagged = [table["uri"].iloc[place] for place in scored.worst if table["flagged"].iloc[place]]
     unreadable = table.loc[table["status"] == "unreadable", "uri"].tolist()
     named = unreadable + flagged if scored.verdict.diagnosis == "unreadable" else flagged + unreadable
-    alert = Alert(
+    return Alert(
         pipeline=pipeline.name,
         batch=batch.id,
         verdict={**asdict(scored.verdict), "version": champion.version},
@@ -340,8 +339,6 @@ def _outbox(
         worst=tuple(Path(uri).name for uri in named[:NAMED]),
         run_url=url,
         dedupe_key=claim.key,
-        severity=severity,
         run_id=run_id,
         picture=WORST if scored.worst else None,
     )
-    return alert.entries([channel.name for channel in pipeline.alerts if channel.wants(severity)])

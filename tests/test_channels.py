@@ -275,7 +275,7 @@ def test_the_secret_shows_nowhere(
 def raise_alarm(ledger: Ledger, channel: str) -> None:
     claim = ledger.claim("tiles", "lot-7", "images", "3", "5")
     assert isinstance(claim, Claim)
-    counts = {"n_scored": 9, "n_flagged": 2, "n_unreadable": 1}
+    counts: dict[str, Any] = {"n_scored": 9, "n_flagged": 2, "n_unreadable": 1}
     ledger.finish(claim, run_id="run", verdict={}, alarm=True, alerts=ALERT.entries([channel]), **counts)
 
 

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:(mlflow|sqla
 
 Project = Callable[..., Path]
 SmallImages = Callable[[Path, int, int], list[Path]]
-VERBS = ("init", "check", "train", "calibrate", "score", "run", "status", "ui", "demo")
+VERBS = ("init", "check", "train", "calibrate", "score", "run", "status", "ui", "demo", "watchdog")
 
 
 @dataclass(frozen=True)
@@ -328,12 +328,12 @@ class TestReports:
         assert "is no folder: make it, or correct data.inbox" in " ".join(outcome.out.split())
 
     def test_status(self, call: Call, trained: Path) -> None:
-        """The champion, the last batches and the open alarms."""
+        """The champion, the last batches and the open incidents."""
         outcome = call("status", "--config", trained, "--json")
         (state,) = document(outcome)
         assert outcome.code == 0
         assert (state["name"], state["alerts_waiting"]) == ("tiles", 0)
-        assert {"2-damaged", "3-unreadable"} <= set(state["open_alarms"])
+        assert [incident.split()[1] for incident in state["open_incidents"]] == ["unreadable", "defects"]
         table = call("status", "--config", trained)
         assert "2-damaged" in table.out
 
