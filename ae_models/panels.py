@@ -17,7 +17,7 @@ from ae_models.training import Epoch
 
 TILE = 128
 MARGIN = 8
-TITLES = ("input", "reconstruction", "squared error")
+TITLES = ("input", "reconstruction", "error map")
 INK, PAPER, ALARM = (30, 30, 34), (255, 255, 255), (190, 30, 45)
 
 
@@ -105,7 +105,7 @@ def loss_figure(epochs: Sequence[Epoch], baseline_loss: float) -> Figure:
 
 def score_histogram(groups: dict[str, NDArray[np.float64]], threshold: float) -> Figure:
     """Histograms of the scores of each named group, on one logarithmic axis, with the threshold as a line."""
-    figure, axes = _axes("score (mean squared error)", "share of images")
+    figure, axes = _axes("score", "share of images")
     groups = {name: scores[np.isfinite(scores)] for name, scores in groups.items()}
     finite = np.concatenate([*groups.values(), [threshold]])
     positive = finite[finite > 0]

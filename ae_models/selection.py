@@ -56,7 +56,8 @@ class Recipe:
         )
         usual = ", positional" if self.design.positional else ""
         pooling = "mean" if self.design.pooling == 1 else f"top {self.design.pooling:.0%}"
-        return f"{self.network} on {self.front_end}{f' ({details})' if details else ''}{usual}, {pooling}"
+        size = f"-{self.network_parameters['code_size']}" if "code_size" in self.network_parameters else ""
+        return f"{self.network}{size} on {self.front_end}{f' ({details})' if details else ''}{usual}, {pooling}"
 
 
 BASELINE = Recipe("pixels", "pca", ScoreDesign(), {}, {"code_size": BASELINE_CODE_SIZE})

@@ -1,7 +1,7 @@
 """Alerts: what is said of a batch that raised an alarm, and its delivery through the channels."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Literal, Protocol
 
@@ -31,6 +31,8 @@ DELAYS = (  # after the first failure, the second, ...; the last one again and a
     timedelta(hours=1),
 )
 PAGE = 100  # alerts held in memory at a time
+GIVE_UP = 10  # failures in a row after which a channel is left alone until the next pass
+Route = tuple[str, str]  # pipeline, channel
 
 
 class DeliveryFailed(RuntimeError):  # noqa: N818 (it says what happened)
@@ -150,8 +152,8 @@ class DeliveryReport:
 
     Attributes:
         delivered: how many alerts arrived.
-        failed: one sentence an alert that did not.
-        waiting: how many due alerts were kept for the next pass, because their channel was unreachable in this one.
+        failed: one sentence a channel where alerts did not, on the last of them.
+        waiting: how many due alerts were kept for the next pass, because their channel was left alone in this one.
         homeless: one sentence a channel that the configuration no longer has, while alerts wait for it.
     """
 
@@ -168,26 +170,45 @@ def deliver(
 ) -> DeliveryReport:
     """Sends every due alert once and says what became of it; what fails is due again after DELAYS, for ever.
 
-    After a channel was unreachable, its other alerts wait for the next pass: they would only time out one by one.
+    Alerts on one matter reach a channel in their order; those that were never tried go before those that failed, so
+    that an old storm keeps no new alert waiting. After a channel was unreachable, or failed GIVE_UP times in a row,
+    its other alerts wait for the next pass: they would only time out one by one.
     """
-    delivered, waiting, failed = 0, 0, list[str]()
-    unreachable, homeless = set[tuple[str, str]](), dict[tuple[str, str], int]()
+    delivered, waiting = 0, 0
+    failures, homeless = dict[Route, _Failures](), dict[Route, int]()
     for due in _due(ledger, clock()):
         route = (due.pipeline, due.channel)
         channel = channels_by_pipeline.get(due.pipeline, {}).get(due.channel)
+        so_far = failures.setdefault(route, _Failures())
         if channel is None:
             homeless[route] = homeless.get(route, 0) + 1
-        elif route in unreachable:
+        elif so_far.in_a_row >= GIVE_UP:
             waiting += 1
         elif (alert := ledger.claim_alert(due)) is not None:
             failure = _sent(ledger, channel, alert, clock)
-            if failure is None:
-                delivered += 1
-                continue
-            failed.append(f"{_subject(alert)} of pipeline '{alert.pipeline}': {failure}")
-            if failure.unreachable:
-                unreachable.add(route)
-    return DeliveryReport(delivered, tuple(failed), waiting, tuple(map(_homeless, homeless.items())))
+            delivered += failure is None
+            failures[route] = so_far.after(alert, failure)
+    said = tuple(of_route.sentence() for of_route in failures.values() if of_route.total)
+    return DeliveryReport(delivered, said, waiting, tuple(map(_homeless, homeless.items())))
+
+
+@dataclass(frozen=True)
+class _Failures:
+    """What failed on one channel in one pass."""
+
+    in_a_row: int = 0
+    total: int = 0
+    last: str = ""
+
+    def after(self, alert: PendingAlert, failure: DeliveryFailed | None) -> "_Failures":
+        if failure is None:
+            return replace(self, in_a_row=0)
+        in_a_row = GIVE_UP if failure.unreachable else self.in_a_row + 1
+        return _Failures(in_a_row, self.total + 1, f"{_subject(alert)} of pipeline '{alert.pipeline}': {failure}")
+
+    def sentence(self) -> str:
+        others = self.total - 1
+        return self.last + (f" (and {others} other{'s' if others > 1 else ''})" if others else "")
 
 
 def in_words(waiting: WaitingChannel) -> str:
@@ -221,10 +242,11 @@ def _sent(
 
 
 def _due(ledger: Ledger, now: datetime) -> Iterator[PendingAlert]:
-    last = 0
-    while page := ledger.pending_alerts(now, after=last, limit=PAGE):
-        yield from page
-        last = page[-1].id
+    for tried in (False, True):
+        last = 0
+        while page := ledger.pending_alerts(now, after=last, limit=PAGE, tried=tried):
+            yield from page
+            last = page[-1].id
 
 
 def _subject(alert: PendingAlert) -> str:

@@ -11,12 +11,14 @@ from typing import Any, assert_never
 from pydantic import SecretStr
 
 from flows import config_channels as config
-from flows.alerts import Alert, Channel, one_line
+from flows.alerts import Alert, Channel, DeliveryReport, deliver, one_line
 from flows.channels_chat import SlackChannel, TeamsChannel
 from flows.channels_email import EmailChannel, Pictures, no_picture
 from flows.channels_http import WebhookChannel
 from flows.channels_prefect import BlockType, PrefectEventChannel, SavedWebhookChannel, saved_secret
 from flows.channels_services import AppriseChannel, PagerDutyChannel
+from flows.config import Settings
+from flows.ledger import Ledger
 
 _LOGGER = logging.getLogger("reconwatch.alerts")
 
@@ -35,6 +37,12 @@ class LogChannel:
 def channels(configured: Sequence[config.AnyChannel], pictures: Pictures = no_picture) -> dict[str, Channel]:
     """The channels of one pipeline by name, from its `alerts`; `pictures` gives the contact sheets of e-mails."""
     return {channel.name: _channel(channel, pictures) for channel in configured}
+
+
+def send_due(ledger: Ledger, settings: Settings, pictures: Pictures = no_picture) -> DeliveryReport:
+    """Sends every alert of every pipeline that is due, those that could not be sent before included."""
+    pipelines = settings.pipelines.items()
+    return deliver(ledger, {name: channels(pipeline.alerts, pictures) for name, pipeline in pipelines})
 
 
 def _channel(configured: config.AnyChannel, pictures: Pictures) -> Channel:

@@ -14,6 +14,7 @@ import typer
 from ae_models.errors import InputError
 from flows.cli_alert import app as alert_app
 from flows.cli_codes import app as codes_app
+from flows.cli_incidents import watchdog
 from flows.terminal import ALARMED, FAILED, WRONG_INPUT, ConfigOption, JsonOption
 from flows.terminal import complain as _complain
 from flows.terminal import config_hint as _config_hint
@@ -333,7 +334,7 @@ def replay(
 
 @app.command()
 def status(context: typer.Context, config: ConfigOption = None, as_json: JsonOption = False) -> None:
-    """Show pipelines, champions, last batches, open alarms, and alerts that wait for a channel."""
+    """Show pipelines, champions, last batches, open incidents, and alerts that wait for a channel."""
     path = _config(context, config)
     _settings(path)  # as above
     from flows.alerts import in_words
@@ -345,7 +346,16 @@ def status(context: typer.Context, config: ConfigOption = None, as_json: JsonOpt
     if as_json:
         _print_json([_plain(state) for state in states])
         return
-    columns = ("pipeline", "state", "champion", "threshold", "batches", "last batch", "open alarms", "alerts waiting")
+    columns = (
+        "pipeline",
+        "state",
+        "champion",
+        "threshold",
+        "batches",
+        "last batch",
+        "open incidents",
+        "alerts waiting",
+    )
     rows = [
         (
             state.name,
@@ -354,7 +364,7 @@ def status(context: typer.Context, config: ConfigOption = None, as_json: JsonOpt
             state.threshold or "",
             str(state.batches),
             state.last_batch or "none",
-            ", ".join(state.open_alarms) or "none",
+            ", ".join(state.open_incidents) or "none",
             str(state.alerts_waiting),
         )
         for state in states
@@ -363,6 +373,9 @@ def status(context: typer.Context, config: ConfigOption = None, as_json: JsonOpt
     for state in states:
         for waiting in state.waiting_channels:
             typer.echo(in_words(waiting))
+
+
+app.command()(watchdog)
 
 
 @app.command()

@@ -6,12 +6,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ae_models.errors import InputError
+from flows.cli_incidents import acknowledge_incident, close_incident, list_incidents
 from flows.terminal import FAILED, ConfigOption, JsonOption, complain, config_path, print_json, settings_of
 
 if TYPE_CHECKING:
     from flows.config import Settings
 
-app = typer.Typer(name="alert", no_args_is_help=True, help="See to alerts, and to the channels that carry them.")
+app = typer.Typer(name="alert", no_args_is_help=True, help="See to incidents, and to the channels that carry alerts.")
+app.command("list")(list_incidents)
+app.command("ack")(acknowledge_incident)
+app.command("close")(close_incident)
 
 
 @app.command("test")

@@ -16,6 +16,7 @@ from ae_models.errors import InputError
 from flows import config_yaml
 from flows.config_channels import CHANNELS, Channel, LogChannel, WebhookChannel
 from flows.config_faults import Vocabulary, message, model_faults, nearest
+from flows.config_incidents import IncidentsConfig
 from flows.config_networks import CORRUPTIONS, MODELS, AutoConfig, ConvolutionalConfig, LinearConfig, ModelConfig
 from flows.config_sections import (
     THRESHOLDS,
@@ -44,6 +45,7 @@ __all__ = [
     "ConformalThreshold",
     "ConvolutionalConfig",
     "DataConfig",
+    "IncidentsConfig",
     "LabelledCost",
     "LabelledFScore",
     "LabelledFalseAlarmRate",
@@ -86,6 +88,10 @@ class PipelineEntry(Part):
         default=(LogChannel(),), description="who is told of a batch that raised an alarm"
     )
 
+    incidents: IncidentsConfig = Field(
+        default=IncidentsConfig(), description="which alarms are one incident, and when people hear of it again"
+    )
+
     @field_validator("threshold")
     @classmethod
     def _has_labels(cls, threshold: Any, info: ValidationInfo) -> Any:
@@ -105,6 +111,16 @@ class PipelineEntry(Part):
         if twice:
             raise ValueError(f"two channels are named '{twice[0]}': give each channel a name of its own")
         return alerts
+
+    @field_validator("incidents")
+    @classmethod
+    def _escalates_to_channels(cls, incidents: IncidentsConfig, info: ValidationInfo) -> IncidentsConfig:
+        names = [channel.name for channel in info.data.get("alerts", ())]
+        if "alerts" in info.data and (unknown := [name for name in incidents.escalate_to if name not in names]):
+            raise ValueError(
+                f"escalate_to names '{unknown[0]}', which is no channel under alerts (they are: {', '.join(names)})"
+            )
+        return incidents
 
 
 class PipelineConfig(PipelineEntry):
@@ -162,6 +178,7 @@ VOCABULARY = Vocabulary(
         "data": DataConfig.model_fields,
         "training": TrainingConfig.model_fields,
         "monitor": MonitorConfig.model_fields,
+        "incidents": IncidentsConfig.model_fields,
     }
     | {
         str(tag_of(model)): keys_of(model)

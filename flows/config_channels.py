@@ -31,10 +31,6 @@ class ChannelPart(Part):
         default="warning", description="how bad it must be for the channel to be told: warning or critical"
     )
 
-    def wants(self, severity: Severity) -> bool:
-        """Whether a message of that severity is for this channel."""
-        return severity == "critical" or self.minimum_severity == "warning"
-
 
 class LogChannel(ChannelPart):
     """Alerts in the log."""

@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field, Tag, ValidationInfo, field_validator
 
+from flows.config_incidents import Duration
 from flows.config_types import (
     DEVICE,
     NOT_BOOLEAN,
@@ -128,4 +129,10 @@ class MonitorConfig(Part):
     stream_run_length: Annotated[float, Field(gt=1), NOT_BOOLEAN] = Field(
         default=1000,
         description="nominal batches to a false alarm of the change detector, which needs threshold.confidence",
+    )
+    expect_batch_every: Duration | None = Field(
+        default=None, description="time without a scored batch that raises an alarm"
+    )
+    expect_run_every: Duration | None = Field(
+        default=None, description="time without a run of reconwatch that raises an alarm"
     )

@@ -1,7 +1,7 @@
-"""The ledger: which batch is whose and which is done, and the alerts on their way; nothing is scored or sent twice.
+"""The ledger: which batch is whose and which is done, incidents, and alerts on their way; nothing is done twice.
 
-A batch is claimed by an INSERT on its key, and finished, with its alerts, in one transaction. A claim ends with its
-process: whoever comes next takes over what a dead process left behind.
+A batch is claimed by an INSERT on its key, and finished, with its incidents and alerts, in one transaction. A claim
+ends with its process: whoever comes next takes over what a dead process left behind.
 """
 
 import hashlib
@@ -31,6 +31,7 @@ from sqlalchemy.exc import (
 from sqlalchemy.types import TypeDecorator
 
 from ae_models.errors import InputError
+from flows.incidents import Incident
 from flows.processes import Process, owner_is_alive, this_process
 
 SCHEMA = 1
@@ -246,7 +247,6 @@ class Ledger:
             owner=owner,
             batch=batch,
             attempts=held.attempts + 1,
-            claimed_at=now,
             renewed_at=now,
         )
 
@@ -271,9 +271,11 @@ class Ledger:
         n_unreadable: int,
         alerts: Sequence[OutboxEntry] = (),
         stream: FollowStream | None = None,
+        settle: Callable[["IncidentBook"], None] | None = None,
     ) -> None:
-        """Writes that the batch is done, its alerts, and what `stream` makes of its calibration's stream, in one
-        transaction; raises LostClaim (and writes nothing) where another process has taken the batch over meanwhile."""
+        """Writes that the batch is done, its alerts, what `stream` makes of its calibration's stream, and then what
+        `settle` does to the pipeline's incidents, in one transaction; raises LostClaim (and writes nothing) where
+        another process has taken the batch over meanwhile."""
         now = self._clock()
         done = sa.update(_BATCHES).where(_held_by(claim))
         done = done.values(status="done", run_id=run_id, finished_at=now, verdict=_json_text(verdict), alarm=alarm)
@@ -283,7 +285,9 @@ class Ledger:
                 raise _lost(claim)
             raised = () if stream is None else _followed(connection, claim, stream)
             for alert in (*alerts, *raised):
-                _enter(connection, claim, alert, now)
+                _enter(connection, claim.pipeline, claim.key, alert, now)
+            if settle is not None:
+                settle(self._book(connection, claim.pipeline, now))
 
     def is_done(self, pipeline: str, manifest_hash: str, model_version: str | None = None) -> bool:
         """Whether these images were judged before: under any model, or under this one."""
@@ -333,11 +337,38 @@ class Ledger:
         done = (_BATCHES.c.pipeline == pipeline) & (_BATCHES.c.status == "done")
         return int(self._rows(sa.select(sa.func.count()).select_from(_BATCHES).where(done))[0][0])
 
-    def open_alarms(self, pipeline: str | None = None, last: int = 20) -> tuple[BatchRecord, ...]:
-        """The alarms among the `last` batches of a pipeline, or of each one, the newest first."""
-        every = sa.select(_BATCHES.c.pipeline).distinct().order_by(_BATCHES.c.pipeline)
-        names = [row.pipeline for row in self._rows(every)] if pipeline is None else [pipeline]
-        return tuple(record for name in names for record in self.history(name, last) if record.alarm)
+    # Incidents
+
+    @contextmanager
+    def incident_book(self, pipeline: str) -> Iterator["IncidentBook"]:
+        """The pipeline's incidents in one transaction: whatever is done in the block is written whole, or not at all.
+
+        Other processes that want the same wait until it ends.
+        """
+        with self._transaction() as connection:
+            yield self._book(connection, pipeline, self._clock())
+
+    def incidents(
+        self, pipeline: str | None = None, closed: bool = False, limit: int | None = None
+    ) -> tuple[Incident, ...]:
+        """The open incidents of a pipeline, or of all; with `closed` those that are over too; the newest first."""
+        query = sa.select(_INCIDENTS).order_by(_INCIDENTS.c.number.desc()).limit(limit)
+        if pipeline is not None:
+            query = query.where(_INCIDENTS.c.pipeline == pipeline)
+        return tuple(map(_incident, self._rows(query if closed else query.where(_INCIDENTS.c.closed_at.is_(None)))))
+
+    def incident(self, number: int) -> Incident | None:
+        """The incident of that number; None where there is none."""
+        rows = self._rows(sa.select(_INCIDENTS).where(_INCIDENTS.c.number == number))
+        return _incident(rows[0]) if rows else None
+
+    def _book(self, connection: sa.Connection, pipeline: str, now: datetime) -> "IncidentBook":
+        turn = sa.update(_WATCHES).where(_WATCHES.c.pipeline == pipeline)
+        turn = turn.values(turns=_WATCHES.c.turns + 1)  # nobody else's from here on
+        while (row := connection.execute(turn.returning(*_WATCHES.c)).one_or_none()) is None:
+            _insert_once(connection, _WATCHES, pipeline=pipeline, turns=0, since=now, failed_runs=0)
+        watch = Watch(row.since, row.last_run_at, row.good_run_at, row.failed_runs, row.failure)
+        return IncidentBook(connection, pipeline, now, watch, self._alive)
 
     # Unchanged batches, known without reading a file
 
@@ -363,10 +394,13 @@ class Ledger:
     # The outbox
 
     def pending_alerts(
-        self, now: datetime | None = None, after: int = 0, limit: int | None = None
+        self, now: datetime | None = None, after: int = 0, limit: int | None = None, tried: bool | None = None
     ) -> tuple[PendingAlert, ...]:
-        """The alerts that are due at `now` (all undelivered ones where it is None) with an id above `after`, by id."""
+        """The alerts that are due at `now` (all undelivered ones where it is None) with an id above `after`, by id;
+        only those that failed before, or only those that did not, where `tried` says so."""
         pending = _OUTBOX.c.delivered_at.is_(None) & (_OUTBOX.c.id > after)
+        if tried is not None:
+            pending &= (_OUTBOX.c.attempts > 0) == tried
         if now is not None:
             pending &= _OUTBOX.c.next_attempt_at <= now
         return tuple(map(_pending, self._rows(sa.select(_OUTBOX).where(pending).order_by(_OUTBOX.c.id).limit(limit))))
@@ -384,13 +418,14 @@ class Ledger:
         return tuple(WaitingChannel(row.pipeline, row.channel, row.waiting, row.since, row.last_error) for row in rows)
 
     def claim_alert(self, alert: PendingAlert) -> PendingAlert | None:
-        """The alert as ours to send; None where a living process sends it, or it changed since it was read."""
+        """The alert as ours to send; None where a living process sends it, or it changed since it was read, or one
+        before it on the same matter has not reached that channel yet."""
         if alert.sender_since is not None and self._alive(alert.sender, alert.sender_since):
             return None
         owner, now = self._process().owner(), self._clock()
         unchanged = (_OUTBOX.c.id == alert.id) & _OUTBOX.c.delivered_at.is_(None)
         unchanged &= (_OUTBOX.c.attempts == alert.attempts) & (_OUTBOX.c.sender == alert.sender)
-        if not self._changed(_OUTBOX, unchanged, sender=owner, sender_since=now):
+        if not self._changed(_OUTBOX, unchanged & _NEXT_OF_ITS_MATTER, sender=owner, sender_since=now):
             return None
         return replace(alert, sender=owner, sender_since=now)
 
@@ -421,6 +456,7 @@ class Ledger:
     def _create_tables(self) -> None:
         with self._transaction() as connection:
             _METADATA.create_all(connection)
+            _OUTBOX_BY_MATTER.create(connection, checkfirst=True)  # ledgers from before have the table without it
             found = connection.execute(sa.select(_META.c.value).where(_META.c.key == "schema")).scalar()
             if found is None:
                 connection.execute(sa.insert(_META).values(key="schema", value=str(SCHEMA)))
@@ -464,6 +500,107 @@ class Ledger:
         except IntegrityError:
             return False
         return True
+
+
+@dataclass(frozen=True)
+class Watch:
+    """How the runs of a pipeline went.
+
+    Attributes:
+        since: when it was first heard of.
+        last_run_at: when `reconwatch` last took it up.
+        good_run_at: when a run of it last ended well.
+        failed_runs: that failed in a row since then.
+        failure: why the last of them did.
+    """
+
+    since: datetime
+    last_run_at: datetime | None = None
+    good_run_at: datetime | None = None
+    failed_runs: int = 0
+    failure: str | None = None
+
+
+@dataclass(frozen=True)
+class IncidentBook:
+    """The incidents of one pipeline, and what they are judged by, within one transaction; get it from the ledger."""
+
+    _connection: sa.Connection
+    pipeline: str
+    now: datetime
+    watch: Watch
+    _alive: Callable[[str, datetime], bool]
+
+    def open(self) -> tuple[Incident, ...]:
+        """The open incidents, the oldest first."""
+        return self._incidents(_INCIDENTS.c.closed_at.is_(None))
+
+    def closed_around(self, kind: str, place: datetime) -> tuple[Incident, ...]:
+        """The closed incidents of a kind whose batches lie on both sides of that place in the stream."""
+        around = (_INCIDENTS.c.first_place <= place) & (_INCIDENTS.c.last_place >= place)
+        return self._incidents(_INCIDENTS.c.closed_at.is_not(None) & (_INCIDENTS.c.kind == kind) & around)
+
+    def knows(self, key: str) -> bool:
+        """Whether an incident with this key was ever opened."""
+        return bool(self._incidents(_INCIDENTS.c.key == key))
+
+    def write(self, incident: Incident, batch_key: str = "") -> Incident:
+        """The incident as it is kept, with its number; `batch_key` is of a batch that belongs to it from now on."""
+        row = {name: getattr(incident, name) for name in Incident.__dataclass_fields__ if name != "number"}
+        row |= {"alert": _json_text(incident.alert), "told": _json_text(incident.told)}
+        if incident.number:
+            self._connection.execute(sa.update(_INCIDENTS).where(_INCIDENTS.c.number == incident.number).values(row))
+        else:
+            inserted = self._connection.execute(sa.insert(_INCIDENTS).values(row).returning(_INCIDENTS.c.number))
+            incident = replace(incident, number=inserted.scalar_one())
+        if batch_key:
+            link = {"incident": incident.number, "batch_key": batch_key}
+            self._connection.execute(sa.insert(_INCIDENT_BATCHES).values(link))
+        return incident
+
+    def send(self, incident: Incident, entries: Sequence[OutboxEntry]) -> None:
+        """Enters messages on an incident into the outbox; each channel gets those of one incident in this order."""
+        for entry in entries:
+            _enter(self._connection, self.pipeline, incident.key, entry, self.now)
+
+    def place_of(self, batch_key: str) -> datetime:
+        """Where a batch stands in the stream: when its images were first claimed, under any model."""
+        images = sa.select(_BATCHES.c.manifest_hash).where(_BATCHES.c.key == batch_key).scalar_subquery()
+        first = sa.select(sa.func.min(_BATCHES.c.claimed_at)).where(
+            (_BATCHES.c.pipeline == self.pipeline) & (_BATCHES.c.manifest_hash == images)
+        )
+        place: datetime = self._connection.execute(first).scalar_one()
+        return place
+
+    def last_batch_at(self) -> datetime | None:
+        """When a batch was last finished; None where none was."""
+        done = (_BATCHES.c.pipeline == self.pipeline) & (_BATCHES.c.status == "done")
+        return self._connection.execute(sa.select(sa.func.max(_BATCHES.c.finished_at)).where(done)).scalar()
+
+    def given_up(self, attempts: int) -> tuple[str, ...]:
+        """Names of batches begun at least so often and never finished, since a run of the pipeline last ended well."""
+        begun = (_BATCHES.c.pipeline == self.pipeline) & (_BATCHES.c.status == "claimed")
+        begun &= _BATCHES.c.attempts >= attempts
+        if self.watch.good_run_at is not None:
+            begun &= _BATCHES.c.renewed_at > self.watch.good_run_at
+        rows = self._connection.execute(sa.select(_BATCHES).where(begun).order_by(_BATCHES.c.renewed_at)).all()
+        return tuple(row.batch for row in rows if not self._alive(row.owner, row.renewed_at))
+
+    def note(self, watch: Watch) -> None:
+        """Keeps how the pipeline's runs went."""
+        values = {name: getattr(watch, name) for name in Watch.__dataclass_fields__}
+        self._connection.execute(sa.update(_WATCHES).where(_WATCHES.c.pipeline == self.pipeline).values(values))
+
+    def _incidents(self, where: sa.ColumnElement[bool]) -> tuple[Incident, ...]:
+        ours = (_INCIDENTS.c.pipeline == self.pipeline) & where
+        rows = self._connection.execute(sa.select(_INCIDENTS).where(ours).order_by(_INCIDENTS.c.number)).all()
+        return tuple(map(_incident, rows))
+
+
+def open_ledger(workspace: Path, environment: Mapping[str, str]) -> Ledger:
+    """The ledger in the workspace's folder, or the one that RECONWATCH_LEDGER_URL names."""
+    workspace.mkdir(parents=True, exist_ok=True)
+    return Ledger.open(environment.get("RECONWATCH_LEDGER_URL") or f"sqlite:///{workspace / 'ledger.db'}")
 
 
 class _Time(TypeDecorator[datetime]):
@@ -552,6 +689,14 @@ _STREAMS = sa.Table(
     sa.Column("state", _Words, nullable=False),
     sa.UniqueConstraint("pipeline", "calibration"),
 )
+_EARLIER = _OUTBOX.alias()
+_NEXT_OF_ITS_MATTER = ~sa.exists().where(
+    _EARLIER.c.batch_key == _OUTBOX.c.batch_key,
+    _EARLIER.c.channel == _OUTBOX.c.channel,
+    _EARLIER.c.delivered_at.is_(None),
+    _EARLIER.c.id < _OUTBOX.c.id,
+)
+_OUTBOX_BY_MATTER = sa.Index("outbox_by_matter", _OUTBOX.c.batch_key, _OUTBOX.c.channel)
 _FINGERPRINTS = sa.Table(
     "fingerprints",
     _METADATA,
@@ -559,6 +704,53 @@ _FINGERPRINTS = sa.Table(
     sa.Column("batch", _Words, primary_key=True),
     sa.Column("stat_hash", _Words, primary_key=True),
     sa.Column("manifest_hash", _Words, nullable=False),
+)
+_WATCHES = sa.Table(
+    "watches",
+    _METADATA,
+    sa.Column("pipeline", _Words, primary_key=True),
+    sa.Column("turns", sa.Integer, nullable=False),  # whoever adds one has the pipeline's incidents to itself
+    sa.Column("since", _Time, nullable=False),
+    sa.Column("last_run_at", _Time),
+    sa.Column("good_run_at", _Time),
+    sa.Column("failed_runs", sa.Integer, nullable=False),
+    sa.Column("failure", _Words),
+)
+_INCIDENTS = sa.Table(
+    "incidents",
+    _METADATA,
+    sa.Column("number", sa.Integer, primary_key=True),
+    sa.Column("key", _Words, nullable=False, unique=True),
+    sa.Column("pipeline", _Words, nullable=False),
+    sa.Column("kind", _Words, nullable=False),
+    sa.Column("severity", _Words, nullable=False),
+    sa.Column("alert", _Words, nullable=False),
+    sa.Column("opened_at", _Time, nullable=False),
+    sa.Column("first_place", _Time, nullable=False),
+    sa.Column("last_place", _Time, nullable=False),
+    sa.Column("last_alarm_at", _Time, nullable=False),
+    sa.Column("batches", sa.Integer, nullable=False),
+    sa.Column("clean", sa.Integer, nullable=False),
+    sa.Column("told", _Words, nullable=False),
+    sa.Column("escalated", sa.Boolean, nullable=False),
+    sa.Column("spoken_at", _Time),
+    sa.Column("reminders", sa.Integer, nullable=False),
+    sa.Column("acknowledged_at", _Time),
+    sa.Column("acknowledged_by", _Words),
+    sa.Column("comment", _Words),
+    sa.Column("closed_at", _Time),
+    sa.Column("closed_by", _Words),
+    sa.Index("incidents_by_pipeline", "pipeline", "kind", "closed_at", "last_place"),
+)
+_OPEN = _INCIDENTS.c.closed_at.is_(None)
+sa.Index(  # two at once of a kind cannot be, whatever happens
+    "incidents_open", _INCIDENTS.c.pipeline, _INCIDENTS.c.kind, unique=True, sqlite_where=_OPEN, postgresql_where=_OPEN
+)
+_INCIDENT_BATCHES = sa.Table(
+    "incident_batches",
+    _METADATA,
+    sa.Column("incident", sa.Integer, sa.ForeignKey("incidents.number"), primary_key=True),
+    sa.Column("batch_key", _Words, sa.ForeignKey("batches.key"), primary_key=True),
 )
 
 
@@ -589,14 +781,14 @@ def _lost(claim: Claim) -> LostClaim:
     )
 
 
-def _enter(connection: sa.Connection, claim: Claim, alert: OutboxEntry, now: datetime) -> None:
+def _enter(connection: sa.Connection, pipeline: str, about: str, alert: OutboxEntry, now: datetime) -> None:
     _insert_once(
         connection,
         _OUTBOX,
         dedupe_key=alert.dedupe_key,
         channel=alert.channel,
-        pipeline=claim.pipeline,
-        batch_key=claim.key,
+        pipeline=pipeline,
+        batch_key=about,
         payload=_json_text(alert.payload),
         created_at=now,
         next_attempt_at=now,
@@ -638,6 +830,11 @@ def _record(row: sa.Row[Any]) -> BatchRecord:
 def _pending(row: sa.Row[Any]) -> PendingAlert:
     names = [name for name in PendingAlert.__dataclass_fields__ if name != "payload"]
     return PendingAlert(**{name: row._mapping[name] for name in names}, payload=json.loads(row.payload))
+
+
+def _incident(row: sa.Row[Any]) -> Incident:
+    values = {name: row._mapping[name] for name in Incident.__dataclass_fields__}
+    return Incident(**values | {"alert": json.loads(row.alert), "told": tuple(json.loads(row.told))})
 
 
 def _json_text(value: Any) -> str:

@@ -7,7 +7,7 @@ from prefect import State, flow
 from flows import running
 from flows.flow_record import PartFailedError, failed, flow_progress, record
 from flows.running import RunReport
-from flows.score import failed_batches, score_as_task, sentences
+from flows.score import score_as_task, sentences
 from flows.workspace import open_workspace
 
 
@@ -28,5 +28,5 @@ def run(config: str, pipeline: str) -> RunReport | State[RunReport]:
         record(f"run-{pipeline}", url, lines)
     except Exception as error:
         return failed(error)
-    failure = report.failure or failed_batches(report.batches)
+    failure = report.failure or running.failures(report.batches)
     return failed(PartFailedError(failure, report)) if failure else report

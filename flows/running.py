@@ -9,10 +9,10 @@ from filelock import FileLock, Timeout
 
 from ae_models.errors import InputError
 from ae_models.training import choose_device
-from flows.alerts import DeliveryReport, deliver
+from flows.alerts import DeliveryReport
 from flows.calibration import CalibrationReport
 from flows.calibration import calibrate as calibrate_pipeline
-from flows.channels import channels
+from flows.channels import send_due
 from flows.config import PipelineConfig, fingerprint
 from flows.progress import Progress
 from flows.scoring import BatchReport, due_batches, score_and_record
@@ -20,6 +20,7 @@ from flows.sources import Batch, path_batches
 from flows.tracking import ChampionVersion
 from flows.training import TrainingReport
 from flows.training import train as train_pipeline
+from flows.watchdog import begin_run, end_run, look_after
 from flows.workspace import Workspace
 
 ScoreOne = Callable[[PipelineConfig, Batch, ChampionVersion, Workspace, Progress], BatchReport]
@@ -85,12 +86,32 @@ def score(
     Raises:
         InputError: the pipeline has no champion, or a path is not there.
     """
-    send_alerts(workspace, progress)
     pipeline = workspace.settings.pipeline(name)
+    if paths:
+        return _score(workspace, pipeline, paths, progress, score_one)
+    begin_run(workspace.ledger, pipeline.name)
+    try:
+        reports = _score(workspace, pipeline, paths, progress, score_one)
+    except Exception as error:
+        _end(workspace, pipeline, str(error) or type(error).__name__, progress)
+        raise
+    _end(workspace, pipeline, failures(reports), progress)
+    return reports
+
+
+def failures(reports: Sequence[BatchReport]) -> str:
+    """What failed, in one line; empty where nothing did."""
+    return "; ".join(f"batch {report.batch}: {report.reason}" for report in reports if report.outcome == "failed")
+
+
+def _score(
+    workspace: Workspace, pipeline: PipelineConfig, paths: Sequence[Path], progress: Progress, score_one: ScoreOne
+) -> tuple[BatchReport, ...]:
+    send_alerts(workspace, progress)
     batches = path_batches(paths) if paths else due_batches(pipeline, workspace.ledger, progress)
     if not batches:
         return ()
-    champion = workspace.tracking.champion(name).on(choose_device(pipeline.training.device))
+    champion = workspace.tracking.champion(pipeline.name).on(choose_device(pipeline.training.device))
     reports = []
     for batch in batches:
         reports.append(score_one(pipeline, batch, champion, workspace, progress))
@@ -101,10 +122,20 @@ def score(
 
 def run(workspace: Workspace, name: str, progress: Progress, score_one: ScoreOne = score_one) -> RunReport:
     """Whatever is due for a pipeline: training, calibration, scoring of new batches, alerts not sent yet."""
-    training, calibration = None, None
-    batches: tuple[BatchReport, ...] = ()
     try:
         pipeline = workspace.settings.pipeline(name)
+        begin_run(workspace.ledger, pipeline.name)
+        report = _run(workspace, pipeline, progress, score_one)
+        _end(workspace, pipeline, report.failure or failures(report.batches), progress)
+    except Exception as error:  # the other pipelines go on
+        return RunReport(name, failure=str(error) or type(error).__name__, wrong_input=isinstance(error, InputError))
+    return report
+
+
+def _run(workspace: Workspace, pipeline: PipelineConfig, progress: Progress, score_one: ScoreOne) -> RunReport:
+    name, training, calibration = pipeline.name, None, None
+    batches: tuple[BatchReport, ...] = ()
+    try:
         with _alone(workspace, pipeline, progress):
             if workspace.tracking.latest_training(name) is None:
                 training = train_pipeline(pipeline, workspace.tracking, progress)
@@ -114,8 +145,8 @@ def run(workspace: Workspace, name: str, progress: Progress, score_one: ScoreOne
         if pipeline.data.inbox is None:
             progress.say(f"Pipeline {name} has no data.inbox, so there is nothing to score.")
         else:
-            batches = score(workspace, name, (), progress, score_one)
-    except Exception as error:  # the other pipelines go on
+            batches = _score(workspace, pipeline, (), progress, score_one)
+    except Exception as error:
         failure = str(error) or type(error).__name__
         return RunReport(name, training, calibration, batches, failure, isinstance(error, InputError))
     return RunReport(name, training, calibration, batches)
@@ -141,12 +172,16 @@ def changes_since_training(workspace: Workspace, pipeline: PipelineConfig) -> bo
 
 def send_alerts(workspace: Workspace, progress: Progress) -> DeliveryReport:
     """Send every alert that is due, those of earlier runs that could not be sent included."""
-    pipelines = workspace.settings.pipelines.items()
-    by_pipeline = {name: channels(pipeline.alerts, workspace.tracking.picture) for name, pipeline in pipelines}
-    report = deliver(workspace.ledger, by_pipeline)
+    report = send_due(workspace.ledger, workspace.settings, workspace.tracking.picture)
     for failure in (*report.failed, *report.homeless):
         progress.warn(f"An alert waits to be sent: {failure}")
     return report
+
+
+def _end(workspace: Workspace, pipeline: PipelineConfig, failure: str, progress: Progress) -> None:
+    end_run(workspace.ledger, pipeline.name, failure)
+    look_after(workspace.ledger, workspace.settings)
+    send_alerts(workspace, progress)
 
 
 def _say_what_changed(workspace: Workspace, pipeline: PipelineConfig, progress: Progress) -> None:

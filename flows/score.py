@@ -33,7 +33,7 @@ def score(
         record(f"score-{pipeline}", workspace.tracking.experiment_url(pipeline), sentences(reports))
     except Exception as error:
         return failed(error)
-    failure = failed_batches(reports)
+    failure = running.failures(reports)
     return failed(PartFailedError(failure, reports)) if failure else reports
 
 
@@ -62,8 +62,3 @@ def sentences(reports: Sequence[BatchReport]) -> list[str]:
         lines.append(f"{report.batch}: {report.outcome}. {words}")
         lines += [f"The stream: {sentence}" for sentence in report.stream]
     return lines or ["No batch was due."]
-
-
-def failed_batches(reports: Sequence[BatchReport]) -> str:
-    """What failed, in one line; empty where nothing did."""
-    return "; ".join(f"batch {report.batch}: {report.reason}" for report in reports if report.outcome == "failed")

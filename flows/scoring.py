@@ -2,7 +2,7 @@
 
 import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from heapq import heappush, heappushpop
 from pathlib import Path
@@ -22,12 +22,13 @@ from ae_models.panels import contact_sheet, score_histogram
 from ae_models.review import review_list
 from flows.alerts import Alert
 from flows.config import PipelineConfig
-from flows.ledger import AlreadyDone, Busy, Claim, Ledger, OutboxEntry
+from flows.ledger import AlreadyDone, Busy, Claim, IncidentBook, Ledger
 from flows.progress import Progress
 from flows.sources import Batch, inbox_batches, loose_files
 from flows.streams import Stream, StreamStep, counts_in_stream, stream_of
 from flows.tracking import ChampionVersion, Tracking
 from flows.verdicts import NOMINAL_BATCHES, verdict_on
+from flows.watchdog import after_batch
 from flows.workspace import Workspace
 
 SHOWN = 12  # images in a batch's contact sheet
@@ -188,8 +189,8 @@ def score_and_record(
             stream = stream.after(scored.verdict.flagged, scored.verdict.scored)
         run_id = _log_batch(pipeline, batch, champion, scored, stream, claim, manifest_hash, tracking)
         url = tracking.run_url(pipeline.name, run_id)
-        entries = _outbox(pipeline, batch, champion, scored, claim, run_id, url)
         step = StreamStep(pipeline, champion, scored.verdict, _stream_alert(pipeline, claim, url))
+        alert = _alert(pipeline, batch, champion, scored, claim, run_id, url)
         ledger.finish(
             claim,
             run_id=run_id,
@@ -198,8 +199,8 @@ def score_and_record(
             n_scored=scored.verdict.scored,
             n_flagged=scored.verdict.flagged,
             n_unreadable=scored.verdict.unreadable,
-            alerts=entries,
             stream=step if counts_in_stream(scored.verdict) else None,
+            settle=_settle(after_batch(pipeline, claim.key, scored.verdict, alert, batch.taken_at()), step),
         )
     except BaseException:
         ledger.release(claim)
@@ -360,7 +361,17 @@ def _stream_alert(pipeline: PipelineConfig, claim: Claim, url: str) -> Alert:
     return Alert(pipeline.name, None, {}, "", (), url, f"{claim.key}/stream", kind="stream")
 
 
-def _outbox(
+def _settle(batch: Callable[[IncidentBook], None], stream: StreamStep) -> Callable[[IncidentBook], None]:
+    """What becomes of the pipeline's incidents: by the batch, and then by its stream."""
+
+    def settle(book: IncidentBook) -> None:
+        batch(book)
+        stream.settle(book)
+
+    return settle
+
+
+def _alert(
     pipeline: PipelineConfig,
     batch: Batch,
     champion: ChampionVersion,
@@ -368,15 +379,13 @@ def _outbox(
     claim: Claim,
     run_id: str,
     url: str,
-) -> Sequence[OutboxEntry]:
-    severity = scored.verdict.severity
-    if severity == "none":
-        return ()
+) -> Alert:
+    """What is said of the batch where it alarms."""
     table = scored.table
     flagged = [table["uri"].iloc[place] for place in scored.worst if table["flagged"].iloc[place]]
     unreadable = table.loc[table["status"] == "unreadable", "uri"].tolist()
     named = unreadable + flagged if scored.verdict.diagnosis == "unreadable" else flagged + unreadable
-    alert = Alert(
+    return Alert(
         pipeline=pipeline.name,
         batch=batch.id,
         verdict={**asdict(scored.verdict), "version": champion.version},
@@ -384,8 +393,6 @@ def _outbox(
         worst=tuple(Path(uri).name for uri in named[:NAMED]),
         run_url=url,
         dedupe_key=claim.key,
-        severity=severity,
         run_id=run_id,
         picture=WORST if scored.worst else None,
     )
-    return alert.entries([channel.name for channel in pipeline.alerts if channel.wants(severity)])

@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,14 @@ class Batch:
         """A hash of the batch's name and its images' names and contents: the same wherever it lies."""
         contents = (f"{Path(item.uri).name}\0{content_hash(item)}" for item in self.items)
         return _digest(chain([self.id], contents))
+
+    def taken_at(self) -> datetime | None:
+        """When its newest image was taken, where a manifest says so of every image (as UTC where it names no zone)."""
+        try:
+            times = [datetime.fromisoformat(item.timestamp or "") for item in self.items]
+        except ValueError:
+            return None
+        return max((time if time.tzinfo else time.replace(tzinfo=UTC) for time in times), default=None)
 
 
 def nominal_items(data: DataConfig) -> Found:

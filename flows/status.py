@@ -4,11 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from flows.config import PipelineConfig
+from flows.incident_alerts import in_short
 from flows.ledger import WaitingChannel
 from flows.running import calibration_is_due, changes_since_training
 from flows.workspace import Workspace
-
-RECENT = 20  # batches among which an alarm counts as open
 
 
 @dataclass(frozen=True)
@@ -21,7 +20,7 @@ class PipelineState:
     threshold: str | None
     batches: int
     last_batch: str | None
-    open_alarms: tuple[str, ...]
+    open_incidents: tuple[str, ...]
     alerts_waiting: int
     waiting_channels: tuple[WaitingChannel, ...]
     url: str
@@ -36,8 +35,7 @@ def pipeline_states(workspace: Workspace) -> list[PipelineState]:
 def _state(workspace: Workspace, pipeline: PipelineConfig, waiting: Sequence[WaitingChannel]) -> PipelineState:
     here = tuple(channel for channel in waiting if channel.pipeline == pipeline.name)
     champion = workspace.tracking.champion_version(pipeline.name)
-    history = workspace.ledger.history(pipeline.name, RECENT)
-    alarms = workspace.ledger.open_alarms(pipeline.name, RECENT)
+    history = workspace.ledger.history(pipeline.name, 1)
     last = history[0] if history else None
     return PipelineState(
         name=pipeline.name,
@@ -48,7 +46,7 @@ def _state(workspace: Workspace, pipeline: PipelineConfig, waiting: Sequence[Wai
         last_batch=f"{last.batch} ({last.n_flagged} of {last.n_scored} flagged, {last.finished_at:%Y-%m-%d %H:%M} UTC)"
         if last
         else None,
-        open_alarms=tuple(record.batch for record in alarms),
+        open_incidents=tuple(map(in_short, workspace.ledger.incidents(pipeline.name))),
         alerts_waiting=sum(channel.count for channel in here),
         waiting_channels=here,
         url=workspace.tracking.experiment_url(pipeline.name),

@@ -12,8 +12,13 @@ from ae_models.monitoring import CRITICAL, BatchVerdict
 from ae_models.stream import ChangeState, StreamState
 from flows.alerts import Alert, Severity
 from flows.config import MonitorConfig, PipelineConfig
-from flows.ledger import Ledger, OutboxEntry
+from flows.incident_alerts import stored
+from flows.incidents import Finding
+from flows.ledger import IncidentBook, Ledger, OutboxEntry
 from flows.tracking import ChampionVersion
+from flows.watchdog import lasts
+
+KIND = "stream"  # of its incident
 
 
 @dataclass(frozen=True)
@@ -85,6 +90,7 @@ class StreamStep:
 
     Attributes:
         crossed: what the step made known, once it was taken.
+        stream: the stream after it; None where it was not taken.
     """
 
     def __init__(
@@ -92,18 +98,26 @@ class StreamStep:
     ) -> None:
         """The step; `alert` is what is said, but for severity and sentences."""
         self.crossed: tuple[str, ...] = ()
+        self.stream: Stream | None = None
         self._pipeline, self._champion, self._verdict, self._alert = pipeline, champion, verdict, alert
 
     def __call__(self, calibration: int, state: str | None) -> tuple[str, Sequence[OutboxEntry]]:
-        """The state after the batch, and the alerts on what this made known."""
+        """The state after the batch; what this made known is told by `settle`."""
         before = _read(state, self._pipeline, self._champion, calibration)
-        stream = before.after(self._verdict.flagged, self._verdict.scored)
-        self.crossed = stream.crossings(before)
-        if not self.crossed:
-            return stream.to_json(), ()
-        severity = stream.severity
-        alert = replace(self._alert, severity=severity, sentences=" ".join(self.crossed))
-        return stream.to_json(), alert.entries([each.name for each in self._pipeline.alerts if each.wants(severity)])
+        self.stream = before.after(self._verdict.flagged, self._verdict.scored)
+        self.crossed = self.stream.crossings(before)
+        return self.stream.to_json(), ()
+
+    def settle(self, book: IncidentBook) -> None:
+        """Opens the incident of the stream where a limit was crossed, and closes it once the evidence is gone."""
+        if self.stream is None:
+            return
+        if self.crossed:
+            severity = self.stream.severity
+            alert = replace(self._alert, severity=severity, sentences=" ".join(self.crossed))
+            lasts(book, self._pipeline, KIND, alert.dedupe_key, Finding(KIND, severity, stored(alert)))
+        elif not self.stream.alarmed and self.stream.evidence.e_value <= 1:
+            lasts(book, self._pipeline, KIND, "", None)
 
 
 def counts_in_stream(verdict: BatchVerdict) -> bool:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flows.config import Settings, load
-from flows.ledger import Ledger
+from flows.ledger import Ledger, open_ledger
 from flows.tracking import Tracking
 
 
@@ -28,10 +28,4 @@ def open_workspace(path: Path, environment: Mapping[str, str] = os.environ) -> W
     """
     settings = load(path, environment)
     settings.workspace.mkdir(parents=True, exist_ok=True)
-    return Workspace(settings, Tracking(settings, environment), open_ledger(settings, environment))
-
-
-def open_ledger(settings: Settings, environment: Mapping[str, str]) -> Ledger:
-    """The ledger in the workspace, or the one that RECONWATCH_LEDGER_URL names."""
-    settings.workspace.mkdir(parents=True, exist_ok=True)
-    return Ledger.open(environment.get("RECONWATCH_LEDGER_URL") or f"sqlite:///{settings.workspace / 'ledger.db'}")
+    return Workspace(settings, Tracking(settings, environment), open_ledger(settings.workspace, environment))

@@ -17,6 +17,7 @@ import pytest
 
 from flows.alerts import (
     DELAYS,
+    GIVE_UP,
     Alert,
     Channel,
     DeliveryFailed,
@@ -209,7 +210,33 @@ def test_one_refused_alert_does_not_hold_up_the_others(ledger: Ledger, clock: Cl
     for batch in ("lot-7", "lot-8", "lot-9"):
         raise_alarm(ledger, "ops", batch=batch)
     ops = Recorder(failure=DeliveryFailed("webhook 'ops' answered 413"))
-    assert len(deliver(ledger, routes(ops), clock).failed) == 3
+    assert deliver(ledger, routes(ops), clock).failed == (
+        "the alert on batch 'lot-9' of pipeline 'tiles': webhook 'ops' answered 413 (and 2 others)",
+    )
+    assert len(ops.keys) == 3
+
+
+def test_a_channel_that_only_fails_is_left_alone_for_the_pass(ledger: Ledger, clock: Clock) -> None:
+    """After ten failures in a row the rest of a storm waits, so that a pass ends, and what is said of it is short."""
+    for number in range(30):
+        raise_alarm(ledger, "ops", batch=f"lot-{number}")
+    ops = Recorder(failure=DeliveryFailed("webhook 'ops' answered 500"))
+    report = deliver(ledger, routes(ops), clock)
+    assert (len(ops.keys), report.waiting, len(report.failed)) == (GIVE_UP, 20, 1)
+    assert report.failed[0].endswith("webhook 'ops' answered 500 (and 9 others)")
+
+
+def test_an_old_storm_keeps_no_new_alert_waiting(ledger: Ledger, clock: Clock) -> None:
+    """What was never tried goes before what failed, though that is older."""
+    for number in range(GIVE_UP):
+        raise_alarm(ledger, "ops", batch=f"old-{number}")
+    ops = Recorder(failure=DeliveryFailed("webhook 'ops' answered 500"))
+    deliver(ledger, routes(ops), clock)
+    clock.now += DELAYS[0]
+    raise_alarm(ledger, "ops", batch="new")
+    ops.keys.clear()
+    deliver(ledger, routes(ops), clock)
+    assert ops.keys[0] == "tiles/new"
 
 
 def test_an_alert_whose_channel_is_gone_is_kept(ledger: Ledger, clock: Clock) -> None:

@@ -275,16 +275,8 @@ def test_the_secret_shows_nowhere(
 def raise_alarm(ledger: Ledger, channel: str) -> None:
     claim = ledger.claim("tiles", "lot-7", "images", "3", "5")
     assert isinstance(claim, Claim)
-    ledger.finish(
-        claim,
-        run_id="run",
-        verdict={},
-        alarm=True,
-        n_scored=9,
-        n_flagged=2,
-        n_unreadable=1,
-        alerts=ALERT.entries([channel]),
-    )
+    counts: dict[str, Any] = {"n_scored": 9, "n_flagged": 2, "n_unreadable": 1}
+    ledger.finish(claim, run_id="run", verdict={}, alarm=True, alerts=ALERT.entries([channel]), **counts)
 
 
 def test_other_requests_are_logged_as_before(receiver: Receiver, caplog: pytest.LogCaptureFixture) -> None:

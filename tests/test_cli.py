@@ -31,6 +31,7 @@ CODES_VERBS = ("codes", "decode", "compression")
 VERBS = (
     *("init", "check", "train", "calibrate", "score", "run", "plan", "replay", "status", "synth", "ui", "demo"),
     *CODES_VERBS,
+    "watchdog",
 )
 
 
@@ -332,12 +333,12 @@ class TestReports:
         assert "is no folder: make it, or correct data.inbox" in " ".join(outcome.out.split())
 
     def test_status(self, call: Call, trained: Path) -> None:
-        """The champion, the last batches and the open alarms."""
+        """The champion, the last batches and the open incidents."""
         outcome = call("status", "--config", trained, "--json")
         (state,) = document(outcome)
         assert outcome.code == 0
         assert (state["name"], state["alerts_waiting"]) == ("tiles", 0)
-        assert {"2-damaged", "3-unreadable"} <= set(state["open_alarms"])
+        assert [incident.split()[1] for incident in state["open_incidents"]] == ["unreadable", "defects"]
         table = call("status", "--config", trained)
         assert "2-damaged" in table.out
 

@@ -349,7 +349,7 @@ colour: red
     assert str(caught.value) == (
         f"pipelines.yaml ({tmp_path}/pipelines.yaml): 7 faults\n"
         "line 4  pipelines.tiles.modle: unknown key; did you mean 'model'? "
-        "(choices: alerts, data, model, monitor, threshold, training)\n"
+        "(choices: alerts, data, incidents, model, monitor, threshold, training)\n"
         "line 5  pipelines.tiles.data.nominal: missing\n"
         "line 6  pipelines.tiles.data.inbox: the variable DATA is not set: export it, or give a default, ${DATA:-...}\n"
         "line 8  pipelines.tiles.training.epochs: 'many' is not a whole number\n"
@@ -408,13 +408,26 @@ NO_SOURCE = "must be a path, or a mapping with one of these keys: path, manifest
         ("    training:", "training: is empty; write something below it, or delete the key"),
         ("    training: fast", "training: 'fast' is not a mapping (keys and their values)"),
         (
+            "    monitor: {expect_batch_every: 2 hours}",
+            "monitor.expect_batch_every: '2 hours' is not a time: "
+            "write a whole number and its unit, such as 90s, 30min, 2h or 1d",
+        ),
+        (
+            "    incidents: {cool_down: 5}",
+            "incidents.cool_down: 5 is not a time: write a whole number and its unit, such as 90s, 30min, 2h or 1d",
+        ),
+        (
+            "    incidents: {escalate_to: [boss]}",
+            "incidents: escalate_to names 'boss', which is no channel under alerts (they are: log)",
+        ),
+        (
             "    monitor: {rate: 0.1}",
-            "monitor.rate: unknown key (choices: batch_false_alarm_rate, review_fdr, smallest_distance, "
-            "stream_false_alarm_rate, stream_run_length, unreadable_rate)",
+            "monitor.rate: unknown key (choices: batch_false_alarm_rate, expect_batch_every, expect_run_every, "
+            "review_fdr, smallest_distance, stream_false_alarm_rate, stream_run_length, unreadable_rate)",
         ),
         (
             "    name: tiles",
-            "name: unknown key (choices: alerts, data, model, monitor, threshold, training)",
+            "name: unknown key (choices: alerts, data, incidents, model, monitor, threshold, training)",
         ),
         # choices of a model
         (

@@ -287,3 +287,23 @@ class TestFailures:
         assert not tiles.failed
         states = {state.name: state.state for state in pipeline_states(workspace)}
         assert states == {"wood": "not trained yet", "tiles": "ready"}
+
+    def test_runs_that_fail_again_and_again_are_told(self, first: RunReport, folder: Path, told: Told) -> None:
+        """The third failure in a row is an incident with its reason; the run that ends well ends it."""
+        document = yaml.safe_load((folder / "pipelines.yaml").read_text())
+        document["pipelines"]["slate"] = document["pipelines"]["tiles"] | {"data": {"nominal": "data/slate"}}
+        path = folder / "failing.yaml"
+        path.write_text(yaml.safe_dump(document))
+        workspace = open_workspace(path, {})
+        for _ in range(3):
+            assert workspace.ledger.incidents("slate") == ()
+            run(workspace, "slate", QUIET)
+        request = told.requests[-1]
+        assert (request["kind"], request["pipeline"], request["severity"]) == ("failing", "slate", "critical")
+        assert request["sentences"].startswith(
+            f"3 runs in a row failed, the last with: there is no folder {folder}/data/slate: correct the path"
+        )
+        document["pipelines"]["slate"]["data"] = {"nominal": "data/nominal"}
+        path.write_text(yaml.safe_dump(document))
+        assert not run(open_workspace(path, {}), "slate", QUIET).failed
+        assert told.requests[-1]["kind"] == "resolved"

@@ -292,8 +292,8 @@ class TestARun:
         """One request an alarm, made of the block's own template; `{{` of a name stands for no placeholder there."""
         titles = sorted(body["title"] for body in received[1])
         assert titles == [
-            "reconwatch: batch 2 {da} { {m}} ü [x](y) of tiles raised an alarm",
-            "reconwatch: batch 3-unreadable of tiles raised an alarm",
+            "reconwatch: batch 2 {da} { {m}} ü [x](y) of tiles raised an alarm (defects)",
+            "reconwatch: batch 3-unreadable of tiles raised an alarm (unreadable)",
         ]
         (message,) = [body["message"] for body in received[1] if "{da}" in body["title"]]
         assert "!{name} é.png" in message

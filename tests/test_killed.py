@@ -15,7 +15,7 @@ from mlflow import MlflowClient
 from PIL import Image
 
 from flows.config import load
-from flows.ledger import Ledger
+from flows.ledger import Ledger, open_ledger
 from flows.streams import Stream
 from flows.tracking import Tracking
 
@@ -108,12 +108,13 @@ def test_a_killed_run_that_is_started_again_scores_each_batch_once_and_alerts_on
     receiver: tuple[str, list[str]],
     tmp_path: Path,
 ) -> None:
-    """Killed with -9 at 50 random points: every batch is decided once, has one MLflow run, and one alert's key."""
+    """Killed with -9 at 50 random points: each batch is decided once and has one MLflow run, each incident one key."""
     address, keys = receiver
     chance = random.Random(0)
     kills, unfinished = 0, 0
     for workspace in range(KILLS // FRESH_EVERY):
-        path = project(tmp_path / str(workspace), alerts=[{"type": "webhook", "url": address}])
+        grouping = {"close_after": 3 * (workspace % 2)}  # without and with
+        path = project(tmp_path / str(workspace), alerts=[{"type": "webhook", "url": address}], incidents=grouping)
         expected_batches, keys_before = 3, len(set(keys))
         seconds = 6.0
         for number in range(FRESH_EVERY):
@@ -132,7 +133,9 @@ def test_a_killed_run_that_is_started_again_scores_each_batch_once_and_alerts_on
         assert Counter(batches) == Counter(set(batches))
         assert len(batches) == expected_batches
         assert sorted(names) == sorted(batches)
-        assert len(set(keys)) - keys_before == len(alarmed)
+        incidents = open_ledger(tmp_path / str(workspace) / ".reconwatch", {}).incidents(closed=True)
+        assert sum(incident.batches for incident in incidents) == len(alarmed)
+        assert len(set(keys)) - keys_before == len(incidents) == (2 if workspace % 2 else len(alarmed))
         assert {name for name in batches if name.startswith("damaged")} <= set(alarmed)
     assert kills == KILLS
     assert unfinished > KILLS // 2  # most kills met a run at work

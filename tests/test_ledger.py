@@ -326,16 +326,6 @@ def test_a_name_that_is_no_text_is_kept_escaped(ledger: Ledger) -> None:
     assert [record.batch for record in ledger.history("tiles")] == ["lot-\\udcff"]
 
 
-def test_open_alarms_are_those_of_the_last_batches(ledger: Ledger, clock: Clock) -> None:
-    """An alarm closes when enough batches came after it."""
-    for hour, alarm in enumerate((True, False, True, False)):
-        clock.now = NOON + timedelta(hours=hour)
-        finish(ledger, claimed(ledger, f"lot-{hour}", images=str(hour)), alarm=alarm)
-    assert [record.batch for record in ledger.open_alarms("tiles")] == ["lot-2", "lot-0"]
-    assert [record.batch for record in ledger.open_alarms(last=3)] == ["lot-2"]
-    assert ledger.open_alarms("steel") == ()
-
-
 def test_an_unchanged_batch_is_known_by_its_files(ledger: Ledger) -> None:
     """The manifest hash is found by the last remembered state of the files, and by no other."""
     ledger.remember_manifest("tiles", "lot-7", "sizes and times", "images")
@@ -375,6 +365,19 @@ def test_a_dead_senders_alert_is_sent_by_the_next(url: str, clock: Clock, ledger
     dead = Ledger.open(url, clock, lambda: replace(this_process(), start="then"))
     assert dead.claim_alert(alert) is not None
     assert ledger.claim_alert(ledger.pending_alerts(NOON)[0]) is not None
+
+
+def test_what_is_said_later_waits_for_what_was_said_before(ledger: Ledger) -> None:
+    """Of two messages on one matter a channel gets the second only after the first; other channels do not wait."""
+    finish(ledger, claimed(ledger, "lot-8", "others"), entry("a"), entry("b"), entry("b", "webhook"))
+    first, second, elsewhere = ledger.pending_alerts(NOON)
+    assert ledger.claim_alert(second) is None
+    assert ledger.claim_alert(elsewhere) is not None
+    ours = ledger.claim_alert(first)
+    assert ours is not None
+    assert ledger.claim_alert(second) is None, "it is on its way, and may fail"
+    ledger.mark_delivered(ours)
+    assert ledger.claim_alert(second) is not None
 
 
 def test_a_failed_alert_waits(ledger: Ledger, alert: PendingAlert) -> None:

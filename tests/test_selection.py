@@ -146,7 +146,7 @@ class TestTable:
     @pytest.mark.parametrize(
         ("recipe", "name"),
         [
-            (BASELINE, "pca on pixels, mean"),
+            (BASELINE, "pca-32 on pixels, mean"),
             (
                 Recipe("pixels", "pca", ScoreDesign(3), {"standardised": True, "step": 2}),
                 "pca on pixels (standardised)",

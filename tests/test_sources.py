@@ -3,6 +3,7 @@
 import os
 import shutil
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from flows.config import DataConfig
 from flows.sources import (
     Batch,
     Found,
+    Item,
     content_hash,
     images_in,
     inbox_batches,
@@ -550,3 +552,19 @@ class TestHashes:
         (folder / "image-000.png").unlink()
         assert batch.stat_hash() != before[0]
         assert batch.manifest_hash() != before[1]
+
+
+@pytest.mark.parametrize(
+    ("times", "taken_at"),
+    [
+        (["2024-05-17 12:00", "2024-05-17T13:30:00"], datetime(2024, 5, 17, 13, 30, tzinfo=UTC)),
+        (["2024-05-17T12:00+02:00"], datetime(2024, 5, 17, 10, tzinfo=UTC)),
+        (["2024-05-17", None], None),
+        (["yesterday"], None),
+        ([], None),
+    ],
+)
+def test_a_batch_is_as_new_as_its_newest_image(times: list[str | None], taken_at: datetime | None) -> None:
+    """Where every image says when it was taken; without a zone that is UTC, and what is no time says nothing."""
+    items = tuple(Item(f"{number}.png", bytes, timestamp=time) for number, time in enumerate(times))
+    assert Batch("lot-7", items).taken_at() == taken_at
