@@ -70,7 +70,7 @@ class TestWithoutLabels:
         assert table["mean_rank"].is_monotonic_increasing
         assert sorted(table.columns[4:]) == ["brightness", "scratch", "spots"]
         assert tuple(table.loc[table["chosen"], "recipe"]) == report.recipes
-        assert "pca on pixels, mean" in set(table["recipe"])
+        assert "pca-32 on pixels, mean" in set(table["recipe"])
 
     def test_what_was_tried_is_a_picture(self, workspace: Workspace, report: TrainingReport) -> None:
         """It lies beside the table."""
@@ -220,7 +220,7 @@ class TestSentences:
         mine, baseline = Auroc(value, value - 0.05, value + 0.05), Auroc(0.8, 0.75, 0.85)
         report = TrainingReport(
             *("tiles", "1", "", "auto", "16 x 16 x 1", 36, 9, 15, 0, 0),
-            recipes=("pca on pixels, mean",),
+            recipes=("pca-64 on pixels, mean",),
             recipes_tried=22,
             chosen_by="synthetic defects",
             selection_auroc=mine,
