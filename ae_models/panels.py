@@ -104,22 +104,31 @@ def loss_figure(epochs: Sequence[Epoch], baseline_loss: float) -> Figure:
 
 
 def score_histogram(groups: dict[str, NDArray[np.float64]], threshold: float) -> Figure:
-    """Histograms of the scores of each named group, on one logarithmic axis, with the threshold as a line."""
+    """Histograms of the scores of each named group on one axis, with the threshold as a line.
+
+    The axis is logarithmic for squared errors, and linear where a score is below 0, as those of fused detectors may be.
+    """
     figure, axes = _axes("score", "share of images")
     groups = {name: scores[np.isfinite(scores)] for name, scores in groups.items()}
     finite = np.concatenate([*groups.values(), [threshold]])
-    positive = finite[finite > 0]
-    smallest, largest = (positive.min(), positive.max()) if len(positive) else (1e-6, 1.0)
-    edges = np.geomspace(smallest * 0.9, largest * 1.1, 50)
+    logarithmic = finite.min() >= 0
+    edges = _logarithmic_edges(finite) if logarithmic else np.linspace(finite.min(), finite.max(), 50)
     for name, scores in groups.items():
         if len(scores):
             weights = np.full(len(scores), 1 / len(scores))
             clipped = np.maximum(scores, edges[0])
             axes.hist(clipped, edges.tolist(), weights=weights, alpha=0.6, label=f"{name} ({len(scores)})")
     axes.axvline(threshold, color="black", linestyle="--", label=f"threshold {threshold:.4g}")
-    axes.set_xscale("log")
+    axes.set_xscale("log" if logarithmic else "linear")
     axes.legend()
     return figure
+
+
+def _logarithmic_edges(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    positive = values[values > 0]
+    smallest, largest = (positive.min(), positive.max()) if len(positive) else (1e-6, 1.0)
+    edges: NDArray[np.float64] = np.geomspace(smallest * 0.9, largest * 1.1, 50)
+    return edges
 
 
 def curves_figure(curves: dict[str, DetectionCurves], labels: dict[str, str]) -> Figure:

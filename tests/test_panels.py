@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 from PIL import Image
 from scipy.stats import beta
@@ -261,6 +262,14 @@ class TestHistogram:
     def test_a_threshold_of_zero_is_no_obstacle(self) -> None:
         """Zero has no place on a logarithmic axis; the scores are drawn all the same."""
         assert as_png(score_histogram({"all zero": np.zeros(4)}, 0.0)).startswith(b"\x89PNG")
+
+    def test_scores_below_zero_stand_where_they_are(self) -> None:
+        """Scores of fused detectors lie on both sides of 0, and no bar gathers those that a logarithm cannot show."""
+        figure = score_histogram({"only": np.array([-3.0, -1.0, 0.5, 4.0])}, 3.0)
+        (axes,) = figure.axes
+        assert axes.get_xscale() == "linear"
+        heights = [bar.get_height() for bar in axes.patches if isinstance(bar, Rectangle)]
+        assert [height for height in heights if height] == [0.25] * 4
 
     @pytest.mark.parametrize("scores", [[0.0] * 4, [0.2] * 4, [0.0, 0.1, 0.2, 0.2, np.nan, np.inf]])
     def test_bars_are_shares_of_the_group(self, scores: list[float]) -> None:
