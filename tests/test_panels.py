@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 from PIL import Image
 from scipy.stats import beta
