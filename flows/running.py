@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -141,6 +141,8 @@ def _run(workspace: Workspace, pipeline: PipelineConfig, progress: Progress, sco
                 training = train_pipeline(pipeline, workspace.tracking, progress)
             if calibration_is_due(workspace, pipeline):
                 calibration = calibrate_pipeline(pipeline, workspace.tracking, progress)
+        if training and calibration:
+            training = replace(training, standing="")  # the calibration says where the pipeline stands
         _say_what_changed(workspace, pipeline, progress)
         if pipeline.data.inbox is None:
             progress.say(f"Pipeline {name} has no data.inbox, so there is nothing to score.")
