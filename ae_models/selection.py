@@ -49,6 +49,12 @@ class Recipe:
         return repr((self.front_end, self.front_end_parameters, self.network, self.network_parameters))
 
     @property
+    def view(self) -> str:
+        """The same for recipes that see an image alike, but for its resolution, the size of the code and the score."""
+        parameters = {key: value for key, value in self.front_end_parameters.items() if key != "step"}
+        return repr((self.front_end, parameters, self.network))
+
+    @property
     def name(self) -> str:
         """The recipe in words."""
         details = ", ".join(
@@ -226,10 +232,10 @@ def select(
 
 
 def _best(ranks: NDArray[np.float64], recipes: Sequence[Recipe], fused: int) -> list[int]:
-    """The places of the best recipes, no two of one network: they would see the same, and miss the same."""
+    """The places of the best recipes, no two of one view: they would see the same, and miss the same."""
     best: dict[str, int] = {}
     for place in np.argsort(ranks, kind="stable"):
-        best.setdefault(recipes[place].network_key, int(place))
+        best.setdefault(recipes[place].view, int(place))
     return list(best.values())[:fused]
 
 
