@@ -103,6 +103,11 @@ class Selection:
     baseline_auroc: Auroc
     seconds: float
 
+    @property
+    def chosen(self) -> tuple[str, ...]:
+        """The names of the recipes in the detector, the best first."""
+        return tuple(trial.recipe.name for trial in sorted(self.trials, key=lambda trial: trial.rank) if trial.chosen)
+
     def table(self) -> list[dict[str, str | float | bool]]:
         """One row a recipe, the best first: name, whether it is in the detector, mean rank, AUROC by kind of defect."""
         rows = sorted(self.trials, key=lambda trial: trial.rank)
@@ -173,10 +178,9 @@ class NominalParts:
 
 @dataclass(frozen=True)
 class _Tried:
-    """A fitted recipe and the logarithms of its scores."""
+    """A recipe and the logarithms of its scores, fitted without the images that it scored."""
 
     recipe: Recipe
-    detector: Detector
     nominal: NDArray[np.float64]
     defects: NDArray[np.float64]
 
@@ -252,30 +256,21 @@ def _try(group: Sequence[Recipe], parts: NominalParts, defects: SyntheticDefects
     usual, nominal, defective = (errors_of(base, images) for images in (parts.usual, parts.compared, defects.images))
     tried = []
     for recipe in group:
-        score = Score(recipe.design, *usual.shape[1:])
-        score.fit(usual)
-        scores = (log_score(score(errors).numpy()) for errors in (nominal, defective))
-        tried.append(_Tried(recipe, replace(base, fitted_score=score), *scores))
+        score = fit_score(recipe.design, usual)
+        tried.append(_Tried(recipe, *(log_score(score(errors).numpy()) for errors in (nominal, defective))))
     return tried
 
 
 def _fused(chosen: Sequence[_Tried], parts: NominalParts, seed: int) -> FusedDetector:
     """The chosen recipes fitted again, selection images included; their nominal spread stays that of unseen images."""
     images = np.concatenate([parts.fit, parts.selection])
-    members, centres, scales = [], [], []
-    for group in by_network([one.recipe for one in chosen]):
-        base = fit_recipe(group[0], parts.spec, images, seed)
-        usual = errors_of(base, parts.usual)
-        for one in chosen:
-            if one.recipe not in group:
-                continue
-            score = Score(one.recipe.design, *usual.shape[1:])
-            score.fit(usual)
-            members.append(replace(base, fitted_score=score))
-            centre, scale = robust_spread(one.nominal[: len(parts.selection)])
-            centres.append(centre)
-            scales.append(scale)
-    return FusedDetector(tuple(members), tuple(centres), tuple(scales))
+    members = []
+    for one in chosen:
+        base = fit_recipe(one.recipe, parts.spec, images, seed)
+        members.append(replace(base, fitted_score=fit_score(one.recipe.design, errors_of(base, parts.usual))))
+    spreads = [robust_spread(one.nominal[: len(parts.selection)]) for one in chosen]
+    centres, scales = zip(*spreads, strict=True)
+    return FusedDetector(tuple(members), centres, scales)
 
 
 def robust_spread(values: NDArray[np.float64]) -> tuple[float, float]:
@@ -305,6 +300,13 @@ def fit_recipe(recipe: Recipe, spec: ImageSpec, images: NDArray[np.float32], see
         front_end_name=recipe.front_end,
         front_end_parameters=recipe.front_end_parameters,
     )
+
+
+def fit_score(design: ScoreDesign, usual: Tensor) -> Score:
+    """The score of a design, fitted to the errors (N, h, w) of held-out nominal images."""
+    score = Score(design, *usual.shape[1:])
+    score.fit(usual)
+    return score
 
 
 def _features(front_end: nn.Module, images: NDArray[np.float32]) -> list[Tensor]:

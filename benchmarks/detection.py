@@ -20,7 +20,6 @@ from rich.table import Table
 from sklearn.metrics import roc_auc_score
 
 from ae_models.curves import Auroc, auroc
-from ae_models.scoring import Score
 from ae_models.selection import (
     BASELINE,
     NominalParts,
@@ -28,6 +27,7 @@ from ae_models.selection import (
     by_network,
     errors_of,
     fit_recipe,
+    fit_score,
     linear_recipes,
     select,
 )
@@ -83,7 +83,7 @@ def measure(data: DetectionSet, seed: int) -> Measured:
         pixel_auroc(data, found.detector.error_maps(data.test_images[data.test_labels])),
         best,
         areas[best],
-        tuple(trial.recipe.name for trial in found.trials if trial.chosen),
+        found.chosen,
         seconds,
     )
 
@@ -98,9 +98,7 @@ def recipe_scores(
         base = fit_recipe(group[0], parts.spec, images, seed)
         usual, errors = errors_of(base, parts.usual), errors_of(base, data.test_images)
         for recipe in group:
-            score = Score(recipe.design, *usual.shape[1:])
-            score.fit(usual)
-            scores[recipe.name] = score(errors).numpy()
+            scores[recipe.name] = fit_score(recipe.design, usual)(errors).numpy()
     return scores
 
 

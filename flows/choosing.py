@@ -82,9 +82,8 @@ def choose(
             parts, defects, recipes, weights, model.fused, seed, lambda name: advance(1, name.partition(",")[0])
         )
     _log(tracking, run_id, found, words)
-    chosen = tuple(trial.recipe.name for trial in sorted(found.trials, key=lambda trial: trial.rank) if trial.chosen)
     detector = replace(found.detector, picture=picture)
-    return Choice(detector, found.auroc, found.baseline_auroc, len(found.trials), chosen, words)
+    return Choice(detector, found.auroc, found.baseline_auroc, len(found.trials), found.chosen, words)
 
 
 REAL, SYNTHETIC = "labelled defects", "synthetic defects"
@@ -131,10 +130,9 @@ def _log(tracking: Tracking, run_id: str, found: Selection, words: str) -> None:
     table = pd.DataFrame(found.table())
     tracking.log_table(run_id, table, "recipes.csv")
     tracking.log_picture(run_id, recipe_figure(found, words), "recipes.png")
-    chosen = "; ".join(table.loc[table["chosen"], "recipe"])
     tracking.log(
         run_id,
-        params={"recipes.chosen": chosen, "recipes.tried": len(table), "recipes.chosen_by": words},
+        params={"recipes.chosen": "; ".join(found.chosen), "recipes.tried": len(table), "recipes.chosen_by": words},
         metrics={
             "selection_seconds": found.seconds,
             "selection_auroc": found.auroc.value,
