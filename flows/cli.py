@@ -15,14 +15,20 @@ from ae_models.errors import InputError
 from flows.cli_alert import app as alert_app
 from flows.cli_codes import app as codes_app
 from flows.cli_incidents import watchdog
-from flows.terminal import ALARMED, FAILED, WRONG_INPUT, ConfigOption, JsonOption
-from flows.terminal import complain as _complain
-from flows.terminal import config_hint as _config_hint
-from flows.terminal import config_path as _config
-from flows.terminal import print_json as _print_json
-from flows.terminal import print_table as _print_table
-from flows.terminal import say as _say
-from flows.terminal import settings_of as _settings
+from flows.terminal import (
+    ALARMED,
+    FAILED,
+    WRONG_INPUT,
+    ConfigOption,
+    JsonOption,
+    complain,
+    config_hint,
+    config_path,
+    print_json,
+    print_table,
+    say,
+    settings_of,
+)
 
 if TYPE_CHECKING:
     from flows.progress import Progress
@@ -72,11 +78,11 @@ def init(
     """
     from flows.init import write_configuration
 
-    written = write_configuration(folder, _config(context, config), name)
+    written = write_configuration(folder, config_path(context, config), name)
     typer.echo(written.text)
     for note in written.notes:
-        _say(note)
-    _say(f"Written to {written.path}. Next: reconwatch run{_config_hint(context, config)}")
+        say(note)
+    say(f"Written to {written.path}. Next: reconwatch run{config_hint(context, config)}")
 
 
 @app.command()
@@ -87,15 +93,15 @@ def check(
     as_json: JsonOption = False,
 ) -> None:
     """Say what is wrong with configuration, data and stores, and what to do."""
-    path = _config(context, config)
-    _settings(path)  # a wrong file is said before the seconds that the next import takes
+    path = config_path(context, config)
+    settings_of(path)  # a wrong file is said before the seconds that the next import takes
     from flows.check import check_all
 
     findings = check_all(path, name, os.environ)
     if as_json:
-        _print_json([finding.__dict__ for finding in findings])
+        print_json([finding.__dict__ for finding in findings])
     else:
-        _print_table(
+        print_table(
             ("", "what", "finding"), [(finding.state, finding.what, finding.sentence) for finding in findings], "Check"
         )
     if any(finding.state == "wrong" for finding in findings):
@@ -120,9 +126,9 @@ def train(context: typer.Context, name: NameArgument, config: ConfigOption = Non
 
         return train_flow(path, name)
 
-    report = _flow_or_plain(_config(context, config), as_flow, plain)
+    report = _flow_or_plain(config_path(context, config), as_flow, plain)
     _print_report(report, as_json)
-    _say(f"Next: reconwatch calibrate {name}{_config_hint(context, config)}")
+    say(f"Next: reconwatch calibrate {name}{config_hint(context, config)}")
 
 
 @app.command()
@@ -141,7 +147,7 @@ def calibrate(
 
         return calibrate_flow(path, name)
 
-    _print_report(_flow_or_plain(_config(context, config), as_flow, plain), as_json)
+    _print_report(_flow_or_plain(config_path(context, config), as_flow, plain), as_json)
 
 
 @app.command()
@@ -179,7 +185,7 @@ def score(
 
         return report_of(score_flow(path, name, [str(path.absolute()) for path in paths or []], return_state=True))
 
-    reports: Sequence[BatchReport] = _flow_or_plain(_config(context, config), as_flow, plain)
+    reports: Sequence[BatchReport] = _flow_or_plain(config_path(context, config), as_flow, plain)
     if output is not None:
         _write_output(context, config, name, paths or [], reports, output)
     _print_batches(reports, as_json)
@@ -200,11 +206,11 @@ def run(
     [bold]--fail-on-alarm[/bold] where the exit code should tell.
     """
     reports: list[RunReport] = []
-    path = _config(context, config)
-    names = names or list(_settings(path).pipelines)
-    unknown = [name for name in names if name not in _settings(path).pipelines]
+    path = config_path(context, config)
+    names = names or list(settings_of(path).pipelines)
+    unknown = [name for name in names if name not in settings_of(path).pipelines]
     if unknown:
-        _settings(path).pipeline(unknown[0])
+        settings_of(path).pipeline(unknown[0])
 
     def plain(workspace: "Workspace", progress: "Progress") -> Any:
         from flows import running
@@ -219,7 +225,7 @@ def run(
 
     reports = _flow_or_plain(path, as_flow, plain)
     if as_json:
-        _print_json([_plain(report) for report in reports])
+        print_json([_plain(report) for report in reports])
     else:
         for report in reports:
             for part in (report.training, report.calibration):
@@ -228,9 +234,9 @@ def run(
         _print_batches([batch for report in reports for batch in report.batches], as_json=False)
     for report in reports:
         if report.failure:
-            _complain(f"{report.pipeline}: {report.failure}")
+            complain(f"{report.pipeline}: {report.failure}")
     if not as_json and not any(report.failed for report in reports):
-        _say(f"The pictures: reconwatch ui{_config_hint(context, config)}")
+        say(f"The pictures: reconwatch ui{config_hint(context, config)}")
     if any(report.wrong_input for report in reports):
         raise typer.Exit(WRONG_INPUT)
     _exit(any(report.failed for report in reports), fail_on_alarm and any(report.alarm for report in reports))
@@ -264,14 +270,14 @@ def plan(
     [bold]reconwatch plan --batch-size 1000 --defect-rate 0.02[/bold] plans before there is anything.
     [bold]reconwatch plan tiles[/bold] says where a pipeline stands.
     """
-    path = _config(context, config)
-    pipeline = _settings(path).pipeline(name) if name else None
+    path = config_path(context, config)
+    pipeline = settings_of(path).pipeline(name) if name else None
     from flows.planning import Wishes, report_of_plan
 
     wishes = Wishes(rate, confidence, batch_size, batch_rate, defect_rate, power, detection_rate)
     report = report_of_plan(pipeline, wishes, _calibration_images(path, name) if name else None)
     if as_json:
-        _print_json(_plain(report))
+        print_json(_plain(report))
         return
     for sentence in report.sentences():
         typer.echo(sentence)
@@ -279,7 +285,7 @@ def plan(
         (f"{at.calibration_images:,}", f"{at.power:.1%}", "now" if at.calibration_images == report.n_nominal else "")
         for at in report.powers
     ]
-    _print_table(("calibration images", "such batches that alarm", ""), rows, "Power")
+    print_table(("calibration images", "such batches that alarm", ""), rows, "Power")
 
 
 @app.command()
@@ -307,8 +313,8 @@ def replay(
     [bold]reconwatch replay tiles --rate 0.005 --since 2024-05-01[/bold] says which batches would alarm now. Nothing
     is scored and nothing recorded.
     """
-    path = _config(context, config)
-    _settings(path).pipeline(name)
+    path = config_path(context, config)
+    settings_of(path).pipeline(name)
     from flows.replay import moment
     from flows.replay import replay as replay_batches
     from flows.scoring import write_scores
@@ -335,8 +341,8 @@ def replay(
 @app.command()
 def status(context: typer.Context, config: ConfigOption = None, as_json: JsonOption = False) -> None:
     """Show pipelines, champions, last batches, open incidents, and alerts that wait for a channel."""
-    path = _config(context, config)
-    _settings(path)  # as above
+    path = config_path(context, config)
+    settings_of(path)  # as above
     from flows.alerts import in_words
     from flows.status import pipeline_states
     from flows.workspace import open_workspace
@@ -344,7 +350,7 @@ def status(context: typer.Context, config: ConfigOption = None, as_json: JsonOpt
     workspace = open_workspace(path)
     states = pipeline_states(workspace)
     if as_json:
-        _print_json([_plain(state) for state in states])
+        print_json([_plain(state) for state in states])
         return
     columns = (
         "pipeline",
@@ -369,7 +375,7 @@ def status(context: typer.Context, config: ConfigOption = None, as_json: JsonOpt
         )
         for state in states
     ]
-    _print_table(columns, rows, "Pipelines")
+    print_table(columns, rows, "Pipelines")
     for state in states:
         for waiting in state.waiting_channels:
             typer.echo(in_words(waiting))
@@ -393,12 +399,12 @@ def synth(
     The folder has the layout of the MVTec data sets: test/KIND/000.png and ground_truth/KIND/000_mask.png, the nominal
     images they were made of in test/good, and a picture of them all, overview.png.
     """
-    pipeline = _settings(_config(context, config)).pipeline(name)
+    pipeline = settings_of(config_path(context, config)).pipeline(name)
     from flows.synth import write_defects
 
     wished = tuple(kind.strip() for kind in kinds.split(",")) if kinds else None
     for sentence in write_defects(pipeline, output, per_kind, wished, seed, _progress()):
-        _say(sentence)
+        say(sentence)
 
 
 @app.command()
@@ -410,7 +416,7 @@ def ui(
     """Open the MLflow dashboard on this configuration's stores (stop it with Ctrl-C)."""
     from flows.dashboard import serve_dashboard
 
-    serve_dashboard(_settings(_config(context, config)), port, os.environ, _say)
+    serve_dashboard(settings_of(config_path(context, config)), port, os.environ, say)
 
 
 @app.command()
@@ -421,9 +427,9 @@ def demo(
     """Run the main job on real embedded images, offline: train, calibrate, score three batches, alert."""
     from flows.demo import run_demo
 
-    reports = run_demo(folder, _progress(), _say)
+    reports = run_demo(folder, _progress(), say)
     _print_batches(reports, as_json)
-    _say(f"To open these addresses, start the dashboard: reconwatch ui --config {folder / 'pipelines.yaml'}")
+    say(f"To open these addresses, start the dashboard: reconwatch ui --config {folder / 'pipelines.yaml'}")
 
 
 app.add_typer(codes_app)
@@ -441,12 +447,12 @@ def _sentences_for_failures() -> Iterator[None]:
     try:
         yield
     except InputError as error:
-        _complain(str(error))
+        complain(str(error))
         sys.exit(WRONG_INPUT)
     except Exception as error:
         if os.environ.get("RECONWATCH_DEBUG"):
             raise
-        _complain(f"{str(error) or type(error).__name__} (RECONWATCH_DEBUG=1 shows where)")
+        complain(f"{str(error) or type(error).__name__} (RECONWATCH_DEBUG=1 shows where)")
         sys.exit(FAILED)
 
 
@@ -456,13 +462,13 @@ def _flow_or_plain(
     """The work as a Prefect flow where a server is at hand, and plainly where none is."""
     from flows.prefect_server import find_server
 
-    _settings(path)  # a wrong file is said before any server is asked
+    settings_of(path)  # a wrong file is said before any server is asked
     server = find_server(os.environ)
     if server.url is not None:
         return as_flow(str(path.absolute()))
     from flows.workspace import open_workspace
 
-    _say(f"Prefect records nothing of this: {server.reason}.")
+    say(f"Prefect records nothing of this: {server.reason}.")
     return plain(open_workspace(path), _progress())
 
 
@@ -484,14 +490,14 @@ def _write_output(
     tables = {report.batch: report.table for report in reports if report.table is not None}
     batches = path_batches(paths)
     if absent := [batch for batch in batches if batch.id not in tables and batch.items]:
-        workspace = open_workspace(_config(context, config))
+        workspace = open_workspace(config_path(context, config))
         champion, pipeline = workspace.tracking.champion(name).champion, workspace.settings.pipeline(name)
         for batch in absent:
             tables[batch.id] = score_batch(batch, champion, pipeline, _progress(), lambda: None).table
     if not tables:
         raise InputError(f"there is no image in {', '.join(map(str, paths))}: nothing was written to {output}")
     write_scores(pd.concat([tables[batch.id] for batch in batches if batch.id in tables], ignore_index=True), output)
-    _say(f"Wrote {sum(map(len, tables.values()))} rows to {output}.")
+    say(f"Wrote {sum(map(len, tables.values()))} rows to {output}.")
 
 
 def _calibration_images(path: Path, name: str) -> int | None:
@@ -505,7 +511,7 @@ def _calibration_images(path: Path, name: str) -> int | None:
 
 def _print_report(report: Any, as_json: bool) -> None:
     if as_json:
-        _print_json(_plain(report))
+        print_json(_plain(report))
         return
     for sentence in report.sentences():
         typer.echo(sentence)
@@ -514,7 +520,7 @@ def _print_report(report: Any, as_json: bool) -> None:
 
 def _print_batches(reports: "Sequence[BatchReport]", as_json: bool) -> None:
     if as_json:
-        _print_json([_plain(report) for report in reports])
+        print_json([_plain(report) for report in reports])
         return
     if not reports:
         typer.echo("No batch is due.")
@@ -526,7 +532,7 @@ def _print_batches(reports: "Sequence[BatchReport]", as_json: bool) -> None:
         known = {"known": "scored before", "busy": report.reason}.get(report.outcome, report.outcome)
         outcome = (verdict.diagnosis if verdict.alarm else "nominal") if verdict else known
         rows.append((report.pipeline, report.batch, outcome, *counts))
-    _print_table(("pipeline", "batch", "verdict", "scored", "flagged", "unreadable"), rows, "Batches")
+    print_table(("pipeline", "batch", "verdict", "scored", "flagged", "unreadable"), rows, "Batches")
     for report in reports:  # below the table: a terminal would cut addresses into pieces there
         if report.run_url:
             typer.echo(f"{report.batch}: {report.run_url}")
@@ -536,12 +542,12 @@ def _print_batches(reports: "Sequence[BatchReport]", as_json: bool) -> None:
         if report.stream:
             typer.echo(f"ALARM stream of {report.pipeline}: {' '.join(report.stream)}")
         if report.outcome == "failed":
-            _complain(f"batch {report.batch}: {report.reason}; it is tried again by the next run")
+            complain(f"batch {report.batch}: {report.reason}; it is tried again by the next run")
 
 
 def _print_replay(report: "Replay", as_json: bool) -> None:
     if as_json:
-        _print_json(_plain(report) | {"first_alarm": report.alarms[0].batch if report.alarms else None})
+        print_json(_plain(report) | {"first_alarm": report.alarms[0].batch if report.alarms else None})
         return
     rows = []
     for batch in report.batches:
@@ -559,12 +565,12 @@ def _print_replay(report: "Replay", as_json: bool) -> None:
             )
         )
     columns = ("batch", "decided (UTC)", "version", "threshold", "flagged", "verdict", "")
-    _print_table(columns, rows, "Decided again")
+    print_table(columns, rows, "Decided again")
     for sentence in report.sentences():
         typer.echo(sentence)
     for batch in report.batches:
         if batch.reason:
-            _say(f"{batch.batch}: {batch.reason}")
+            say(f"{batch.batch}: {batch.reason}")
 
 
 def _plain(report: Any) -> Any:
