@@ -1,6 +1,6 @@
 """An alert storm: 10,000 flagged batches while every channel fails half of the time; is anything lost or told twice?
 
-    python benchmarks/alert_storm.py [--batches 10000] [--output storm.json]
+    python -m benchmarks.alert_storm [--batches 10000] [--output storm.json]
 
 Each channel posts to a web server in a process of its own on loopback, which answers 500 to half of the requests, drawn
 by a seed; half of those it has taken all the same, as a receiver that fails late does. The clock is set by hand, so

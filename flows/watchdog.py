@@ -15,6 +15,7 @@ from flows.incidents import (
     LASTING,
     Finding,
     Incident,
+    Judgement,
     Message,
     acknowledged,
     alarmed,
@@ -108,13 +109,26 @@ def acknowledge(ledger: Ledger, settings: Settings, number: int, by: str, commen
     return _by_hand(ledger, number, ours)
 
 
-def close(ledger: Ledger, settings: Settings, number: int, by: str) -> Incident:
-    """The incident, closed; raises InputError where there is none of that number, or it is over."""
+def close(
+    ledger: Ledger, settings: Settings, number: int, by: str, comment: str = "", judgement: Judgement | None = None
+) -> tuple[Incident, int]:
+    """The incident, closed, and how many of its batches count as nominal by the judgement.
+
+    With a judgement an incident that is over takes it too. Raises InputError where there is none of that number, where
+    it is over and there is no judgement, or where it has no batches to judge.
+    """
+    nominal = 0
 
     def over(incident: Incident, book: IncidentBook) -> tuple[Incident, tuple[Message, ...]]:
-        return closed(incident, by, audience(settings.pipelines.get(incident.pipeline)), book.now)
+        nonlocal nominal
+        if judgement is not None:
+            nominal = _judged(book, incident, judgement, by, comment)
+            incident = replace(incident, judgement=judgement, comment=comment or incident.comment)
+        if incident.closed_at is not None:
+            return incident, ()
+        return closed(incident, by, audience(settings.pipelines.get(incident.pipeline)), book.now, comment)
 
-    return _by_hand(ledger, number, over)
+    return _by_hand(ledger, number, over, past=judgement is not None), nominal
 
 
 def audience(pipeline: PipelineConfig | None) -> Mapping[str, Severity]:
@@ -214,19 +228,31 @@ def _write(book: IncidentBook, incident: Incident, messages: tuple[Message, ...]
         book.send(incident, entries(incident, message, book.now))
 
 
+def _judged(book: IncidentBook, incident: Incident, judgement: Judgement, by: str, note: str) -> int:
+    if incident.kind in LASTING:
+        raise InputError(
+            f"{name_of(incident)} has no batches, whose alarms alone can be called true or false: close it without that"
+        )
+    return book.judge(incident, judgement, by, note)
+
+
 def _by_hand(
     ledger: Ledger,
     number: int,
     change: Callable[[Incident, IncidentBook], tuple[Incident, tuple[Message, ...]]],
+    past: bool = False,
 ) -> Incident:
+    """The incident after the change; with `past`, one that is over too."""
     found = ledger.incident(number)
-    if found is not None:
-        with ledger.incident_book(found.pipeline) as book:
-            for incident in book.open():
-                if incident.number == number:
-                    after, messages = change(incident, book)
-                    _write(book, after, messages)
-                    return after
-        raise InputError(f"{name_of(found)} is over: there is nothing to do")
-    there_are = ", ".join(str(incident.number) for incident in ledger.incidents()) or "none"
-    raise InputError(f"there is no incident {number} (open are: {there_are}): 'reconwatch alert list --all' shows all")
+    if found is None:
+        there_are = ", ".join(str(incident.number) for incident in ledger.incidents()) or "none"
+        raise InputError(
+            f"there is no incident {number} (open are: {there_are}): 'reconwatch alert list --all' shows all"
+        )
+    with ledger.incident_book(found.pipeline) as book:
+        incident = book.numbered(number)
+        if incident.closed_at is not None and not past:
+            raise InputError(f"{name_of(found)} is over: there is nothing to do")
+        after, messages = change(incident, book)
+        _write(book, after, messages)
+    return after

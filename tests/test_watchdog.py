@@ -647,7 +647,7 @@ EVENTS = st.lists(
         BATCH,
         BATCH,
         st.tuples(st.just("wait"), st.sampled_from([MINUTE, 30 * MINUTE, 2 * HOUR, 9 * HOUR])),
-        st.tuples(st.sampled_from(["ack", "close"]), st.integers(0, 3)),
+        st.tuples(st.sampled_from(["ack", "close", "judge"]), st.integers(0, 3)),
     ),
     max_size=25,
 )
@@ -675,13 +675,14 @@ def live(tiles: Line, events: list[tuple[Any, ...]]) -> None:
             tiles.wait(event[1])
         else:
             tiles.clock.now += timedelta(seconds=1)
-            there = tiles.ledger.incidents(tiles.pipeline.name)
+            there = tiles.ledger.incidents(tiles.pipeline.name, closed=event[0] == "judge")
             if event[1] < len(there):
                 number = there[event[1]].number
                 if event[0] == "ack":
                     watchdog.acknowledge(tiles.ledger, tiles.settings, number, "anna", "")
                 else:
-                    watchdog.close(tiles.ledger, tiles.settings, number, "anna")
+                    said: Any = "false alarm" if event[0] == "judge" else None
+                    watchdog.close(tiles.ledger, tiles.settings, number, "anna", judgement=said)
 
 
 @pytest.fixture(scope="module")
