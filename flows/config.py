@@ -14,8 +14,8 @@ from pydantic import AfterValidator, Field, ValidationError, ValidationInfo, fie
 
 from ae_models.errors import InputError
 from flows import config_yaml
-from flows.config_channels import CHANNELS, Channel, LogChannel, WebhookChannel
-from flows.config_faults import Vocabulary, message, model_faults, nearest
+from flows.config_channels import ABOUT, CHANNELS, SECRET_KEYS, Channel, LogChannel, WebhookChannel
+from flows.config_faults import Fault, Vocabulary, message, model_faults, nearest, written
 from flows.config_incidents import IncidentsConfig
 from flows.config_networks import CORRUPTIONS, MODELS, AutoConfig, ConvolutionalConfig, LinearConfig, ModelConfig
 from flows.config_sections import (
@@ -110,6 +110,9 @@ class PipelineEntry(Part):
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"two channels are named '{twice[0]}': give each channel a name of its own")
+        heard = {kind for channel in alerts for kind in channel.about}
+        if alerts and (unheard := [kind for kind in ABOUT if kind not in heard]):
+            raise ValueError(f"no channel is about {', '.join(unheard)}: leave about out of one, or add a channel")
         return alerts
 
     @field_validator("incidents")
@@ -197,10 +200,30 @@ def load(path: Path, environment: Mapping[str, str]) -> Settings:
         file = SettingsFile.model_validate(document.values, context={"folder": path.parent})
     except ValidationError as error:
         faults = faults + model_faults(error, document.lines, document.unknown, VOCABULARY)
+    faults = faults + _secrets_in(document, faults)
     if faults or file is None:
         raise InputError(message(path, faults))
     pipelines = {name: PipelineConfig(name=name, **dict(entry)) for name, entry in file.pipelines.items()}
     return Settings(path=path, workspace=file.workspace, dashboard=file.dashboard.rstrip("/"), pipelines=pipelines)
+
+
+def _secrets_in(document: config_yaml.Document, faults: Sequence[Fault]) -> list[Fault]:
+    """The secrets that stand in the file itself, in channels that are right otherwise."""
+    channels = [place for place in document.lines if len(place) == 4 and place[2] == "alerts"]
+    wrong = tuple(fault.path for fault in faults)
+    found = []
+    for pipelines, name, alerts, place in channels:
+        channel = document.values[pipelines][name][alerts][place]
+        if not isinstance(channel, dict) or any(
+            path.startswith(written((pipelines, name, alerts, place))) for path in wrong
+        ):
+            continue
+        for key in SECRET_KEYS.get(str(channel.get("type")), ()):
+            location = (pipelines, name, alerts, place, key)
+            if channel.get(key) is not None and location not in document.expanded:
+                sentence = "is secret and must not stand in the file: write ${NAME} and export that variable"
+                found.append(Fault(document.lines[location], written(location), sentence))
+    return found
 
 
 Section = Literal["data", "model", "training", "threshold"]

@@ -50,7 +50,7 @@ def after_batch(
             _add_alarm(book, pipeline, finding, standing.get(finding.kind), batch_key, place)
         for kind, incident in standing.items():
             if kind == "missing":
-                _write(book, *closed(incident, "", audience(pipeline), book.now))
+                _write(book, *closed(incident, "", audience(pipeline, kind), book.now))
             elif kind not in LASTING and _is_clean(verdict, kind):
                 _keep(book, pipeline, passed(incident, place), incident)
 
@@ -104,7 +104,8 @@ def acknowledge(ledger: Ledger, settings: Settings, number: int, by: str, commen
     """The incident, acknowledged; raises InputError where there is none of that number, or it is over."""
 
     def ours(incident: Incident, book: IncidentBook) -> tuple[Incident, tuple[Message, ...]]:
-        return acknowledged(incident, by, comment, audience(settings.pipelines.get(incident.pipeline)), book.now)
+        told = audience(settings.pipelines.get(incident.pipeline), incident.kind)
+        return acknowledged(incident, by, comment, told, book.now)
 
     return _by_hand(ledger, number, ours)
 
@@ -126,14 +127,16 @@ def close(
             incident = replace(incident, judgement=judgement, comment=comment or incident.comment)
         if incident.closed_at is not None:
             return incident, ()
-        return closed(incident, by, audience(settings.pipelines.get(incident.pipeline)), book.now, comment)
+        told = audience(settings.pipelines.get(incident.pipeline), incident.kind)
+        return closed(incident, by, told, book.now, comment)
 
     return _by_hand(ledger, number, over, past=judgement is not None), nominal
 
 
-def audience(pipeline: PipelineConfig | None) -> Mapping[str, Severity]:
-    """The least severity that each of the pipeline's channels hears of; nobody where it is not configured any more."""
-    return {channel.name: channel.minimum_severity for channel in pipeline.alerts} if pipeline else {}
+def audience(pipeline: PipelineConfig | None, kind: str) -> Mapping[str, Severity]:
+    """The least severity that each of the pipeline's channels about that kind hears of; none where it is gone."""
+    channels = pipeline.alerts if pipeline else ()
+    return {channel.name: channel.minimum_severity for channel in channels if kind in channel.about}
 
 
 def lasts(book: IncidentBook, pipeline: PipelineConfig, kind: str, origin: str, finding: Finding | None) -> None:
@@ -145,7 +148,7 @@ def lasts(book: IncidentBook, pipeline: PipelineConfig, kind: str, origin: str, 
     there = [incident for incident in book.open() if incident.kind == kind]
     if finding is None:
         for incident in there:
-            _write(book, *closed(incident, "", audience(pipeline), book.now))
+            _write(book, *closed(incident, "", audience(pipeline, kind), book.now))
     elif not there and not book.knows(key_of(pipeline.name, kind, origin)):
         _keep(book, pipeline, begun(pipeline.name, finding, origin, book.now, book.now), None)
 
@@ -216,7 +219,7 @@ def _keep(
     """Keeps an incident as it stands now, with the messages that came due."""
     if before is None:
         incident = book.write(incident)  # which gives it the number that its messages name
-    after, messages = settled(incident, before, pipeline.incidents, audience(pipeline), book.now)
+    after, messages = settled(incident, before, pipeline.incidents, audience(pipeline, incident.kind), book.now)
     if after != before:
         _write(book, after, messages, batch_key)
     return after

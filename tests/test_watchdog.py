@@ -393,6 +393,21 @@ class TestSeverity:
         assert tiles.heard() == ["alarm", "acknowledged", "escalated"]
 
 
+class TestOwners:
+    """Each kind of incident is seen to by those whom it concerns."""
+
+    def test_a_channel_hears_of_what_it_is_about(self, line: Callable[..., Line]) -> None:
+        """From the first message to the last, and of nothing else, acknowledgements included."""
+        tiles = line({"name": "camera", "about": ["moved", "missing"]}, {"name": "quality", "about": ["defects"]})
+        tiles.batches("moved")
+        watchdog.acknowledge(tiles.ledger, tiles.settings, 1, "anna", "")
+        watchdog.close(tiles.ledger, tiles.settings, 1, "anna")
+        tiles.batches("defects")
+        assert tiles.heard("camera") == ["alarm", "acknowledged", "resolved"]
+        assert tiles.heard("quality") == ["alarm"]
+        assert tiles.heard("ops") == ["alarm", "acknowledged", "resolved", "alarm"]
+
+
 class TestReminders:
     """While nobody sees to it."""
 
