@@ -793,13 +793,17 @@ _JUDGEMENTS = sa.Table(  # whoever judges batches, and however: one word on each
     sa.Column("note", _Words, nullable=False),
     sa.Column("judged_at", _Time, nullable=False),
 )
-_FALSE = (_JUDGEMENTS.c.batch_key == _BATCHES.c.key) & (_JUDGEMENTS.c.judgement == "false alarm")
+_FALSE = _JUDGEMENTS.c.judgement == "false alarm"
 _FINDING_THAT_STANDS = sa.exists().where(
     _INCIDENT_BATCHES.c.batch_key == _BATCHES.c.key,
     _INCIDENT_BATCHES.c.incident == _INCIDENTS.c.number,
-    ~sa.exists().where(_FALSE, _JUDGEMENTS.c.finding == _INCIDENTS.c.kind),
+    ~sa.exists().where(
+        _FALSE,
+        _JUDGEMENTS.c.batch_key == _INCIDENT_BATCHES.c.batch_key,
+        _JUDGEMENTS.c.finding == _INCIDENTS.c.kind,
+    ),
 )
-_FALSE_ALARM = sa.exists().where(_FALSE) & ~_FINDING_THAT_STANDS
+_FALSE_ALARM = sa.exists().where(_FALSE, _JUDGEMENTS.c.batch_key == _BATCHES.c.key) & ~_FINDING_THAT_STANDS
 _RECORDS = sa.select(_BATCHES, _FALSE_ALARM.label("false_alarm"))
 _WORST_WORD = (
     sa.select(sa.func.max(_JUDGEMENTS.c.judgement))  # "true alarm" where that was said of any batch

@@ -145,12 +145,15 @@ def test_an_incident_that_is_over_can_be_judged(line: Line) -> None:
 
 
 def test_a_batch_with_two_findings_is_nominal_once_both_were_false(line: Line) -> None:
-    """Files that could not be read were a fault, whatever its flagged images were."""
+    """Files that could not be read were a fault, whatever its flagged images were, and whatever those of others."""
     line.batch("a", "defects and unreadable", 8)
     assert line.say(1)[1] == 0
-    assert line.flagged() == []
+    line.rules = {"close_after": 0}
+    line.batch("b", "unreadable", 9)
+    line.say(3)
+    assert line.flagged() == [9]
     assert line.say(2)[1] == 1
-    assert line.flagged() == [8]
+    assert line.flagged() == [8, 9]
 
 
 def test_a_batch_that_could_not_be_scored_has_no_share_of_flags(line: Line) -> None:
