@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 NumberArgument = Annotated[int, typer.Argument(help="The incident's number.", show_default=False)]
 ByOption = Annotated[str | None, typer.Option(help="Who does.", show_default="your user name")]
-
 CommentOption = Annotated[str, typer.Option(help="What the others should know.")]
 
 
@@ -171,10 +170,10 @@ def _closing(incident: "Incident", by: str, nominal: int) -> str:
     said = f"Closed as a {incident.judgement}, as {by} says: {name_of(incident)}."
     if incident.judgement == "true alarm":
         return said
-    more = (
-        "" if nominal == incident.batches else "; the others alarmed for something else too, which nobody called false"
-    )
-    return f"{said} Batches of it that count as nominal from now on: {nominal} of {incident.batches}{more}."
+    counted = f"{said} Batches of it that count as nominal from now on: {nominal} of {incident.batches}"
+    if nominal < incident.batches:
+        return f"{counted}; the others alarmed for something else too, which nobody called false."
+    return f"{counted}."
 
 
 def _state(incident: "Incident") -> str:

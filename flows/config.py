@@ -15,7 +15,7 @@ from pydantic import AfterValidator, Field, ValidationError, ValidationInfo, fie
 from ae_models.errors import InputError
 from flows import config_yaml
 from flows.config_channels import ABOUT, CHANNELS, SECRET_KEYS, Channel, LogChannel, WebhookChannel
-from flows.config_faults import Fault, Vocabulary, message, model_faults, nearest, written
+from flows.config_faults import Fault, Location, Vocabulary, message, model_faults, nearest, written
 from flows.config_incidents import IncidentsConfig
 from flows.config_networks import CORRUPTIONS, MODELS, AutoConfig, ConvolutionalConfig, LinearConfig, ModelConfig
 from flows.config_sections import (
@@ -208,22 +208,22 @@ def load(path: Path, environment: Mapping[str, str]) -> Settings:
 
 
 def _secrets_in(document: config_yaml.Document, faults: Sequence[Fault]) -> list[Fault]:
-    """The secrets that stand in the file itself, in channels that are right otherwise."""
-    channels = [place for place in document.lines if len(place) == 4 and place[2] == "alerts"]
-    wrong = tuple(fault.path for fault in faults)
-    found = []
-    for pipelines, name, alerts, place in channels:
-        channel = document.values[pipelines][name][alerts][place]
-        if not isinstance(channel, dict) or any(
-            path.startswith(written((pipelines, name, alerts, place))) for path in wrong
-        ):
-            continue
-        for key in SECRET_KEYS.get(str(channel.get("type")), ()):
-            location = (pipelines, name, alerts, place, key)
-            if channel.get(key) is not None and location not in document.expanded:
-                sentence = "is secret and must not stand in the file: write ${NAME} and export that variable"
-                found.append(Fault(document.lines[location], written(location), sentence))
-    return found
+    """The secrets that stand in the file itself, in channels without another fault."""
+    sentence = "is secret and must not stand in the file: write ${NAME} and export that variable"
+    return [
+        Fault(line, written(place), sentence)
+        for place, line in document.lines.items()
+        if _is_a_secret(document, place) and not any(fault.path.startswith(written(place[:4])) for fault in faults)
+    ]
+
+
+def _is_a_secret(document: config_yaml.Document, place: Location) -> bool:
+    if len(place) != 5 or place[2] != "alerts" or place in document.expanded:
+        return False
+    pipelines, name, alerts, number, key = place
+    channel = document.values[pipelines][name][alerts][number]
+    secret = isinstance(channel, dict) and key in SECRET_KEYS.get(str(channel.get("type")), ())
+    return secret and channel[key] is not None
 
 
 Section = Literal["data", "model", "training", "threshold"]
