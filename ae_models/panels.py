@@ -157,7 +157,7 @@ def recipe_figure(selection: Selection, defects: str) -> Figure:
     """AUROC of every recipe by kind of defect as a heat map, the best recipe first; chosen ones are marked."""
     table = selection.table()
     kinds = list(selection.trials[0].aurocs)
-    values = np.array([[float(row[kind]) for kind in kinds] for row in table])
+    values = np.array([[float(row.get(kind, np.nan)) for kind in kinds] for row in table])
     figure = Figure(figsize=(4.5 + 0.7 * len(kinds), 1.6 + 0.3 * len(table)), layout="constrained")
     axes = figure.subplots()
     picture = axes.imshow(values, cmap="viridis", vmin=0.5, vmax=1, aspect="auto")
@@ -165,7 +165,8 @@ def recipe_figure(selection: Selection, defects: str) -> Figure:
     axes.set_yticks(range(len(table)), names, fontsize=8)
     axes.set_xticks(range(len(kinds)), kinds, rotation=45, ha="right", fontsize=8)
     for (row, column), value in np.ndenumerate(values):
-        axes.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=7, color="w" if value < 0.8 else "k")
+        words = "taught" if np.isnan(value) else f"{value:.2f}"  # what a network learned from says nothing of it
+        axes.text(column, row, words, ha="center", va="center", fontsize=7, color="w" if value < 0.8 else "k")
     axes.set_title(f"AUROC on {defects}; * in the detector", fontsize=10)
     figure.colorbar(picture, shrink=0.6)
     return figure

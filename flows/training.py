@@ -188,6 +188,7 @@ def _learn(
         shown,
         baseline,
         pipeline.training.seed,
+        pipeline.training.device,
         tracking,
         run_id,
         progress,

@@ -27,6 +27,7 @@ def pytest_configure(config: pytest.Config) -> None:
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "DO_NOT_TRACK": "1",
+        "OMP_NUM_THREADS": "1",  # tests share the cores: threads that wait for each other take many times as long
     }
 
 
