@@ -206,9 +206,14 @@ class Tracking:
         with tempfile.TemporaryDirectory() as folder:
             return self.artifact(run_id, name, Path(folder)).read_bytes()
 
-    def run_url(self, pipeline: str, run_id: str) -> str:
-        """Where a browser shows the run."""
-        return f"{self._dashboard.rstrip('/')}/#/experiments/{self._experiment(pipeline)}/runs/{run_id}{VIEW}"
+    def run_url(self, pipeline: str, run_id: str, artifact: str = "") -> str:
+        """Where a browser shows the run, or one of its artifacts."""
+        place = f"/artifacts/{quote(artifact)}" if artifact else ""
+        return f"{self._dashboard.rstrip('/')}/#/experiments/{self._experiment(pipeline)}/runs/{run_id}{place}{VIEW}"
+
+    def version_url(self, pipeline: str, version: str) -> str:
+        """Where a browser shows a version of the pipeline's model."""
+        return f"{self._dashboard.rstrip('/')}/#/models/{quote(pipeline)}/versions/{version}{VIEW}"
 
     def experiment_url(self, pipeline: str) -> str:
         """Where a browser shows all runs of the pipeline."""
