@@ -22,7 +22,7 @@ function shape(parent, tag, attributes, text) {
 function told(number) {
   if (number === null || number === undefined) return "none";
   const size = Math.abs(number);
-  if (size !== 0 && (size < 1e-3 || size >= 1e6)) return number.toExponential(2).replace("e+", "e");
+  if (size !== 0 && (size < 1e-3 || size >= 1e6)) return Number(number.toPrecision(3)).toExponential().replace("e+", "e");
   return String(Number(number.toPrecision(4)));
 }
 

@@ -1,6 +1,6 @@
 """What it costs to record a scored batch beside scoring it: its report, its rows, its run in MLflow.
 
-    python -m benchmarks.recording [--images 10000] [--size 128] [--models linear auto] [--output recording.json]
+    python -m benchmarks.recording [--images 10000] [--size 128] [--models linear convolutional] [--output recording.json]
 
 Images are drawn by a seed: smooth patterns with noise, of which a share has a speckled square. Scoring and recording
 are timed one after the other in the same run, and their ratio is the figure.
@@ -92,7 +92,7 @@ def cost(workspace: Workspace, champion: ChampionVersion, batch: Batch, model: s
     claim = ledger.claim("images", batch.id, manifest, champion.version, champion.calibration_run)
     assert isinstance(claim, Claim)
     scored = score_batch(batch, champion.champion, pipeline, PROGRESS, lambda: None)
-    around = Surroundings(stream_of(pipeline, champion, ledger), None)
+    around = Surroundings(stream_of(pipeline, champion, ledger), "monitor", None)
     memory, start = psutil.Process().memory_info().rss, time.perf_counter()
     run_id = record_batch(pipeline, batch, champion, scored, around, claim, manifest, tracking)
     seconds = time.perf_counter() - start
@@ -128,7 +128,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--images", type=int, default=10_000, help="in a batch (default: 10000)")
     parser.add_argument("--size", type=int, default=128, help="height and width (default: 128)")
-    parser.add_argument("--models", nargs="+", default=["linear", "auto"], help="networks (default: linear auto)")
+    parser.add_argument("--models", nargs="+", default=["linear", "convolutional"], help="networks (default: linear convolutional)")
     parser.add_argument("--output", type=Path, help="also write the figures to this JSON file")
     arguments = parser.parse_args()
     costs = []

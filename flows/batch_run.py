@@ -22,10 +22,12 @@ class Surroundings:
 
     Attributes:
         stream: the batches of its calibration together, with this one.
+        monitor: the run that shows the pipeline over time.
         previous: name and run of the batch that was decided before it; None for the first.
     """
 
     stream: Stream
+    monitor: str
     previous: tuple[str, str] | None
 
 
@@ -123,7 +125,8 @@ def _description(
         *_more(scored, around.stream),
         "",
         f"Decided by {version} ({link('calibration', champion.calibration_run)}, "
-        f"{link('training', champion.training_run)}). {_previous(pipeline, around, tracking)}",
+        f"{link('training', champion.training_run)}). {_previous(pipeline, around, tracking)} "
+        f"{link('The pipeline over time', around.monitor)}.",
     ]
     if batch.left_out:
         lines += ["", as_text(left_out(batch))]

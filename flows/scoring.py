@@ -21,6 +21,7 @@ from flows.alerts import Alert
 from flows.batch_run import WORST, Surroundings, record_batch
 from flows.config import PipelineConfig
 from flows.ledger import AlreadyDone, Busy, Claim, IncidentBook, Ledger
+from flows.monitor import monitor_run, point_of
 from flows.progress import Progress
 from flows.report import ScoredBatch
 from flows.sources import Batch, inbox_batches, loose_files
@@ -157,7 +158,8 @@ def score_and_record(
         if counts_in_stream(scored.verdict):
             stream = stream.after(scored.verdict.flagged, scored.verdict.scored)
         before = ledger.history(pipeline.name, 1)
-        around = Surroundings(stream, (before[0].batch, before[0].run_id) if before else None)
+        monitor = monitor_run(pipeline.name, tracking, ledger)
+        around = Surroundings(stream, monitor, (before[0].batch, before[0].run_id) if before else None)
         run_id = record_batch(pipeline, batch, champion, scored, around, claim, manifest_hash, tracking)
         url = tracking.run_url(pipeline.name, run_id)
         step = StreamStep(pipeline, champion, scored.verdict, _stream_alert(pipeline, claim, url))
@@ -172,6 +174,7 @@ def score_and_record(
             n_unreadable=scored.verdict.unreadable,
             stream=step if counts_in_stream(scored.verdict) else None,
             settle=_settle(after_batch(pipeline, claim.key, scored.verdict, alert, batch.taken_at()), step),
+            point=lambda: point_of(champion.champion, scored, step.stream or stream),
         )
     except BaseException:
         ledger.release(claim)

@@ -12,6 +12,7 @@ from PIL import Image
 
 from ae_models.batch_page import BatchPage, Pictures, ShownImage
 from ae_models.images import ImageSpec
+from ae_models.monitor_page import Chart, MonitorPage, WatchedBatch
 from ae_models.pages import EXACT, picture_address
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>&amp;'\"\u2028\udcff __DATA__ __STYLE__"
@@ -64,7 +65,16 @@ def batch_page(words: str = "tile.png") -> BatchPage:
     )
 
 
-PAGES = {"batch": lambda words: batch_page(words).html()}
+def monitor_page(words: str = "monday", count: int = 3) -> MonitorPage:
+    """A page on as many batches, every third of which alarmed, with `words` wherever there is text."""
+    batches = [WatchedBatch(words, words, words, words if place % 3 == 2 else "") for place in range(count)]
+    calibrations = ["first"] * (count - 1) + ["second"] * min(1, count)
+    values = [0.1 * place for place in range(count)]
+    chart = Chart(words, {words: values}, {words: [0.5] * count}, ([0.1] * count, [0.2] * count))
+    return MonitorPage(words, [words], batches, calibrations, [chart])
+
+
+PAGES = {"batch": lambda words: batch_page(words).html(), "monitor": lambda words: monitor_page(words).html()}
 
 
 def data_of(text: str) -> Any:
@@ -148,6 +158,36 @@ class TestBatchPage:
         """A reason may hold anything that a decoder says, and the page stays a page."""
         held = data_of(replace(batch_page(), unreadable=[("a", "b" * 10_000)]).html())
         assert len(held["unreadable"][0][1]) == 300
+
+
+class TestMonitorPage:
+    """What the page of a pipeline over time holds."""
+
+    def test_it_holds_batches_alarms_and_recalibrations(self) -> None:
+        """Alarms and the places at which another calibration begins to decide are known by place."""
+        held = data_of(monitor_page().html())
+        assert held["batches"] == [["monday"] * 3] * 3
+        assert held["alarms"] == [[2, "monday"]]
+        assert held["recalibrations"] == [2]
+
+    def test_limits_are_told_where_they_change(self) -> None:
+        """So that a page of thousands of batches stays small; measured values have four digits."""
+        chart = Chart("a", {"b": [1 / 3, None, np.nan]}, {"c": [1, 1, 2]})
+        held = data_of(replace(monitor_page(), charts=[chart]).html())["charts"][0]
+        assert held["series"] == [["b", [0.3333, None, None]]]
+        assert held["limits"] == [["c", [[0, 1], [2, 2]]]]
+        assert held["band"] is None
+
+    def test_a_page_of_5000_batches_is_small(self) -> None:
+        """With nine charts it has less than two megabytes."""
+        random = np.random.default_rng(0)
+        values = random.random((9, 5000)).tolist()
+        charts = [Chart("a", {"b": column}, {"c": [0.5] * 5000}) for column in values]
+        assert len(replace(monitor_page("2024-05-17-line-3", 5000), charts=charts).html()) < 2_000_000
+
+    def test_a_pipeline_without_a_batch_has_a_page(self) -> None:
+        """Nothing was decided yet."""
+        assert data_of(monitor_page(count=0).html())["batches"] == []
 
 
 class TestPictureAddress:
