@@ -9,7 +9,7 @@ from flows.ledger import Claim, utc_now
 from flows.report import ScoredBatch, left_out, report_on, state
 from flows.sources import Batch
 from flows.streams import Stream
-from flows.tracking import ChampionVersion, Tracking
+from flows.tracking import ChampionVersion, Tracking, as_text
 
 REPORT, WORST, SCORES = "report.html", "worst.png", "scores.parquet"  # the run's artifacts; alerts carry the picture
 NAMED = 10  # unreadable files in the description
@@ -110,17 +110,16 @@ def _description(
     run_id: str,
     tracking: Tracking,
 ) -> str:
-    """The run's page in Markdown: the verdict, and where to look further."""
+    """The run's page in Markdown: the verdict, and where to look further; MLflow folds all but the first lines."""
 
     def link(words: str, run: str, artifact: str = "") -> str:
         return f"[{words}]({tracking.run_url(pipeline.name, run, artifact)})"
 
     version = f"[version {champion.version}]({tracking.version_url(pipeline.name, champion.version)})"
     lines = [
-        f"**{state(scored.verdict)}**. {' '.join(scored.verdict.sentences())}",
+        f"**{state(scored.verdict)}. {link('Open the report', run_id, REPORT)}**",
         "",
-        f"**{link('Open the report', run_id, REPORT)}**: the images that matter, one by one. Every image is a row of "
-        f"`{SCORES}`.",
+        *(f"- {sentence}" for sentence in scored.verdict.sentences()),
         "",
         *_more(scored, around.stream),
         "",
@@ -148,9 +147,3 @@ def _unreadable(scored: ScoredBatch) -> list[str]:
     lines = ["", "| unreadable file | reason |", "|---|---|"]
     lines += [f"| {as_text(Path(uri).name[:LETTERS])} | {as_text(reason[:LETTERS])} |" for uri, reason in rows]
     return lines + (["", f"and {len(files) - NAMED:,} more, in the report."] if len(files) > NAMED else [])
-
-
-def as_text(words: str) -> str:
-    """Words of others as Markdown that shows them as they are: no HTML, no links, no table cells of their own."""
-    escaped = "".join(f"\\{letter}" if letter in r"\`*_{}[]()#+!|~" else letter for letter in words)
-    return escaped.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("\n", " ")

@@ -9,6 +9,8 @@ from flows.ledger import WaitingChannel
 from flows.running import calibration_is_due, changes_since_training
 from flows.workspace import Workspace
 
+COLUMNS = ("pipeline", "state", "champion", "threshold", "batches", "last batch", "open incidents", "alerts waiting")
+
 
 @dataclass(frozen=True)
 class PipelineState:
@@ -24,6 +26,19 @@ class PipelineState:
     alerts_waiting: int
     waiting_channels: tuple[WaitingChannel, ...]
     url: str
+
+    def cells(self) -> tuple[str, ...]:
+        """What stands below COLUMNS."""
+        return (
+            self.name,
+            self.state,
+            self.champion or "none",
+            self.threshold or "",
+            str(self.batches),
+            self.last_batch or "none",
+            ", ".join(self.open_incidents) or "none",
+            str(self.alerts_waiting),
+        )
 
 
 def pipeline_states(workspace: Workspace) -> list[PipelineState]:

@@ -15,6 +15,7 @@ from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
 from time import time
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import quote
 
@@ -88,12 +89,22 @@ class LoggedPoint:
     metrics: Mapping[str, float | None]
 
 
+def as_text(words: str) -> str:
+    """Words of others as Markdown that shows them as they are: no HTML, no links, no table cells of their own."""
+    escaped = "".join(f"\\{letter}" if letter in r"\`*_{}[]()#+!|~" else letter for letter in words)
+    return escaped.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("\n", " ")
+
+
 class Tracking:
     """One MLflow store: an embedded one in the workspace, or the server that MLFLOW_TRACKING_URI names."""
 
-    def __init__(self, settings: Settings, environment: Mapping[str, str]) -> None:
+    def __init__(
+        self, settings: Settings, environment: Mapping[str, str], tags: Mapping[str, str] = MappingProxyType({})
+    ) -> None:
+        """The store; every run that is started gets the tags."""
         self.uri = environment.get("MLFLOW_TRACKING_URI") or f"sqlite:///{settings.workspace / 'mlflow.db'}"
         self.embedded = not environment.get("MLFLOW_TRACKING_URI")  # compose files set it to nothing
+        self._tags = tags
         self._workspace = settings.workspace
         self._dashboard = self.uri if self.uri.startswith("http") else settings.dashboard
         self._client = self._connect()
@@ -124,7 +135,7 @@ class Tracking:
 
     def start_run(self, pipeline: str, kind: str, name: str, tags: Mapping[str, str]) -> str:
         """A new run of `kind` (training, calibration, batch, monitor) in the pipeline's experiment; its id."""
-        tags = {"reconwatch.kind": kind, "reconwatch.pipeline": pipeline, **tags}
+        tags = {"reconwatch.kind": kind, "reconwatch.pipeline": pipeline, **self._tags, **tags}
         run = self._client.create_run(self._experiment(pipeline), run_name=name, tags=tags)
         return str(run.info.run_id)
 
@@ -242,6 +253,11 @@ class Tracking:
         place = f"/artifacts/{quote(artifact)}" if artifact else ""
         return f"{self._dashboard.rstrip('/')}/#/experiments/{self._experiment(pipeline)}/runs/{run_id}{place}{VIEW}"
 
+    def search_url(self, pipeline: str, tags: Mapping[str, str]) -> str:
+        """Where a browser shows the pipeline's runs that have these `reconwatch.` tags."""
+        condition = " and ".join(f"tags.`reconwatch.{name}` = '{value}'" for name, value in tags.items())
+        return f"{self.experiment_url(pipeline)}&searchFilter={quote(condition)}"
+
     def version_url(self, pipeline: str, version: str) -> str:
         """Where a browser shows a version of the pipeline's model."""
         return f"{self._dashboard.rstrip('/')}/#/models/{quote(pipeline)}/versions/{version}{VIEW}"
@@ -272,9 +288,7 @@ class Tracking:
 
     # Model versions
 
-    def register(
-        self, pipeline: str, run_id: str, champion: Champion, tags: Mapping[str, str], description: str
-    ) -> str:
+    def register(self, pipeline: str, run_id: str, champion: Champion, tags: Mapping[str, str]) -> str:
         """Register detector and threshold as one self-contained pyfunc version, as challenger; its number."""
         with tempfile.TemporaryDirectory() as scratch:
             parts, model = Path(scratch) / "champion", Path(scratch) / "model"
@@ -287,9 +301,13 @@ class Tracking:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
         source = f"{self._client.get_run(run_id).info.artifact_uri}/model"
-        made = self._client.create_model_version(pipeline, source, run_id, dict(tags), description=description)
+        made = self._client.create_model_version(pipeline, source, run_id, dict(tags))
         self._client.set_registered_model_alias(pipeline, CHALLENGER, made.version)
         return str(made.version)
+
+    def describe(self, pipeline: str, version: str, description: str) -> None:
+        """Give a version its description, in Markdown."""
+        self._client.update_model_version(pipeline, version, description)
 
     def promote(self, pipeline: str, version: str) -> None:
         """Let a version decide batches from now on."""
