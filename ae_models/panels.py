@@ -194,8 +194,6 @@ def _draw_by_threshold(axes: Axes, curve: DetectionCurves, threshold: float) -> 
     axes.step(thresholds, curve.precision[:-1], where="post", label="precision")
     axes.step(thresholds, curve.precision_recall[:-1], where="post", linestyle="--", label="recall")
     axes.axvline(threshold, color="black", linestyle=":", label=f"threshold {threshold:.4g}")
-    if thresholds[0] > 0:
-        axes.set_xscale("log")
     axes.set(title="precision and recall by threshold", xlabel="threshold", ylim=(-0.03, 1.03))
     axes.grid(alpha=0.3)
     axes.legend()
