@@ -354,8 +354,8 @@ def status(context: typer.Context, config: ConfigOption = None, as_json: JsonOpt
         return
     print_table(COLUMNS, [state.cells() for state in states], "Pipelines")
     for state in states:
-        for waiting in state.waiting_channels:
-            typer.echo(in_words(waiting))
+        for sentence in (*map(in_words, state.waiting_channels), *filter(None, [state.sentence()])):
+            typer.echo(sentence)
 
 
 app.command()(watchdog)

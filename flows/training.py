@@ -37,6 +37,7 @@ from flows.tracking import Tracking, as_text
 
 MAPPED = 600  # images on the map of codes
 SHOWN = 8  # images in the sheets of reconstructions
+CHOOSERS = "labelled_that_chose.parquet"  # the artifact of a training run by labelled images
 ENOUGH_BASELINE = 32  # components of the baseline, as many as the linear network's code
 
 
@@ -134,6 +135,7 @@ def train(pipeline: PipelineConfig, tracking: Tracking, progress: Progress) -> T
         _log_data(pipeline, tracking, run_id, found, images, sides)
         pairs = _log_near_duplicates(tracking, run_id, images, sides, progress)
         learnt = _learn(pipeline, tracking, run_id, images, sides, labelled, progress)
+        _log_choosers(tracking, run_id, learnt, labelled)
         aurocs = _log_detection(tracking, run_id, learnt, labelled, progress)
         _log_detector(tracking, run_id, learnt, images.pixels[sides["validation"]])
         _log_code_map(pipeline, tracking, run_id, learnt, images, sides)
@@ -214,7 +216,7 @@ def _labelled_half(
     if labelled is None:
         return None, frozenset()
     found, truth = labelled
-    groups = [item.group or item.uri for item in found.items]
+    groups = _groups(found.items)
     if len(set(groups)) < 2:
         return None, frozenset()
     places = split_by_group(groups, {"shown": 0.5, "kept": 0.5}, seed)["shown"][:MOST]
@@ -515,6 +517,16 @@ def _log_description(pipeline: PipelineConfig, tracking: Tracking, report: Train
     found = tracking.search_url(pipeline.name, {"training_run": report.run_id})
     lines = [*(f"- {as_text(sentence)}" for sentence in report.sentences()), "", f"[Its calibrations]({found})"]
     tracking.log(report.run_id, tags={"mlflow.note.content": "\n".join(lines)})
+
+
+def _log_choosers(
+    tracking: Tracking, run_id: str, learnt: Learnt, labelled: tuple[Found, NDArray[np.bool_]] | None
+) -> None:
+    """Which labelled images chose the recipe, where they did: they are no judges of it."""
+    chose = [item for item in labelled[0].items if item.uri in learnt.shown] if labelled else []
+    if chose:
+        rows = [(item.uri, item.group, content_hash(item)) for item in chose]
+        tracking.log_table(run_id, pd.DataFrame(rows, columns=["uri", "group", "sha256"]), CHOOSERS)
 
 
 def _log_detection(
