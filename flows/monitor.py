@@ -97,9 +97,10 @@ def update_monitor(name: str, tracking: Tracking, ledger: Ledger) -> None:
 
 
 def _begun(name: str, tracking: Tracking, ledger: Ledger, instead_of: str) -> MonitorRun:
-    ours = tracking.start_run(name, KIND, f"{name} over time", {})
+    left = tracking.begun_run(name, KIND)  # by a process that died before the ledger knew, or that is as far as we are
+    ours = left or tracking.start_run(name, KIND, f"{name} over time", {})
     run = ledger.take_monitor_run(name, ours, instead_of)
-    if run.run_id != ours:  # another process was first
+    if run.run_id != ours and left is None:  # another process was first
         tracking.delete(ours)
     return run
 

@@ -276,6 +276,13 @@ class Tracking:
         for run in self._search(pipeline, "batch", f"tags.`reconwatch.key` = '{key}'", 100):
             self.delete(run.info.run_id)
 
+    def begun_run(self, pipeline: str, kind: str) -> str | None:
+        """The newest run of `kind` that was begun and got no metric yet; None where there is none."""
+        empty = [
+            run for run in self._search(pipeline, kind, "attributes.status = 'RUNNING'", 10) if not run.data.metrics
+        ]
+        return str(empty[0].info.run_id) if empty else None
+
     def delete(self, run_id: str) -> None:
         """Delete a run; it stays restorable in MLflow's bin."""
         self._client.delete_run(run_id)

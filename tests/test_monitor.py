@@ -160,6 +160,16 @@ class TestMonitorRun:
         assert experiment is not None
         assert [run.info.run_id for run in client.search_runs([experiment.experiment_id])] == [first.run_id]
 
+    def test_a_run_that_was_begun_and_not_told_is_used(
+        self, client: MlflowClient, workspace: Workspace, report: RunReport
+    ) -> None:
+        """Killed after MLflow began it and before the ledger knew: the next process leaves no second one."""
+        left = workspace.tracking.start_run("wood", "monitor", "wood over time", {})
+        assert monitor_run("wood", workspace.tracking, workspace.ledger) == left
+        experiment = client.get_experiment_by_name("reconwatch/wood")
+        assert experiment is not None
+        assert [run.info.run_id for run in client.search_runs([experiment.experiment_id])] == [left]
+
     def test_nothing_new_costs_nothing(self, shown: str, workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
         """Without a new batch MLflow is not asked at all."""
         for name in ("log_points", "log_folder", "log", "is_there", "start_run"):
