@@ -169,6 +169,8 @@ def _shown(scored: ScoredBatch, images: Sequence[ShownImage]) -> str:
     else:
         others = f"the other {flagged - shown:,} are rows of scores.parquet, beside this page"
         words = f"The worst {shown:,} of {flagged:,} flagged images are here, by p-value; {others}."
+    if flagged and any(UNFLAGGED in image.marks and AUDIT not in image.marks for image in images):
+        words += " After them come the highest scores of the others."
     audited = sum(AUDIT in image.marks for image in images)
     return f"{words} Of all that could be read, {audited:,} were drawn at random, for audit." if audited else words
 

@@ -121,6 +121,15 @@ def test_a_nominal_batch_shows_its_highest_scores() -> None:
     assert held["shown"] == "No image is flagged; these are the ones with the highest scores."
 
 
+def test_few_flagged_images_are_not_alone() -> None:
+    """Beside them stand the highest scores of the others, for comparison; the page says so."""
+    held, _, _ = drawn(batch_of([damaged(90)] * 3 + [NOMINAL] * 20))
+    assert [len(names(held, mark)) for mark in ("flagged", "not flagged")] == [3, 9]
+    assert held["shown"] == (
+        "All flagged images (3) are here, by p-value. After them come the highest scores of the others."
+    )
+
+
 def test_images_drawn_for_audit_are_shown() -> None:
     """They come after the flagged ones, and are marked."""
     held, _, _ = drawn(batch_of([damaged(90)] * 15 + [NOMINAL] * 20), audit=[17, 30])
