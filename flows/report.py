@@ -185,7 +185,6 @@ def _facts(champion: ChampionVersion, scored: ScoredBatch, time: datetime) -> di
         "threshold": f"{champion.champion.threshold.value:.4g}",
         "decided by version": champion.version,
         "scored": f"{time:%Y-%m-%d %H:%M} UTC",
-        "images a second": f"{len(scored.table) / max(scored.seconds, 1e-9):,.0f}",
     }
 
 
