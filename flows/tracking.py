@@ -8,12 +8,14 @@ import tempfile
 import urllib.error
 import urllib.request
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
 from time import time
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import quote
 
@@ -44,6 +46,7 @@ SERVED_REQUIREMENTS = ("torch", "numpy", "pandas", "pillow", "safetensors", "sci
 CHAMPION, CHALLENGER = "champion", "challenger"
 CHAMPION_PARTS = "model/artifacts/champion"  # the folder of the champion's files in its calibration's run
 LARGEST_PICTURE = 32_000_000  # bytes
+METRICS_AT_ONCE = 1000  # as many as MLflow takes
 VIEW = "?workflowType=machine_learning"  # without it MLflow shows the pages of its language-model side
 
 
@@ -77,12 +80,31 @@ class ChampionVersion:
         return replace(self, champion=replace(self.champion, detector=self.champion.detector.on(device)))
 
 
+@dataclass(frozen=True)
+class LoggedPoint:
+    """Metrics of one step; a value of None is left out."""
+
+    step: int
+    time: datetime
+    metrics: Mapping[str, float | None]
+
+
+def as_text(words: str) -> str:
+    """Words of others as Markdown that shows them as they are: no HTML, no links, no table cells of their own."""
+    escaped = "".join(f"\\{letter}" if letter in r"\`*_{}[]()#+!|~" else letter for letter in words)
+    return escaped.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("\n", " ")
+
+
 class Tracking:
     """One MLflow store: an embedded one in the workspace, or the server that MLFLOW_TRACKING_URI names."""
 
-    def __init__(self, settings: Settings, environment: Mapping[str, str]) -> None:
+    def __init__(
+        self, settings: Settings, environment: Mapping[str, str], tags: Mapping[str, str] = MappingProxyType({})
+    ) -> None:
+        """The store; every run that is started gets the tags."""
         self.uri = environment.get("MLFLOW_TRACKING_URI") or f"sqlite:///{settings.workspace / 'mlflow.db'}"
         self.embedded = not environment.get("MLFLOW_TRACKING_URI")  # compose files set it to nothing
+        self._tags = tags
         self._workspace = settings.workspace
         self._dashboard = self.uri if self.uri.startswith("http") else settings.dashboard
         self._client = self._connect()
@@ -112,8 +134,8 @@ class Tracking:
     # Runs
 
     def start_run(self, pipeline: str, kind: str, name: str, tags: Mapping[str, str]) -> str:
-        """A new run of `kind` (training, calibration, batch) in the pipeline's experiment; its id."""
-        tags = {"reconwatch.kind": kind, "reconwatch.pipeline": pipeline, **tags}
+        """A new run of `kind` (training, calibration, batch, monitor) in the pipeline's experiment; its id."""
+        tags = {"reconwatch.kind": kind, "reconwatch.pipeline": pipeline, **self._tags, **tags}
         run = self._client.create_run(self._experiment(pipeline), run_name=name, tags=tags)
         return str(run.info.run_id)
 
@@ -152,6 +174,26 @@ class Tracking:
             tags=[RunTag(key, str(value)[:5000]) for key, value in (tags or {}).items()],
             synchronous=True,
         )
+
+    def log_points(self, run_id: str, points: Iterable[LoggedPoint]) -> None:
+        """Metrics of many steps. One that is there already, with the same step, time and value, is not added again."""
+        metrics = [
+            Metric(key, float(value), int(point.time.timestamp() * 1000), point.step)
+            for point in points
+            for key, value in point.metrics.items()
+            if value is not None
+        ]
+        for start in range(0, len(metrics), METRICS_AT_ONCE):
+            self._client.log_batch(run_id, metrics[start : start + METRICS_AT_ONCE], synchronous=True)
+
+    def is_there(self, run_id: str) -> bool:
+        """Whether a run exists and was not deleted."""
+        try:
+            return bool(self._client.get_run(run_id).info.lifecycle_stage == "active")
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return False
+            raise
 
     def log_data(self, run_id: str, name: str, digest: str, source: str, profile: Mapping[str, Any]) -> None:
         """What data went in, for the run's Datasets column."""
@@ -206,9 +248,19 @@ class Tracking:
         with tempfile.TemporaryDirectory() as folder:
             return self.artifact(run_id, name, Path(folder)).read_bytes()
 
-    def run_url(self, pipeline: str, run_id: str) -> str:
-        """Where a browser shows the run."""
-        return f"{self._dashboard.rstrip('/')}/#/experiments/{self._experiment(pipeline)}/runs/{run_id}{VIEW}"
+    def run_url(self, pipeline: str, run_id: str, artifact: str = "") -> str:
+        """Where a browser shows the run, or one of its artifacts."""
+        place = f"/artifacts/{quote(artifact)}" if artifact else ""
+        return f"{self._dashboard.rstrip('/')}/#/experiments/{self._experiment(pipeline)}/runs/{run_id}{place}{VIEW}"
+
+    def search_url(self, pipeline: str, tags: Mapping[str, str]) -> str:
+        """Where a browser shows the pipeline's runs that have these `reconwatch.` tags."""
+        condition = " and ".join(f"tags.`reconwatch.{name}` = '{value}'" for name, value in tags.items())
+        return f"{self.experiment_url(pipeline)}&searchFilter={quote(condition)}"
+
+    def version_url(self, pipeline: str, version: str) -> str:
+        """Where a browser shows a version of the pipeline's model."""
+        return f"{self._dashboard.rstrip('/')}/#/models/{quote(pipeline)}/versions/{version}{VIEW}"
 
     def experiment_url(self, pipeline: str) -> str:
         """Where a browser shows all runs of the pipeline."""
@@ -222,7 +274,18 @@ class Tracking:
     def discard(self, pipeline: str, key: str) -> None:
         """Delete the runs of a batch's key, which a process that died left; they stay restorable in MLflow's bin."""
         for run in self._search(pipeline, "batch", f"tags.`reconwatch.key` = '{key}'", 100):
-            self._client.delete_run(run.info.run_id)
+            self.delete(run.info.run_id)
+
+    def begun_run(self, pipeline: str, kind: str) -> str | None:
+        """The newest run of `kind` that was begun and got no metric yet; None where there is none."""
+        empty = [
+            run for run in self._search(pipeline, kind, "attributes.status = 'RUNNING'", 10) if not run.data.metrics
+        ]
+        return str(empty[0].info.run_id) if empty else None
+
+    def delete(self, run_id: str) -> None:
+        """Delete a run; it stays restorable in MLflow's bin."""
+        self._client.delete_run(run_id)
 
     def end_abandoned(self, pipeline: str, kind: str) -> None:
         """Mark as KILLED the runs of `kind` whose process on this host died; they would say for ever that they run."""
@@ -232,9 +295,7 @@ class Tracking:
 
     # Model versions
 
-    def register(
-        self, pipeline: str, run_id: str, champion: Champion, tags: Mapping[str, str], description: str
-    ) -> str:
+    def register(self, pipeline: str, run_id: str, champion: Champion, tags: Mapping[str, str]) -> str:
         """Register detector and threshold as one self-contained pyfunc version, as challenger; its number."""
         with tempfile.TemporaryDirectory() as scratch:
             parts, model = Path(scratch) / "champion", Path(scratch) / "model"
@@ -247,9 +308,13 @@ class Tracking:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
         source = f"{self._client.get_run(run_id).info.artifact_uri}/model"
-        made = self._client.create_model_version(pipeline, source, run_id, dict(tags), description=description)
+        made = self._client.create_model_version(pipeline, source, run_id, dict(tags))
         self._client.set_registered_model_alias(pipeline, CHALLENGER, made.version)
         return str(made.version)
+
+    def describe(self, pipeline: str, version: str, description: str) -> None:
+        """Give a version its description, in Markdown."""
+        self._client.update_model_version(pipeline, version, description)
 
     def promote(self, pipeline: str, version: str) -> None:
         """Let a version decide batches from now on."""
