@@ -483,7 +483,7 @@ def _write_output(
     """One Parquet file with the rows of every batch; those known already are scored again for it."""
     import pandas as pd
 
-    from flows.scoring import score_batch, write_scores
+    from flows.scoring import known_manifest, score_batch, write_scores
     from flows.sources import path_batches
     from flows.workspace import open_workspace
 
@@ -493,7 +493,9 @@ def _write_output(
         workspace = open_workspace(config_path(context, config))
         champion, pipeline = workspace.tracking.champion(name).champion, workspace.settings.pipeline(name)
         for batch in absent:
-            tables[batch.id] = score_batch(batch, champion, pipeline, _progress(), lambda: None).table
+            manifest_hash = known_manifest(pipeline, batch, workspace.ledger)
+            scored = score_batch(batch, champion, pipeline, _progress(), lambda: None, manifest_hash=manifest_hash)
+            tables[batch.id] = scored.table
     if not tables:
         raise InputError(f"there is no image in {', '.join(map(str, paths))}: nothing was written to {output}")
     write_scores(pd.concat([tables[batch.id] for batch in batches if batch.id in tables], ignore_index=True), output)

@@ -19,7 +19,7 @@ from ae_models.errors import InputError
 from ae_models.images import stream
 from ae_models.monitoring import BatchVerdict
 from ae_models.panels import contact_sheet, score_histogram
-from ae_models.review import review_list
+from ae_models.review import audit_sample, review_list
 from flows.alerts import Alert
 from flows.config import PipelineConfig
 from flows.ledger import AlreadyDone, Busy, Claim, IncidentBook, Ledger
@@ -42,7 +42,8 @@ class ScoredBatch:
     """What a batch scored: one row an image, its verdict, and the pixels of the worst.
 
     Attributes:
-        table: columns uri, score (float64; NaN where unreadable), p_value, flagged, status, reason, review.
+        table: columns uri, score (float64; NaN where unreadable), p_value, flagged, status, reason, review,
+            audit.
         verdict: the batch's counts and tests.
         worst: places in the table of the images that score highest, worst first.
         worst_pixels: (K, C, H, W) float32 in [0, 1], of those.
@@ -84,10 +85,13 @@ def score_batch(
     progress: Progress,
     renew: Callable[[], None],
     nominal_batches: NominalBatches = (),
+    *,
+    manifest_hash: str,
 ) -> ScoredBatch:
     """Score every image of a batch; memory does not grow with its size but for the rows of its table.
 
-    `nominal_batches` are (flagged, scored) of earlier ones that this champion decided without an alarm.
+    `nominal_batches` are (flagged, scored) of earlier ones that this champion decided without an alarm. The batch's
+    hash draws the images of the audit.
 
     Raises:
         InputError: the batch holds no image at all.
@@ -112,7 +116,7 @@ def score_batch(
                 renew()
             advance(len(part.indices) + len(part.unreadable))
     worst.sort(reverse=True, key=lambda entry: entry[:2])
-    table = _table(batch, champion, scores, reasons, pipeline.monitor.review_fdr)
+    table = _table(batch, champion, scores, reasons, pipeline, manifest_hash)
     verdict = verdict_on(table, champion.threshold, champion.calibration_scores, pipeline.monitor, nominal_batches)
     pixels = (
         np.stack([entry[2] for entry in worst]) if worst else np.empty((0, *champion.detector.spec.shape), np.float32)
@@ -121,7 +125,12 @@ def score_batch(
 
 
 def _table(
-    batch: Batch, champion: Champion, scores: NDArray[np.float64], reasons: NDArray[np.object_], review_fdr: float
+    batch: Batch,
+    champion: Champion,
+    scores: NDArray[np.float64],
+    reasons: NDArray[np.object_],
+    pipeline: PipelineConfig,
+    manifest_hash: str,
 ) -> pd.DataFrame:
     readable = reasons == ""
     p_values = np.where(readable, champion.p_values(scores), np.nan)
@@ -133,7 +142,8 @@ def _table(
             "flagged": champion.threshold.flags(scores),
             "status": np.where(readable, "scored", "unreadable"),
             "reason": reasons.astype(str),
-            "review": review_list(p_values, review_fdr),
+            "review": review_list(p_values, pipeline.monitor.review_fdr),
+            "audit": audit_sample(readable, pipeline.review.audit, manifest_hash),
         }
     )
 
@@ -182,7 +192,15 @@ def score_and_record(
         return BatchReport(pipeline.name, batch.id, "busy", reason=f"{claim.owner} is scoring it")
     try:
         nominal = ledger.nominal_counts(pipeline.name, champion.calibration_run, NOMINAL_BATCHES)
-        scored = score_batch(batch, champion.champion, pipeline, progress, lambda: ledger.renew(claim), nominal)
+        scored = score_batch(
+            batch,
+            champion.champion,
+            pipeline,
+            progress,
+            lambda: ledger.renew(claim),
+            nominal,
+            manifest_hash=manifest_hash,
+        )
         # As it is known now: another process may finish a batch first. What is decided is decided by the ledger.
         stream = stream_of(pipeline, champion, ledger)
         if counts_in_stream(scored.verdict):
