@@ -4,10 +4,10 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,6 +15,7 @@ from ae_models.errors import InputError
 from flows.cli_alert import app as alert_app
 from flows.cli_codes import app as codes_app
 from flows.cli_incidents import watchdog
+from flows.cli_review import review
 from flows.terminal import (
     ALARMED,
     FAILED,
@@ -29,6 +30,8 @@ from flows.terminal import (
     say,
     settings_of,
 )
+from flows.terminal import flow_or_plain as _flow_or_plain
+from flows.terminal import progress as _progress
 
 if TYPE_CHECKING:
     from flows.progress import Progress
@@ -36,8 +39,6 @@ if TYPE_CHECKING:
     from flows.running import RunReport
     from flows.scoring import BatchReport
     from flows.workspace import Workspace
-
-Result = TypeVar("Result")
 
 app = typer.Typer(
     name="reconwatch",
@@ -382,6 +383,7 @@ def status(context: typer.Context, config: ConfigOption = None, as_json: JsonOpt
 
 
 app.command()(watchdog)
+app.command()(review)
 
 
 @app.command()
@@ -454,22 +456,6 @@ def _sentences_for_failures() -> Iterator[None]:
             raise
         complain(f"{str(error) or type(error).__name__} (RECONWATCH_DEBUG=1 shows where)")
         sys.exit(FAILED)
-
-
-def _flow_or_plain(
-    path: Path, as_flow: Callable[[str], Result], plain: Callable[["Workspace", "Progress"], Result]
-) -> Result:
-    """The work as a Prefect flow where a server is at hand, and plainly where none is."""
-    from flows.prefect_server import find_server
-
-    settings_of(path)  # a wrong file is said before any server is asked
-    server = find_server(os.environ)
-    if server.url is not None:
-        return as_flow(str(path.absolute()))
-    from flows.workspace import open_workspace
-
-    say(f"Prefect records nothing of this: {server.reason}.")
-    return plain(open_workspace(path), _progress())
 
 
 def _write_output(
@@ -585,12 +571,6 @@ def _plain(report: Any) -> Any:
     if isinstance(report, list | tuple):
         return [_plain(part) for part in report]
     return report
-
-
-def _progress() -> "Progress":
-    from flows.progress import terminal_or_log
-
-    return terminal_or_log()
 
 
 def _exit(failed: bool, alarmed: bool) -> None:

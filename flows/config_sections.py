@@ -144,3 +144,6 @@ class ReviewConfig(Part):
     audit: Annotated[int, Field(ge=0, le=1000), NOT_BOOLEAN] = Field(
         default=10, description="images of a batch that are drawn at random, flagged or not; 0 for none"
     )
+    flagged: Annotated[int, Field(ge=0, le=1000), NOT_BOOLEAN] = Field(
+        default=50, description="flagged images of a batch that are asked for, at most; more are drawn at random"
+    )

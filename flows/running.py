@@ -15,6 +15,9 @@ from flows.calibration import calibrate as calibrate_pipeline
 from flows.channels import send_due
 from flows.config import PipelineConfig, fingerprint
 from flows.progress import Progress
+from flows.review_queue import make_missing_queues
+from flows.review_report import ReviewReport
+from flows.review_report import review as review_pipeline
 from flows.scoring import BatchReport, due_batches, score_and_record
 from flows.sources import Batch, path_batches
 from flows.tracking import ChampionVersion
@@ -60,6 +63,11 @@ def calibrate(workspace: Workspace, name: str, progress: Progress) -> Calibratio
     pipeline = workspace.settings.pipeline(name)
     with _alone(workspace, pipeline, progress):
         return calibrate_pipeline(pipeline, workspace.tracking, progress)
+
+
+def review(workspace: Workspace, name: str, progress: Progress) -> ReviewReport:
+    """Take in what people labelled of a pipeline's images, and measure."""
+    return review_pipeline(workspace.settings.pipeline(name), workspace, progress)
 
 
 def score_one(
@@ -108,6 +116,7 @@ def _score(
     workspace: Workspace, pipeline: PipelineConfig, paths: Sequence[Path], progress: Progress, score_one: ScoreOne
 ) -> tuple[BatchReport, ...]:
     send_alerts(workspace, progress)
+    make_missing_queues(pipeline, workspace, progress)
     batches = path_batches(paths) if paths else due_batches(pipeline, workspace.ledger, progress)
     if not batches:
         return ()

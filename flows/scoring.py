@@ -23,10 +23,13 @@ from ae_models.review import audit_sample, review_list
 from flows.alerts import Alert
 from flows.config import PipelineConfig
 from flows.ledger import AlreadyDone, Busy, Claim, IncidentBook, Ledger
+from flows.markdown import as_text
 from flows.progress import Progress
+from flows.review_queue import ask_about, open_queue
+from flows.reviewing import asked_images
 from flows.sources import Batch, inbox_batches, loose_files
 from flows.streams import Stream, StreamStep, counts_in_stream, stream_of
-from flows.tracking import ChampionVersion, Tracking
+from flows.tracking import ChampionVersion, ReviewQueue, Tracking
 from flows.verdicts import NOMINAL_BATCHES, verdict_on
 from flows.watchdog import after_batch
 from flows.workspace import Workspace
@@ -205,10 +208,12 @@ def score_and_record(
         stream = stream_of(pipeline, champion, ledger)
         if counts_in_stream(scored.verdict):
             stream = stream.after(scored.verdict.flagged, scored.verdict.scored)
-        run_id = _log_batch(pipeline, batch, champion, scored, stream, claim, manifest_hash, tracking)
+        asked = asked_images(scored.table, pipeline.review.flagged, manifest_hash)
+        queue = open_queue(pipeline, batch.id, claim.key, asked, tracking, progress)
+        run_id = _log_batch(pipeline, batch, champion, scored, stream, claim, manifest_hash, tracking, queue)
         url = tracking.run_url(pipeline.name, run_id)
         step = StreamStep(pipeline, champion, scored.verdict, _stream_alert(pipeline, claim, url))
-        alert = _alert(pipeline, batch, champion, scored, claim, run_id, url)
+        alert = _alert(pipeline, batch, champion, scored, claim, run_id, url, queue)
         ledger.finish(
             claim,
             run_id=run_id,
@@ -223,6 +228,7 @@ def score_and_record(
     except BaseException:
         ledger.release(claim)
         raise
+    ask_about(batch, claim.key, scored.table, queue, champion.champion, pipeline, tracking, ledger, progress)
     return BatchReport(
         pipeline.name,
         batch.id,
@@ -269,6 +275,7 @@ def _log_batch(
     claim: Claim,
     manifest_hash: str,
     tracking: Tracking,
+    queue: ReviewQueue | None,
 ) -> str:
     """The batch's one MLflow run; what an attempt that died left behind is discarded."""
     if claim.attempt > 1:
@@ -282,7 +289,7 @@ def _log_batch(
         "reconwatch.alarm": str(verdict.alarm).lower(),
         "reconwatch.diagnosis": verdict.diagnosis,
         "reconwatch.severity": verdict.severity,
-        "mlflow.note.content": _description(pipeline, batch, champion, scored, stream, tracking),
+        "mlflow.note.content": _description(pipeline, batch, champion, scored, stream, tracking, queue),
     }
     run_id = tracking.start_run(pipeline.name, "batch", f"batch {batch.id}", tags)
     with tempfile.TemporaryDirectory() as name:
@@ -337,6 +344,7 @@ def _description(
     scored: ScoredBatch,
     stream: Stream,
     tracking: Tracking,
+    queue: ReviewQueue | None,
 ) -> str:
     state = (
         f"**{scored.verdict.severity.upper()}: {scored.verdict.diagnosis}**" if scored.verdict.alarm else "**Nominal**"
@@ -355,23 +363,19 @@ def _description(
         f"[training]({address(champion.training_run)})). The worst images are in `worst.png`, every image is a row of "
         "`scores.parquet`.",
     ]
+    if queue is not None:
+        lines += ["", f"**[Label its images]({queue.url})**: the flagged ones, and some drawn at random."]
     if batch.left_out:
-        names = ", ".join(_as_text(Path(name).name) for name in batch.left_out[:3])
+        names = ", ".join(as_text(Path(name).name) for name in batch.left_out[:3])
         lines += ["", f"{len(batch.left_out)} files are no images by name and were left out, such as {names}."]
     unreadable = scored.table[scored.table["status"] == "unreadable"]
     if len(unreadable):
         lines += ["", "| unreadable file | reason |", "|---|---|"]
         rows = zip(unreadable["uri"][:20], unreadable["reason"][:20], strict=True)
-        lines += [f"| {_as_text(Path(uri).name)} | {_as_text(reason)} |" for uri, reason in rows]
+        lines += [f"| {as_text(Path(uri).name)} | {as_text(reason)} |" for uri, reason in rows]
         if len(unreadable) > 20:
             lines += ["", f"and {len(unreadable) - 20} more, in `scores.parquet`."]
     return "\n".join(lines)
-
-
-def _as_text(words: str) -> str:
-    """Words of others as Markdown that shows them as they are: no HTML, no links, no table cells of their own."""
-    escaped = "".join(f"\\{letter}" if letter in r"\`*_{}[]()#+!|~" else letter for letter in words)
-    return escaped.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("\n", " ")
 
 
 def _stream_alert(pipeline: PipelineConfig, claim: Claim, url: str) -> Alert:
@@ -397,6 +401,7 @@ def _alert(
     claim: Claim,
     run_id: str,
     url: str,
+    queue: ReviewQueue | None,
 ) -> Alert:
     """What is said of the batch where it alarms."""
     table = scored.table
@@ -407,7 +412,7 @@ def _alert(
         pipeline=pipeline.name,
         batch=batch.id,
         verdict={**asdict(scored.verdict), "version": champion.version},
-        sentences=" ".join(scored.verdict.sentences()),
+        sentences=" ".join([*scored.verdict.sentences(), *([f"Label its images: {queue.url}"] if queue else [])]),
         worst=tuple(Path(uri).name for uri in named[:NAMED]),
         run_url=url,
         dedupe_key=claim.key,

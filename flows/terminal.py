@@ -3,11 +3,17 @@
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
+
+if TYPE_CHECKING:
+    from flows.progress import Progress
+    from flows.workspace import Workspace
+
+Result = TypeVar("Result")
 
 DEFAULT_CONFIG = Path("pipelines.yaml")
 DONE, FAILED, WRONG_INPUT, ALARMED = 0, 1, 2, 3
@@ -65,3 +71,26 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: st
         table.add_row(*(Text(cell) for cell in row))
     width = None if sys.stdout.isatty() else 200  # in a file, an address is worth more than a narrow table
     Console(width=width).print(table)
+
+
+def flow_or_plain(
+    path: Path, as_flow: Callable[[str], Result], plain: Callable[["Workspace", "Progress"], Result]
+) -> Result:
+    """The work as a Prefect flow where a server is at hand, and plainly where none is."""
+    from flows.prefect_server import find_server
+
+    settings_of(path)  # a wrong file is said before any server is asked
+    server = find_server(os.environ)
+    if server.url is not None:
+        return as_flow(str(path.absolute()))
+    from flows.workspace import open_workspace
+
+    say(f"Prefect records nothing of this: {server.reason}.")
+    return plain(open_workspace(path), progress())
+
+
+def progress() -> "Progress":
+    """Bars where a person watches, lines in the log where nobody does."""
+    from flows.progress import terminal_or_log
+
+    return terminal_or_log()

@@ -1,6 +1,7 @@
 """What people look at: runs, pictures and model versions in MLflow. The only module that talks to it."""
 
 import base64
+import hashlib
 import io
 import json
 import logging
@@ -11,9 +12,10 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from time import time
+from time import time, time_ns
 from typing import Any
 from urllib.parse import quote
 
@@ -24,9 +26,11 @@ import torch
 from filelock import FileLock
 from matplotlib.figure import Figure
 from mlflow import MlflowClient
-from mlflow.entities import Dataset, DatasetInput, Metric, Param, Run, RunTag
+from mlflow.entities import Assessment, Dataset, DatasetInput, Metric, Param, Run, RunTag, Span
 from mlflow.exceptions import MlflowException
+from mlflow.genai.label_schemas import InputCategorical
 from mlflow.models import ModelSignature
+from mlflow.tracing.client import TracingClient
 from mlflow.types import ColSpec, Schema
 from numpy.typing import NDArray
 from PIL import Image
@@ -44,6 +48,7 @@ SERVED_REQUIREMENTS = ("torch", "numpy", "pandas", "pillow", "safetensors", "sci
 CHAMPION, CHALLENGER = "champion", "challenger"
 CHAMPION_PARTS = "model/artifacts/champion"  # the folder of the champion's files in its calibration's run
 LARGEST_PICTURE = 32_000_000  # bytes
+VERDICT = "verdict"  # the question of a review queue, and the name of its answers
 VIEW = "?workflowType=machine_learning"  # without it MLflow shows the pages of its language-model side
 
 
@@ -75,6 +80,76 @@ class ChampionVersion:
     def on(self, device: torch.device) -> "ChampionVersion":
         """The same, with its network on another device."""
         return replace(self, champion=replace(self.champion, detector=self.champion.detector.on(device)))
+
+
+@dataclass(frozen=True)
+class ReviewQueue:
+    """A queue of images in MLflow's Review tab: its id, and where a browser shows it."""
+
+    id: str
+    url: str
+
+
+@dataclass(frozen=True)
+class Question:
+    """One image in a queue, as MLflow asks about it: a text on it, and what was found, both Markdown.
+
+    The key of its batch and its address are what answers are known by. MLflow shows 1,000 characters of each text, and
+    asks in the order of `place`.
+    """
+
+    key: str
+    uri: str
+    place: int
+    name: str
+    text: str
+    found: str
+
+    @property
+    def trace_id(self) -> str:
+        """The id of the trace that asks it: the same however often it is asked."""
+        return f"tr-{self._identity[:16].hex()}"
+
+    @property
+    def _identity(self) -> bytes:
+        """What was attached to a queue at once stands there in the order of the ids."""
+        return self.place.to_bytes(4) + hashlib.sha256(f"{self.key}\0{self.uri}".encode()).digest()
+
+    def span(self, now: int) -> Span:
+        """The one span of its trace, in the form that the Review tab shows; `now` in nanoseconds."""
+        identity, at = self._identity, now - self.place * 1_000_000
+        attributes = {
+            "mlflow.traceRequestId": self.trace_id,
+            "mlflow.spanType": "CHAT_MODEL",
+            "mlflow.spanInputs": {"messages": [{"role": "user", "content": self.text}]},
+            "mlflow.spanOutputs": {"choices": [{"message": {"role": "assistant", "content": self.found}}]},
+            "mlflow.traceTag.reconwatch.key": self.key,
+            "mlflow.traceTag.reconwatch.uri": self.uri,
+        }
+        return Span.from_dict(
+            {
+                "trace_id": base64.b64encode(identity[:16]).decode(),
+                "span_id": base64.b64encode(identity[16:24]).decode(),
+                "parent_span_id": None,
+                "name": self.name,
+                "start_time_unix_nano": at,
+                "end_time_unix_nano": at,
+                "status": {"code": "STATUS_CODE_OK", "message": ""},
+                "attributes": {name: json.dumps(value) for name, value in attributes.items()},
+            }
+        )
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a person answered to a question in MLflow; everything but the time is text of strangers."""
+
+    key: str
+    uri: str
+    verdict: str
+    comment: str
+    reviewer: str
+    at: datetime
 
 
 class Tracking:
@@ -128,6 +203,15 @@ class Tracking:
             self._client.set_terminated(run_id, "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
             raise
         self.finish(run_id)
+
+    def lasting_run(self, pipeline: str, kind: str, name: str) -> str:
+        """The pipeline's one run of `kind`, to which more is added each time; made where there is none yet."""
+        runs = self._search(pipeline, kind, "attributes.status = 'FINISHED'", 1)
+        if runs:
+            return str(runs[0].info.run_id)
+        run_id = self.start_run(pipeline, kind, name, {})
+        self.finish(run_id)
+        return run_id
 
     def finish(self, run_id: str) -> None:
         """End the run as FINISHED."""
@@ -210,6 +294,10 @@ class Tracking:
         """Where a browser shows the run."""
         return f"{self._dashboard.rstrip('/')}/#/experiments/{self._experiment(pipeline)}/runs/{run_id}{VIEW}"
 
+    def picture_url(self, run_id: str, name: str) -> str:
+        """The address of a picture among the run's artifacts, for pages of MLflow itself."""
+        return f"{self._dashboard.rstrip('/')}/get-artifact?path={quote(name, safe='')}&run_uuid={run_id}"
+
     def experiment_url(self, pipeline: str) -> str:
         """Where a browser shows all runs of the pipeline."""
         return f"{self._dashboard.rstrip('/')}/#/experiments/{self._experiment(pipeline)}/runs{VIEW}"
@@ -277,15 +365,25 @@ class Tracking:
                 f"pipeline {pipeline!r} has no champion yet: run 'reconwatch train {pipeline}' and then "
                 f"'reconwatch calibrate {pipeline}', or 'reconwatch run {pipeline}' for all of it"
             )
-        number, tags = found
-        with tempfile.TemporaryDirectory() as folder:
-            run_id = tags["reconwatch.calibration_run"]
-            parts = self.artifact(run_id, CHAMPION_PARTS, Path(folder))
-            try:
-                champion = Champion.load(parts)
-            except InputError as error:
-                raise InputError(f"version {number} of pipeline {pipeline!r} decides no batch: {error}") from error
+        return self._version(pipeline, *found)
+
+    def _version(self, pipeline: str, number: str, tags: Mapping[str, str]) -> ChampionVersion:
+        run_id = tags["reconwatch.calibration_run"]
+        try:
+            champion = self.decider(run_id)
+        except InputError as error:
+            raise InputError(f"version {number} of pipeline {pipeline!r} decides no batch: {error}") from error
         return ChampionVersion(number, run_id, tags["reconwatch.training_run"], champion)
+
+    def decider(self, calibration_run: str) -> Champion:
+        """The detector and threshold of a calibration, whether they decide batches now or did once.
+
+        Raises:
+            ArtifactMissing: MLflow does not give them.
+            InputError: they are damaged.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            return Champion.load(self.artifact(calibration_run, CHAMPION_PARTS, Path(folder)))
 
     def threshold(self, calibration_run: str) -> tuple[Threshold, NDArray[np.float64]]:
         """The threshold of a calibration and the scores (n,) behind it, without its network.
@@ -314,9 +412,80 @@ class Tracking:
         with tempfile.TemporaryDirectory() as folder:
             return load_detector(self.artifact(run_id, "detector", Path(folder)))
 
+    # Review
+
+    def review_queue(self, pipeline: str, name: str, choices: Sequence[str], instruction: str) -> ReviewQueue:
+        """The review queue of that name, made where there is none yet."""
+        experiment, client = self._review_experiment(pipeline), TracingClient(self.uri)
+        try:
+            queue = client._get_review_queue_by_name(experiment, name)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            schema = self._verdict_schema(client, experiment, choices, instruction)
+            queue = client._create_review_queue(experiment, name=name, queue_type="custom", schema_ids=[schema])
+        return ReviewQueue(queue.queue_id, self._queue_url(experiment, queue.queue_id))
+
+    def ask(self, pipeline: str, queue_id: str, questions: Sequence[Question]) -> None:
+        """Put questions into a queue; those that are in it stay as they are."""
+        client, now = TracingClient(self.uri), time_ns()
+        client.log_spans(self._review_experiment(pipeline), [question.span(now) for question in questions])
+        client._add_items_to_review_queue(queue_id, item_ids=[question.trace_id for question in questions])
+
+    def answers(self, pipeline: str) -> list[Answer]:
+        """What people answered in the pipeline's queues; of what they changed, the last."""
+        found = self._client.get_experiment_by_name(f"reconwatch/{pipeline} review")
+        if found is None or found.lifecycle_stage == "deleted":
+            return []
+        client, answers, page = TracingClient(self.uri), list[Answer](), None
+        while True:
+            traces = client.search_traces(
+                locations=[found.experiment_id],
+                filter_string=f"feedback.{VERDICT} IS NOT NULL",
+                max_results=500,
+                page_token=page,
+                include_spans=False,
+            )
+            for trace in traces:
+                tags = trace.info.tags
+                given = (a for a in trace.info.assessments if a.name == VERDICT and a.valid and a.feedback is not None)
+                answers += [_answer(tags, assessment) for assessment in given]
+            page = traces.token
+            if not page:
+                return answers
+
+    def _verdict_schema(self, client: TracingClient, experiment: str, choices: Sequence[str], instruction: str) -> str:
+        try:
+            return str(client._get_label_schema_by_name(experiment, VERDICT).schema_id)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+        schema = client._create_label_schema(
+            experiment_id=experiment,
+            name=VERDICT,
+            type="feedback",
+            input=InputCategorical(options=list(choices)),
+            instruction=instruction,
+            enable_comment=True,
+        )
+        return str(schema.schema_id)
+
+    def _review_experiment(self, pipeline: str) -> str:
+        return self._experiment(f"{pipeline} review", "genai_development")
+
+    def queue_url(self, pipeline: str, queue_id: str) -> str:
+        """Where a browser shows a queue."""
+        return self._queue_url(self._review_experiment(pipeline), queue_id)
+
+    def _queue_url(self, experiment: str, queue_id: str) -> str:
+        return (
+            f"{self._dashboard.rstrip('/')}/#/experiments/{experiment}/review-queue"
+            f"?workflowType=genai&selectedQueueId={queue_id}"
+        )
+
     # Inside
 
-    def _experiment(self, pipeline: str) -> str:
+    def _experiment(self, pipeline: str, kind: str = "custom_model_development") -> str:
         name = f"reconwatch/{pipeline}"
         found = self._client.get_experiment_by_name(name)
         if found is not None and found.lifecycle_stage == "deleted":
@@ -327,13 +496,13 @@ class Tracking:
         if found is not None:
             return str(found.experiment_id)
         folder = (self._workspace / "artifacts" / quote(pipeline)).as_uri() if self.embedded else None
-        tags = {"mlflow.experimentKind": "custom_model_development", "reconwatch.pipeline": pipeline}
+        tags = {"mlflow.experimentKind": kind, "reconwatch.pipeline": pipeline.removesuffix(" review")}
         try:
             return str(self._client.create_experiment(name, folder, tags))
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
-            return self._experiment(pipeline)
+            return self._experiment(pipeline, kind)
 
     def _search(self, pipeline: str, kind: str, condition: str, limit: int) -> Sequence[Run]:
         runs: Sequence[Run] = self._client.search_runs(
@@ -343,6 +512,17 @@ class Tracking:
             order_by=["attributes.start_time DESC"],
         )
         return runs
+
+
+def _answer(tags: Mapping[str, str], given: Assessment) -> Answer:
+    return Answer(
+        key=tags.get("reconwatch.key", ""),
+        uri=tags.get("reconwatch.uri", ""),
+        verdict=str(given.feedback.value if given.feedback else ""),
+        comment=given.rationale or "",
+        reviewer=given.source.source_id or "",
+        at=datetime.fromtimestamp((given.last_update_time_ms or 0) / 1000, UTC),
+    )
 
 
 def _save_pyfunc(model: Path, parts: Path, spec: ImageSpec) -> None:

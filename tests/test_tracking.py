@@ -134,7 +134,12 @@ class TestBatches:
         """Every image's row, the worst images and the histogram; the pictures can be opened."""
         run_id = report.batches[1].run_id
         assert run_id is not None
-        assert sorted(workspace.tracking.artifact_names(run_id)) == ["scores.parquet", "scores.png", "worst.png"]
+        assert sorted(workspace.tracking.artifact_names(run_id)) == [
+            "review",
+            "scores.parquet",
+            "scores.png",
+            "worst.png",
+        ]
         table = pd.read_parquet(workspace.tracking.artifact(run_id, "scores.parquet", tmp_path))
         assert len(table) == 20
         for name in ("worst.png", "scores.png"):
