@@ -19,6 +19,8 @@ TILE = 128
 MARGIN = 8
 TITLES = ("input", "reconstruction", "error map")
 INK, PAPER, ALARM = (30, 30, 34), (255, 255, 255), (190, 30, 45)
+HEAT = matplotlib.colormaps["inferno"](np.arange(256))[:, :3] * 255  # of errors, the brighter the larger
+DIMMED = 0.6
 
 
 def contact_sheet(
@@ -34,14 +36,12 @@ def contact_sheet(
     Args:
         images: (N, C, H, W) in [0, 1].
         reconstructions: (N, C, H, W) in [0, 1].
-        error_maps: (N, H, W), drawn on one scale for all, black (none) to yellow (the 99.9th percentile
-            and above, and NaN).
+        error_maps: (N, H, W), drawn on one scale for all, black (none) to yellow (`brightest`, and NaN).
         captions: one an image, cut to the width of its panel.
         flagged: a flagged image has a red frame and caption, and the word FLAGGED.
         panels_across: panels in a row.
     """
-    finite = error_maps[np.isfinite(error_maps)]
-    top = float(np.quantile(finite, 0.999) or finite.max()) if finite.any() else 1.0
+    top = brightest(error_maps)
     panels = [
         _panel(
             [to_picture(image), to_picture(reconstruction), heat_map(error_map, top)],
@@ -85,10 +85,31 @@ def to_picture(image: NDArray[np.float32]) -> Image.Image:
     return Image.fromarray(np.broadcast_to(pixels, (*pixels.shape[:2], 3)).copy())
 
 
+def compact_picture(image: NDArray[np.float32]) -> Image.Image:
+    """The same with one channel where the image (C, H, W) has one, for small files."""
+    picture = to_picture(image)
+    return picture.convert("L") if image.shape[0] == 1 else picture
+
+
 def heat_map(error_map: NDArray[np.float32], top: float) -> Image.Image:
     """The error map (H, W) as an RGB picture of its own size: `top` and above, and NaN, in the brightest colour."""
-    colours = matplotlib.colormaps["inferno"](np.nan_to_num(np.clip(error_map / top, 0, 1), nan=1))[..., :3]
-    return Image.fromarray((colours * 255).astype(np.uint8))
+    heat = np.nan_to_num(np.clip(error_map / top, 0, 1), nan=1)
+    return Image.fromarray(HEAT[np.rint(heat * 255).astype(np.uint8)].astype(np.uint8))
+
+
+def heat_overlay(image: NDArray[np.float32], error_map: NDArray[np.float32], top: float) -> Image.Image:
+    """The heat map over the image (C, H, W) in [0, 1], which is dimmed and grey so that the brightest is the error."""
+    heat = np.nan_to_num(np.clip(error_map / top, 0, 1), nan=1)
+    below = np.clip(np.nan_to_num(image).mean(0), 0, 1) * (DIMMED * 255)
+    share = np.minimum(1, 2 * heat)[..., None]  # weak errors shine through, strong ones cover
+    pixels = below[..., None] * (1 - share) + HEAT[np.rint(heat * 255).astype(np.uint8)] * share
+    return Image.fromarray(pixels.astype(np.uint8))
+
+
+def brightest(error_maps: NDArray[np.float32]) -> float:
+    """The error that is drawn brightest beside these maps (N, H, W): the 99.9th percentile of what is finite."""
+    finite = error_maps[np.isfinite(error_maps)]
+    return float(np.quantile(finite, 0.999) or finite.max()) if finite.any() else 1.0
 
 
 def loss_figure(epochs: Sequence[Epoch], baseline_loss: float) -> Figure:
@@ -110,9 +131,7 @@ def score_histogram(groups: dict[str, NDArray[np.float64]], threshold: float) ->
     """
     figure, axes = _axes("score", "share of images")
     groups = {name: scores[np.isfinite(scores)] for name, scores in groups.items()}
-    finite = np.concatenate([*groups.values(), [threshold]])
-    logarithmic = finite.min() >= 0
-    edges = _logarithmic_edges(finite) if logarithmic else np.linspace(finite.min(), finite.max(), 50)
+    edges, logarithmic = histogram_edges(groups, threshold)
     for name, scores in groups.items():
         if len(scores):
             weights = np.full(len(scores), 1 / len(scores))
@@ -122,6 +141,13 @@ def score_histogram(groups: dict[str, NDArray[np.float64]], threshold: float) ->
     axes.set_xscale("log" if logarithmic else "linear")
     axes.legend()
     return figure
+
+
+def histogram_edges(groups: Mapping[str, NDArray[np.float64]], threshold: float) -> tuple[NDArray[np.float64], bool]:
+    """Edges (50,) of bins for finite scores and the threshold, and whether they are logarithmic: not below 0."""
+    values = np.concatenate([*groups.values(), [threshold]])
+    logarithmic = bool(values.min() >= 0)
+    return _logarithmic_edges(values) if logarithmic else np.linspace(values.min(), values.max(), 50), logarithmic
 
 
 def _logarithmic_edges(values: NDArray[np.float64]) -> NDArray[np.float64]:

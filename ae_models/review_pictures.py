@@ -4,11 +4,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from ae_models.panels import heat_map, to_picture
+from ae_models.panels import brightest, heat_map, heat_overlay, to_picture
 
 CELL, MARGIN, LINE = 192, 6, 16  # pixels
 INK, PAPER = (30, 30, 34), (255, 255, 255)
-SEEN = 0.45  # of the image below its heat map
 
 
 def review_pictures(
@@ -19,22 +18,20 @@ def review_pictures(
     Args:
         images: (N, C, H, W) in [0, 1].
         reconstructions: (N, C, H, W) in [0, 1].
-        error_maps: (N, H, W), brightest from their 99.9th percentile on.
+        error_maps: (N, H, W), whose `brightest` is the end of the scale.
     """
-    finite = error_maps[np.isfinite(error_maps)]
-    top = float(np.quantile(finite, 0.999) or finite.max()) if finite.any() else 1.0
+    top = brightest(error_maps)
     return [_sheet(*parts, top) for parts in zip(images, reconstructions, error_maps, strict=True)]
 
 
 def _sheet(
     image: NDArray[np.float32], reconstruction: NDArray[np.float32], error_map: NDArray[np.float32], top: float
 ) -> Image.Image:
-    seen, heat = to_picture(image), heat_map(error_map, top)
     cells = {
-        "input": seen,
-        "where it differs": Image.blend(heat, seen.convert("L").convert("RGB"), SEEN),
+        "input": to_picture(image),
+        "error over it": heat_overlay(image, error_map, top),
         "reconstruction": to_picture(reconstruction),
-        "error": heat,
+        "error": heat_map(error_map, top),
     }
     tiles = {title: _scaled(picture) for title, picture in cells.items()}
     width, height = next(iter(tiles.values())).size

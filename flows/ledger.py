@@ -8,6 +8,7 @@ import hashlib
 import json
 import math
 import weakref
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -124,6 +125,28 @@ class StreamRecord:
 
     calibration: int
     state: str
+
+
+@dataclass(frozen=True)
+class Point:
+    """A finished batch on the time line of its pipeline.
+
+    Attributes:
+        number: 1 for the pipeline's first batch, then 2, 3, ..., in the order in which they were finished.
+        values: what is told of it beside its verdict, by name, as `finish` was given them.
+    """
+
+    number: int
+    batch: BatchRecord
+    values: Mapping[str, float | None]
+
+
+@dataclass(frozen=True)
+class MonitorRun:
+    """The run in MLflow that shows a pipeline over time, and the number of the last point that is known to be there."""
+
+    run_id: str
+    shown: int
 
 
 FollowStream = Callable[[int, str | None], tuple[str, Sequence[OutboxEntry]]]
@@ -273,10 +296,11 @@ class Ledger:
         alerts: Sequence[OutboxEntry] = (),
         stream: FollowStream | None = None,
         settle: Callable[["IncidentBook"], None] | None = None,
+        point: Callable[[], Mapping[str, float | None]] = dict,
     ) -> None:
-        """Writes that the batch is done, its alerts, what `stream` makes of its calibration's stream, and then what
-        `settle` does to the pipeline's incidents, in one transaction; raises LostClaim (and writes nothing) where
-        another process has taken the batch over meanwhile."""
+        """Writes that the batch is done, its alerts, what `stream` makes of its calibration's stream, what `settle`
+        does to the pipeline's incidents, and then the `point` of the time line, in one transaction; raises LostClaim
+        (and writes nothing) where another process has taken the batch over meanwhile."""
         now = self._clock()
         done = sa.update(_BATCHES).where(_held_by(claim))
         done = done.values(status="done", run_id=run_id, finished_at=now, verdict=_json_text(verdict), alarm=alarm)
@@ -289,6 +313,7 @@ class Ledger:
                 _enter(connection, claim.pipeline, claim.key, alert, now)
             if settle is not None:
                 settle(self._book(connection, claim.pipeline, now))
+            _add_point(connection, claim, point())
 
     def is_done(self, pipeline: str, manifest_hash: str, model_version: str | None = None) -> bool:
         """Whether these images were judged before: under any model, or under this one."""
@@ -386,6 +411,34 @@ class Ledger:
         noted = sa.select(_QUEUES.c.batch_key).where(_QUEUES.c.batch_key.in_([record.key for record in newest]))
         known = {row.batch_key for row in self._rows(noted)}
         return tuple(record for record in reversed(newest) if record.key not in known)
+
+    # The pipeline over time
+
+    def points(self, pipeline: str, after: int = 0) -> tuple[Point, ...]:
+        """The points of a pipeline's time line with a number above `after`, by number."""
+        query = sa.select(_POINTS.c.number, _POINTS.c.numbers, _BATCHES).join(_BATCHES)
+        query = query.where((_POINTS.c.pipeline == pipeline) & (_POINTS.c.number > after)).order_by(_POINTS.c.number)
+        return tuple(map(_point, self._rows(query)))
+
+    def monitor_run(self, pipeline: str) -> MonitorRun | None:
+        """The run that shows the pipeline over time; None where there is none yet."""
+        rows = self._rows(sa.select(_MONITORS).where(_MONITORS.c.pipeline == pipeline))
+        return MonitorRun(rows[0].run_id, rows[0].shown) if rows else None
+
+    def take_monitor_run(self, pipeline: str, run_id: str, instead_of: str = "") -> MonitorRun:
+        """Lets `run_id` show the pipeline, from its first point on, where no run does or `instead_of` did; the run that
+        shows it from now on, which is another one where another process was first."""
+        with self._transaction() as connection:
+            _insert_once(connection, _MONITORS, pipeline=pipeline, run_id=instead_of, shown=0)
+            ours = (_MONITORS.c.pipeline == pipeline) & (_MONITORS.c.run_id == instead_of)
+            connection.execute(sa.update(_MONITORS).where(ours).values(run_id=run_id, shown=0))
+            row = connection.execute(sa.select(_MONITORS).where(_MONITORS.c.pipeline == pipeline)).one()
+            return MonitorRun(row.run_id, row.shown)
+
+    def mark_shown(self, pipeline: str, run_id: str, number: int) -> None:
+        """Writes that the points up to this number are in that run."""
+        behind = (_MONITORS.c.pipeline == pipeline) & (_MONITORS.c.run_id == run_id) & (_MONITORS.c.shown < number)
+        self._changed(_MONITORS, behind, shown=number)
 
     # Incidents
 
@@ -507,6 +560,7 @@ class Ledger:
         with self._transaction() as connection:
             _METADATA.create_all(connection)
             _OUTBOX_BY_MATTER.create(connection, checkfirst=True)  # ledgers from before have the table without it
+            _number_earlier(connection)
             found = connection.execute(sa.select(_META.c.value).where(_META.c.key == "schema")).scalar()
             if found is None:
                 connection.execute(sa.insert(_META).values(key="schema", value=str(SCHEMA)))
@@ -755,6 +809,21 @@ _FINGERPRINTS = sa.Table(
     sa.Column("stat_hash", _Words, primary_key=True),
     sa.Column("manifest_hash", _Words, nullable=False),
 )
+_POINTS = sa.Table(
+    "points",
+    _METADATA,
+    sa.Column("pipeline", _Words, primary_key=True),
+    sa.Column("number", sa.Integer, primary_key=True),
+    sa.Column("batch_key", _Words, sa.ForeignKey("batches.key"), nullable=False, unique=True),
+    sa.Column("numbers", _Words, nullable=False),
+)
+_MONITORS = sa.Table(
+    "monitors",
+    _METADATA,
+    sa.Column("pipeline", _Words, primary_key=True),
+    sa.Column("run_id", _Words, nullable=False),
+    sa.Column("shown", sa.Integer, nullable=False),
+)
 _WATCHES = sa.Table(
     "watches",
     _METADATA,
@@ -891,12 +960,34 @@ def _followed(connection: sa.Connection, claim: Claim, follow: FollowStream) -> 
     return alerts
 
 
-def _insert_once(connection: sa.Connection, table: sa.Table, **row: Any) -> None:
+def _number_earlier(connection: sa.Connection) -> None:
+    """Gives numbers to the batches of a ledger from before there were points."""
+    if connection.execute(sa.select(_POINTS.c.number).limit(1)).first() is not None:
+        return
+    done = sa.select(_BATCHES.c.pipeline, _BATCHES.c.key).where(_BATCHES.c.status == "done")
+    last = Counter[str]()
+    for pipeline, key in connection.execute(done.order_by(_BATCHES.c.finished_at, _BATCHES.c.key)).all():
+        last[pipeline] += 1
+        row = {"pipeline": pipeline, "number": last[pipeline], "batch_key": key, "numbers": "{}"}
+        connection.execute(sa.insert(_POINTS).values(row))
+
+
+def _add_point(connection: sa.Connection, claim: Claim, values: Mapping[str, float | None]) -> None:
+    """Gives the batch the next number; where another process takes it at the same time, the one after."""
+    last = sa.select(sa.func.coalesce(sa.func.max(_POINTS.c.number), 0)).where(_POINTS.c.pipeline == claim.pipeline)
+    row = {"pipeline": claim.pipeline, "batch_key": claim.key, "numbers": _json_text(values)}
+    while not _insert_once(connection, _POINTS, **row, number=connection.execute(last).scalar_one() + 1):
+        pass
+
+
+def _insert_once(connection: sa.Connection, table: sa.Table, **row: Any) -> bool:
+    """Whether the row was not there yet and is now; the rest of the transaction stands either way."""
     try:
         with connection.begin_nested():
             connection.execute(sa.insert(table).values(row))
-    except IntegrityError:  # there already; the rest of the transaction stands
-        pass
+    except IntegrityError:
+        return False
+    return True
 
 
 def _ways_of(label: Label) -> tuple[tuple[str, ...], ...]:
@@ -907,6 +998,10 @@ def _ways_of(label: Label) -> tuple[tuple[str, ...], ...]:
 def _record(row: sa.Row[Any]) -> BatchRecord:
     names = [name for name in BatchRecord.__dataclass_fields__ if name != "verdict"]
     return BatchRecord(**{name: row._mapping[name] for name in names}, verdict=json.loads(row.verdict))
+
+
+def _point(row: sa.Row[Any]) -> Point:
+    return Point(row.number, _record(row), json.loads(row.numbers))
 
 
 def _pending(row: sa.Row[Any]) -> PendingAlert:

@@ -77,6 +77,9 @@ def review(pipeline: PipelineConfig, workspace: Workspace, progress: Progress) -
         tracking.log_table(run_id, table_of(parts), "review.csv")
         metrics = report.measures.metrics() | {"review_labelled": len(known)}
         tracking.log(run_id, metrics=metrics, tags={"mlflow.note.content": _description(report)}, step=len(labels))
+        monitor = ledger.monitor_run(pipeline.name)
+        if monitor is not None and tracking.is_there(monitor.run_id):
+            tracking.log(monitor.run_id, metrics=metrics, step=ledger.count(pipeline.name))
     return report
 
 

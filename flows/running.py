@@ -14,6 +14,7 @@ from flows.calibration import CalibrationReport
 from flows.calibration import calibrate as calibrate_pipeline
 from flows.channels import send_due
 from flows.config import PipelineConfig, fingerprint
+from flows.monitor import update_monitor
 from flows.progress import Progress
 from flows.review_queue import make_missing_queues
 from flows.review_report import ReviewReport
@@ -113,6 +114,17 @@ def failures(reports: Sequence[BatchReport]) -> str:
 
 
 def _score(
+    workspace: Workspace, pipeline: PipelineConfig, paths: Sequence[Path], progress: Progress, score_one: ScoreOne
+) -> tuple[BatchReport, ...]:
+    reports = _score_due(workspace, pipeline, paths, progress, score_one)
+    try:
+        update_monitor(pipeline.name, workspace.tracking, workspace.ledger)
+    except Exception as error:  # what is decided is decided
+        progress.warn(f"The monitor run of {pipeline.name} is behind, and the next run adds what it lacks: {error}")
+    return reports
+
+
+def _score_due(
     workspace: Workspace, pipeline: PipelineConfig, paths: Sequence[Path], progress: Progress, score_one: ScoreOne
 ) -> tuple[BatchReport, ...]:
     send_alerts(workspace, progress)

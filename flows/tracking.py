@@ -9,7 +9,7 @@ import tempfile
 import urllib.error
 import urllib.request
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -49,6 +49,7 @@ CHAMPION, CHALLENGER = "champion", "challenger"
 CHAMPION_PARTS = "model/artifacts/champion"  # the folder of the champion's files in its calibration's run
 LARGEST_PICTURE = 32_000_000  # bytes
 VERDICT = "verdict"  # the question of a review queue, and the name of its answers
+METRICS_AT_ONCE = 1000  # as many as MLflow takes
 VIEW = "?workflowType=machine_learning"  # without it MLflow shows the pages of its language-model side
 
 
@@ -152,6 +153,15 @@ class Answer:
     at: datetime
 
 
+@dataclass(frozen=True)
+class LoggedPoint:
+    """Metrics of one step; a value of None is left out."""
+
+    step: int
+    time: datetime
+    metrics: Mapping[str, float | None]
+
+
 class Tracking:
     """One MLflow store: an embedded one in the workspace, or the server that MLFLOW_TRACKING_URI names."""
 
@@ -187,7 +197,7 @@ class Tracking:
     # Runs
 
     def start_run(self, pipeline: str, kind: str, name: str, tags: Mapping[str, str]) -> str:
-        """A new run of `kind` (training, calibration, batch) in the pipeline's experiment; its id."""
+        """A new run of `kind` (training, calibration, batch, monitor) in the pipeline's experiment; its id."""
         tags = {"reconwatch.kind": kind, "reconwatch.pipeline": pipeline, **tags}
         run = self._client.create_run(self._experiment(pipeline), run_name=name, tags=tags)
         return str(run.info.run_id)
@@ -236,6 +246,26 @@ class Tracking:
             tags=[RunTag(key, str(value)[:5000]) for key, value in (tags or {}).items()],
             synchronous=True,
         )
+
+    def log_points(self, run_id: str, points: Iterable[LoggedPoint]) -> None:
+        """Metrics of many steps. One that is there already, with the same step, time and value, is not added again."""
+        metrics = [
+            Metric(key, float(value), int(point.time.timestamp() * 1000), point.step)
+            for point in points
+            for key, value in point.metrics.items()
+            if value is not None
+        ]
+        for start in range(0, len(metrics), METRICS_AT_ONCE):
+            self._client.log_batch(run_id, metrics[start : start + METRICS_AT_ONCE], synchronous=True)
+
+    def is_there(self, run_id: str) -> bool:
+        """Whether a run exists and was not deleted."""
+        try:
+            return bool(self._client.get_run(run_id).info.lifecycle_stage == "active")
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return False
+            raise
 
     def log_data(self, run_id: str, name: str, digest: str, source: str, profile: Mapping[str, Any]) -> None:
         """What data went in, for the run's Datasets column."""
@@ -290,9 +320,14 @@ class Tracking:
         with tempfile.TemporaryDirectory() as folder:
             return self.artifact(run_id, name, Path(folder)).read_bytes()
 
-    def run_url(self, pipeline: str, run_id: str) -> str:
-        """Where a browser shows the run."""
-        return f"{self._dashboard.rstrip('/')}/#/experiments/{self._experiment(pipeline)}/runs/{run_id}{VIEW}"
+    def run_url(self, pipeline: str, run_id: str, artifact: str = "") -> str:
+        """Where a browser shows the run, or one of its artifacts."""
+        place = f"/artifacts/{quote(artifact)}" if artifact else ""
+        return f"{self._dashboard.rstrip('/')}/#/experiments/{self._experiment(pipeline)}/runs/{run_id}{place}{VIEW}"
+
+    def version_url(self, pipeline: str, version: str) -> str:
+        """Where a browser shows a version of the pipeline's model."""
+        return f"{self._dashboard.rstrip('/')}/#/models/{quote(pipeline)}/versions/{version}{VIEW}"
 
     def picture_url(self, run_id: str, name: str) -> str:
         """The address of a picture among the run's artifacts, for pages of MLflow itself."""
@@ -310,7 +345,11 @@ class Tracking:
     def discard(self, pipeline: str, key: str) -> None:
         """Delete the runs of a batch's key, which a process that died left; they stay restorable in MLflow's bin."""
         for run in self._search(pipeline, "batch", f"tags.`reconwatch.key` = '{key}'", 100):
-            self._client.delete_run(run.info.run_id)
+            self.delete(run.info.run_id)
+
+    def delete(self, run_id: str) -> None:
+        """Delete a run; it stays restorable in MLflow's bin."""
+        self._client.delete_run(run_id)
 
     def end_abandoned(self, pipeline: str, kind: str) -> None:
         """Mark as KILLED the runs of `kind` whose process on this host died; they would say for ever that they run."""

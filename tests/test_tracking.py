@@ -131,19 +131,42 @@ class TestBatches:
         assert {name for name in names if not name.startswith("odd")} == batches
 
     def test_its_artifacts(self, workspace: Workspace, report: RunReport, tmp_path: Path) -> None:
-        """Every image's row, the worst images and the histogram; the pictures can be opened."""
+        """Every image's row, the report, and the sheet of the worst images for alerts, which can be opened."""
         run_id = report.batches[1].run_id
         assert run_id is not None
-        assert sorted(workspace.tracking.artifact_names(run_id)) == [
-            "review",
-            "scores.parquet",
-            "scores.png",
-            "worst.png",
-        ]
+        names = ["report.html", "review", "scores.parquet", "worst.png"]
+        assert sorted(workspace.tracking.artifact_names(run_id)) == names
         table = pd.read_parquet(workspace.tracking.artifact(run_id, "scores.parquet", tmp_path))
         assert len(table) == 20
-        for name in ("worst.png", "scores.png"):
-            Image.open(workspace.tracking.artifact(run_id, name, tmp_path)).verify()
+        Image.open(workspace.tracking.artifact(run_id, "worst.png", tmp_path)).verify()
+        page = workspace.tracking.artifact(run_id, "report.html", tmp_path).read_text(encoding="utf-8")
+        assert all(f'"name":"image-{number:03d}.png"' in page for number in range(10))
+
+    def test_its_description_leads_on(self, workspace: Workspace, client: MlflowClient, report: RunReport) -> None:
+        """The verdict with its numbers, and links to the report, the champion and the batch before."""
+        first, second = (client.get_run(batch.run_id or "") for batch in report.batches[:2])
+        description = second.data.tags["mlflow.note.content"]
+        assert description.startswith("**WARNING: defects**. 10 of 20 images are flagged, where about 1 is expected;")
+        page = workspace.tracking.run_url("tiles", second.info.run_id, "report.html")
+        assert f"[Open the report]({page})" in description
+        assert f"/runs/{second.info.run_id}/artifacts/report.html?" in page
+        assert f"[version {report.batches[1].version}]({workspace.tracking.version_url('tiles', '1')})" in description
+        before = workspace.tracking.run_url("tiles", first.info.run_id)
+        assert f"The batch before: [1-nominal]({before})." in description
+        assert "It is the first batch." in first.data.tags["mlflow.note.content"]
+
+    def test_its_description_stays_a_page(
+        self, workspace: Workspace, client: MlflowClient, report: RunReport, tmp_path: Path
+    ) -> None:
+        """However many files are unreadable and however long their names, ten are named and the others counted."""
+        folder = tmp_path / "odd many"
+        folder.mkdir()
+        for number in range(14):
+            (folder / f"{number:02d}{'_' * 200}.png").write_bytes(b"")
+        (scored,) = score(workspace, "tiles", [folder], QUIET)
+        description = client.get_run(scored.run_id or "").data.tags["mlflow.note.content"]
+        assert len(description) < 5000
+        assert description.endswith("and 4 more, in the report.")
 
     def test_names_cannot_write_the_description(
         self, workspace: Workspace, client: MlflowClient, report: RunReport, tmp_path: Path
