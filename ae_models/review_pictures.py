@@ -29,7 +29,7 @@ def _sheet(
 ) -> Image.Image:
     cells = {
         "input": to_picture(image),
-        "error over it": heat_overlay(image, error_map, top),
+        "where it differs": heat_overlay(image, error_map, top),
         "reconstruction": to_picture(reconstruction),
         "error": heat_map(error_map, top),
     }

@@ -75,13 +75,13 @@ class Scored:
 def calibrate(
     pipeline: PipelineConfig, tracking: Tracking, progress: Progress, clock: Callable[[], datetime] = utc_now
 ) -> CalibrationReport:
-    """Find the pipeline's threshold and let the newest detector, with it, decide batches from now on.
+    """Find the pipeline's threshold and let the newest detector, or the one that decides since, decide with it.
 
     Raises:
         InputError: nothing was trained yet, or too few images are left to calibrate on.
     """
     tracking.end_abandoned(pipeline.name, "calibration")
-    training = tracking.latest_training(pipeline.name)
+    training = detector_to_calibrate(pipeline, tracking)
     if training is None:
         raise InputError(
             f"pipeline {pipeline.name!r} has no trained detector yet: run 'reconwatch train {pipeline.name}'"
@@ -117,6 +117,14 @@ def calibrate(
         len(nominal.unreadable),
         standing(pipeline, threshold.n_nominal),
     )
+
+
+def detector_to_calibrate(pipeline: PipelineConfig, tracking: Tracking) -> TrainedRun | None:
+    """The newest training that no calibration ended for; else that of the champion, which people may have changed."""
+    newest, champion = tracking.latest_training(pipeline.name), tracking.champion_version(pipeline.name)
+    if newest is None or champion is None or not tracking.is_calibrated(pipeline.name, newest.run_id):
+        return newest
+    return tracking.training(champion[1]["reconwatch.training_run"])
 
 
 def calibration_items(pipeline: PipelineConfig, tracking: Tracking, training: TrainedRun) -> tuple[Item, ...]:

@@ -16,6 +16,7 @@ from flows.cli_alert import app as alert_app
 from flows.cli_codes import app as codes_app
 from flows.cli_incidents import watchdog
 from flows.cli_review import review
+from flows.cli_versions import recalibrate, versions
 from flows.terminal import (
     ALARMED,
     FAILED,
@@ -31,11 +32,12 @@ from flows.terminal import (
     settings_of,
 )
 from flows.terminal import flow_or_plain as _flow_or_plain
+from flows.terminal import plain as _plain
+from flows.terminal import print_replay as _print_replay
 from flows.terminal import progress as _progress
 
 if TYPE_CHECKING:
     from flows.progress import Progress
-    from flows.replay import Replay
     from flows.running import RunReport
     from flows.scoring import BatchReport
     from flows.workspace import Workspace
@@ -384,6 +386,8 @@ def status(context: typer.Context, config: ConfigOption = None, as_json: JsonOpt
 
 app.command()(watchdog)
 app.command()(review)
+app.command()(recalibrate)
+app.command()(versions)
 
 
 @app.command()
@@ -531,46 +535,6 @@ def _print_batches(reports: "Sequence[BatchReport]", as_json: bool) -> None:
             typer.echo(f"ALARM stream of {report.pipeline}: {' '.join(report.stream)}")
         if report.outcome == "failed":
             complain(f"batch {report.batch}: {report.reason}; it is tried again by the next run")
-
-
-def _print_replay(report: "Replay", as_json: bool) -> None:
-    if as_json:
-        print_json(_plain(report) | {"first_alarm": report.alarms[0].batch if report.alarms else None})
-        return
-    rows = []
-    for batch in report.batches:
-        then, now = batch.then, batch.now
-        before = "?" if then.threshold is None else f"{then.threshold:.4g}"
-        rows.append(
-            (
-                batch.batch,
-                f"{batch.decided_at:%Y-%m-%d %H:%M}",
-                batch.version,
-                f"{before} -> {now.threshold:.4g}" if now else before,
-                f"{then.flagged} -> {now.flagged} of {batch.scored}" if now else f"{then.flagged} of {batch.scored}",
-                f"{then.verdict} -> {now.verdict}" if now and batch.changed else then.verdict,
-                "changed" if batch.changed else "" if now else "not decided again",
-            )
-        )
-    columns = ("batch", "decided (UTC)", "version", "threshold", "flagged", "verdict", "")
-    print_table(columns, rows, "Decided again")
-    for sentence in report.sentences():
-        typer.echo(sentence)
-    for batch in report.batches:
-        if batch.reason:
-            say(f"{batch.batch}: {batch.reason}")
-
-
-def _plain(report: Any) -> Any:
-    """A report as JSON values, without the rows of its images."""
-    from dataclasses import fields, is_dataclass
-
-    if is_dataclass(report):
-        values = {field.name: _plain(getattr(report, field.name)) for field in fields(report) if field.name != "table"}
-        return values | ({"alarm": report.alarm} if hasattr(report, "alarm") else {})
-    if isinstance(report, list | tuple):
-        return [_plain(part) for part in report]
-    return report
 
 
 def _exit(failed: bool, alarmed: bool) -> None:

@@ -1,11 +1,13 @@
-"""The Prefect flow that learns from what people labelled."""
+"""The Prefect flows that learn from what people labelled."""
 
+from datetime import datetime
 from pathlib import Path
 
 from prefect import State, flow
 
 from flows import running
 from flows.flow_record import failed, flow_progress, record
+from flows.recalibration import RecalibrationReport
 from flows.review_report import ReviewReport
 from flows.workspace import open_workspace
 
@@ -22,6 +24,27 @@ def review(config: str, pipeline: str) -> ReviewReport | State[ReviewReport]:
         workspace = open_workspace(Path(config))
         report = running.review(workspace, pipeline, flow_progress())
         record(f"review-{pipeline}", report.run_url, report.sentences())
+    except Exception as error:
+        return failed(error)
+    return report
+
+
+@flow(name="recalibrate", flow_run_name="recalibrate-{pipeline}", validate_parameters=True)
+def recalibrate(
+    config: str, pipeline: str, since: datetime | None = None, until: datetime | None = None
+) -> RecalibrationReport | State[RecalibrationReport]:
+    """Find the threshold of the champion's detector on the random audit, and let it decide from now on.
+
+    Args:
+        config: path of pipelines.yaml.
+        pipeline: its name there.
+        since: only batches decided from this time on.
+        until: only batches decided before this time.
+    """
+    try:
+        workspace = open_workspace(Path(config))
+        report = running.recalibrate(workspace, pipeline, since, until, flow_progress())
+        record(f"recalibrate-{pipeline}", report.run_url, report.sentences())
     except Exception as error:
         return failed(error)
     return report

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
+from hashlib import sha256
 
 import pandas as pd
 
@@ -87,12 +88,13 @@ def asked_images(table: pd.DataFrame, most: int, manifest_hash: str) -> tuple[Re
     """The images of a batch that people are asked to label, from the rows of its scores.
 
     Where more than `most` images are flagged, that many of them are drawn at random, so that the labels stand for all
-    of them. The flagged ones come first, the most extreme first; then the rest of the audit.
+    of them. The flagged ones come first, the most extreme first; then the rest of the audit, in no order, so that its
+    first ones stand for it where people stop early.
     """
     scored = table[table["status"] == "scored"]
     drawn = audit_sample(scored["flagged"], most, f"{manifest_hash}/flagged")
     images = [image for image, keep in zip(review_images(scored), drawn, strict=True) if keep or image.audit]
-    return tuple(sorted(images, key=lambda image: (not image.flagged, -_extreme(image.score))))
+    return tuple(sorted(images, key=lambda image: (not image.flagged, *_turn(image))))
 
 
 def review_images(table: pd.DataFrame) -> list[ReviewImage]:
@@ -161,5 +163,8 @@ class BatchReviews:
         return self._read[record.key]
 
 
-def _extreme(score: float) -> float:
-    return math.inf if math.isnan(score) else score
+def _turn(image: ReviewImage) -> tuple[float, str]:
+    """The most extreme score first of flagged images, and the order of a hash of the others."""
+    if not image.flagged:
+        return 0, sha256(image.uri.encode()).hexdigest()
+    return -math.inf if math.isnan(image.score) else -image.score, ""

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -16,6 +17,8 @@ from flows.channels import send_due
 from flows.config import PipelineConfig, fingerprint
 from flows.monitor import update_monitor
 from flows.progress import Progress
+from flows.recalibration import RecalibrationReport
+from flows.recalibration import recalibrate as recalibrate_pipeline
 from flows.review_queue import make_missing_queues
 from flows.review_report import ReviewReport
 from flows.review_report import review as review_pipeline
@@ -69,6 +72,15 @@ def calibrate(workspace: Workspace, name: str, progress: Progress) -> Calibratio
 def review(workspace: Workspace, name: str, progress: Progress) -> ReviewReport:
     """Take in what people labelled of a pipeline's images, and measure."""
     return review_pipeline(workspace.settings.pipeline(name), workspace, progress)
+
+
+def recalibrate(
+    workspace: Workspace, name: str, since: datetime | None, until: datetime | None, progress: Progress
+) -> RecalibrationReport:
+    """Recalibrate a pipeline on its audit while no other process trains or calibrates it."""
+    pipeline = workspace.settings.pipeline(name)
+    with _alone(workspace, pipeline, progress):
+        return recalibrate_pipeline(pipeline, workspace, since, until, progress)
 
 
 def score_one(
@@ -176,14 +188,12 @@ def _run(workspace: Workspace, pipeline: PipelineConfig, progress: Progress, sco
 
 
 def calibration_is_due(workspace: Workspace, pipeline: PipelineConfig) -> bool:
-    """Whether the newest detector decides no batches yet."""
-    newest, champion = (
-        workspace.tracking.latest_training(pipeline.name),
-        workspace.tracking.champion_version(pipeline.name),
-    )
+    """Whether the newest detector was never calibrated; that another one decides since then may be somebody's wish."""
+    newest = workspace.tracking.latest_training(pipeline.name)
     if newest is None:
         return False
-    return champion is None or champion[1].get("reconwatch.training_run") != newest.run_id
+    no_champion = workspace.tracking.champion_version(pipeline.name) is None
+    return no_champion or not workspace.tracking.is_calibrated(pipeline.name, newest.run_id)
 
 
 def changes_since_training(workspace: Workspace, pipeline: PipelineConfig) -> bool:

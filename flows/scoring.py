@@ -272,10 +272,11 @@ def _alert(
         pipeline=pipeline.name,
         batch=batch.id,
         verdict={**asdict(scored.verdict), "version": champion.version},
-        sentences=" ".join([*scored.verdict.sentences(), *([f"Label its images: {queue.url}"] if queue else [])]),
+        sentences=" ".join(scored.verdict.sentences()),
         worst=tuple(Path(uri).name for uri in named[:NAMED]),
         run_url=url,
         dedupe_key=claim.key,
         run_id=run_id,
         picture=WORST if worst else None,
+        review_url=queue.url if queue else None,
     )

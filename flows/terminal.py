@@ -11,6 +11,7 @@ import typer
 
 if TYPE_CHECKING:
     from flows.progress import Progress
+    from flows.replay import Replay
     from flows.workspace import Workspace
 
 Result = TypeVar("Result")
@@ -94,3 +95,44 @@ def progress() -> "Progress":
     from flows.progress import terminal_or_log
 
     return terminal_or_log()
+
+
+def print_replay(report: "Replay", as_json: bool, sentences: Sequence[str] = ()) -> None:
+    """The batches of a replay, then and now, and below them its sentences, or these."""
+    if as_json:
+        print_json(plain(report) | {"first_alarm": report.alarms[0].batch if report.alarms else None})
+        return
+    rows = []
+    for batch in report.batches:
+        then, now = batch.then, batch.now
+        before = "?" if then.threshold is None else f"{then.threshold:.4g}"
+        rows.append(
+            (
+                batch.batch,
+                f"{batch.decided_at:%Y-%m-%d %H:%M}",
+                batch.version,
+                f"{before} -> {now.threshold:.4g}" if now else before,
+                f"{then.flagged} -> {now.flagged} of {batch.scored}" if now else f"{then.flagged} of {batch.scored}",
+                f"{then.verdict} -> {now.verdict}" if now and batch.changed else then.verdict,
+                "changed" if batch.changed else "" if now else "not decided again",
+            )
+        )
+    columns = ("batch", "decided (UTC)", "version", "threshold", "flagged", "verdict", "")
+    print_table(columns, rows, "Decided again")
+    for sentence in sentences or report.sentences():
+        typer.echo(sentence)
+    for batch in report.batches:
+        if batch.reason:
+            say(f"{batch.batch}: {batch.reason}")
+
+
+def plain(report: Any) -> Any:
+    """A report as JSON values, without the rows of its images."""
+    from dataclasses import fields, is_dataclass
+
+    if is_dataclass(report):
+        values = {field.name: plain(getattr(report, field.name)) for field in fields(report) if field.name != "table"}
+        return values | ({"alarm": report.alarm} if hasattr(report, "alarm") else {})
+    if isinstance(report, list | tuple):
+        return [plain(part) for part in report]
+    return report

@@ -27,6 +27,7 @@ from filelock import FileLock
 from matplotlib.figure import Figure
 from mlflow import MlflowClient
 from mlflow.entities import Assessment, Dataset, DatasetInput, Metric, Param, Run, RunTag, Span
+from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.genai.label_schemas import InputCategorical
 from mlflow.models import ModelSignature
@@ -81,6 +82,16 @@ class ChampionVersion:
     def on(self, device: torch.device) -> "ChampionVersion":
         """The same, with its network on another device."""
         return replace(self, champion=replace(self.champion, detector=self.champion.detector.on(device)))
+
+
+@dataclass(frozen=True)
+class RegisteredVersion:
+    """A version of a pipeline's model: its number, tags and aliases, and when it was registered."""
+
+    version: str
+    tags: Mapping[str, str]
+    aliases: tuple[str, ...]
+    made_at: datetime
 
 
 @dataclass(frozen=True)
@@ -342,6 +353,15 @@ class Tracking:
         runs = self._search(pipeline, "training", "attributes.status = 'FINISHED'", 1)
         return TrainedRun(runs[0].info.run_id, dict(runs[0].data.tags)) if runs else None
 
+    def is_calibrated(self, pipeline: str, training_run: str) -> bool:
+        """Whether a calibration of this training's detector ended well."""
+        condition = f"tags.`reconwatch.training_run` = '{training_run}' and attributes.status = 'FINISHED'"
+        return bool(self._search(pipeline, "calibration", condition, 1))
+
+    def training(self, run_id: str) -> TrainedRun:
+        """The training run of that id."""
+        return TrainedRun(run_id, dict(self._client.get_run(run_id).data.tags))
+
     def discard(self, pipeline: str, key: str) -> None:
         """Delete the runs of a batch's key, which a process that died left; they stay restorable in MLflow's bin."""
         for run in self._search(pipeline, "batch", f"tags.`reconwatch.key` = '{key}'", 100):
@@ -362,7 +382,7 @@ class Tracking:
     def register(
         self, pipeline: str, run_id: str, champion: Champion, tags: Mapping[str, str], description: str
     ) -> str:
-        """Register detector and threshold as one self-contained pyfunc version, as challenger; its number."""
+        """Register detector and threshold as one self-contained pyfunc version that decides nothing yet; its number."""
         with tempfile.TemporaryDirectory() as scratch:
             parts, model = Path(scratch) / "champion", Path(scratch) / "model"
             champion.save(parts)
@@ -375,22 +395,65 @@ class Tracking:
                 raise
         source = f"{self._client.get_run(run_id).info.artifact_uri}/model"
         made = self._client.create_model_version(pipeline, source, run_id, dict(tags), description=description)
-        self._client.set_registered_model_alias(pipeline, CHALLENGER, made.version)
         return str(made.version)
 
-    def promote(self, pipeline: str, version: str) -> None:
-        """Let a version decide batches from now on."""
-        self._client.set_registered_model_alias(pipeline, CHAMPION, version)
+    def promote(self, pipeline: str, version: str, tags: Mapping[str, str] | None = None) -> None:
+        """Let a version decide batches from now on; `tags` say why. Who was challenger is none any more.
 
-    def champion_version(self, pipeline: str) -> tuple[str, Mapping[str, str]] | None:
-        """Number and tags of the version that decides batches; None where there is none."""
+        Nothing but the move of the alias, one write of the registry, lets another version decide.
+        """
+        for key, value in (tags or {}).items():
+            self._client.set_model_version_tag(pipeline, version, key, value[:5000])
+        self._client.set_registered_model_alias(pipeline, CHAMPION, version)
+        challenger = self.version_by_alias(pipeline, CHALLENGER)
+        if challenger is not None and challenger.version == version:
+            self._client.delete_registered_model_alias(pipeline, CHALLENGER)
+
+    def challenge(self, pipeline: str, version: str) -> None:
+        """Let a version be scored in the shadow of the champion from now on, in place of who was before."""
+        self._client.set_registered_model_alias(pipeline, CHALLENGER, version)
+
+    def version_by_alias(self, pipeline: str, alias: str) -> RegisteredVersion | None:
+        """The version with that alias; None where there is none."""
         try:
-            found = self._client.get_model_version_by_alias(pipeline, CHAMPION)
+            found = self._client.get_model_version_by_alias(pipeline, alias)
         except MlflowException as error:
             if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
                 return None
             raise
-        return str(found.version), dict(found.tags)
+        return _registered(found, (alias,))
+
+    def versions(self, pipeline: str) -> tuple[RegisteredVersion, ...]:
+        """Every version of the pipeline's model, the oldest first."""
+        try:
+            aliases: dict[str, str] = self._client.get_registered_model(pipeline).aliases
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return ()
+            raise
+        found, page = list[ModelVersion](), None
+        while True:
+            part = self._client.search_model_versions(f"name = '{pipeline}'", max_results=200, page_token=page)
+            found += part
+            page = part.token
+            if not page:
+                break
+        named = {
+            str(each.version): tuple(alias for alias in aliases if str(aliases[alias]) == str(each.version))
+            for each in found
+        }
+        versions = (_registered(each, named[str(each.version)]) for each in found)
+        return tuple(sorted(versions, key=lambda version: int(version.version)))
+
+    def note_version(self, pipeline: str, version: str, tags: Mapping[str, str]) -> None:
+        """Keeps more about a version."""
+        for key, value in tags.items():
+            self._client.set_model_version_tag(pipeline, version, key, value[:5000])
+
+    def champion_version(self, pipeline: str) -> tuple[str, Mapping[str, str]] | None:
+        """Number and tags of the version that decides batches; None where there is none."""
+        found = self.version_by_alias(pipeline, CHAMPION)
+        return None if found is None else (found.version, found.tags)
 
     def champion(self, pipeline: str) -> ChampionVersion:
         """The champion, read from the registry.
@@ -551,6 +614,11 @@ class Tracking:
             order_by=["attributes.start_time DESC"],
         )
         return runs
+
+
+def _registered(found: ModelVersion, aliases: tuple[str, ...]) -> RegisteredVersion:
+    made_at = datetime.fromtimestamp(found.creation_timestamp / 1000, UTC)
+    return RegisteredVersion(str(found.version), dict(found.tags), aliases, made_at)
 
 
 def _answer(tags: Mapping[str, str], given: Assessment) -> Answer:

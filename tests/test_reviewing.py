@@ -130,7 +130,8 @@ class TestWhoIsAsked:
     def test_flagged_images_come_first_and_the_most_extreme_of_them(self, table: pd.DataFrame) -> None:
         """One whose score is no number is the most extreme; unreadable files have nothing to look at."""
         asked = [int(Path(image.uri).stem) for image in asked_images(table, 50, "hash")]
-        assert asked == [12, *range(28, 12, -1), 11, 10, 5, 3]
+        assert asked[:-2] == [12, *range(28, 12, -1), 11, 10]
+        assert set(asked[-2:]) == {3, 5}
 
     def test_of_too_many_flagged_ones_some_are_drawn(self, table: pd.DataFrame) -> None:
         """At random, by the batch, so that labels on them stand for all; the audit comes on top."""
@@ -176,7 +177,7 @@ class TestQueue:
         assert text.startswith(r"&lt;img src=x onerror=alert\(1\)&gt;\[a\]\(http:b\).png of batch 2-damaged:")
 
     def test_the_run_and_the_alert_lead_there(self, first: RunReport, workspace: Workspace) -> None:
-        """The description has a link, and what people are told ends with the address."""
+        """The description has a link, and what people are told has the address."""
         for report in first.batches:
             assert report.run_id is not None
             tags = MlflowClient(workspace.tracking.uri).get_run(report.run_id).data.tags
@@ -184,7 +185,7 @@ class TestQueue:
             address = f"http://127.0.0.1:5000/#/experiments/{experiment(workspace)}/review-queue?workflowType=genai"
             assert f"[Label its images]({address}&selectedQueueId={queue})" in tags["mlflow.note.content"]
         (incident,) = [one for one in workspace.ledger.incidents("tiles") if one.kind == "defects"]
-        assert f"Label its images: {address}&selectedQueueId=rq-" in incident.alert["sentences"]
+        assert incident.alert["review_url"].startswith(f"{address}&selectedQueueId=rq-")
 
     def test_nothing_is_made_twice(self, copy: Workspace) -> None:
         """Whoever dies between the queue and the note of it makes the same questions again."""
