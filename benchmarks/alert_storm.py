@@ -1,6 +1,6 @@
 """An alert storm: 10,000 flagged batches while every channel fails half of the time; is anything lost or told twice?
 
-    python benchmarks/alert_storm.py [--batches 10000] [--output storm.json]
+    python -m benchmarks.alert_storm [--batches 10000] [--output storm.json]
 
 Each channel posts to a web server in a process of its own on loopback, which answers 500 to half of the requests, drawn
 by a seed; half of those it has taken all the same, as a receiver that fails late does. The clock is set by hand, so
@@ -116,6 +116,11 @@ class Channel:
         if answer.status != 200:
             raise DeliveryFailed(f"answered {answer.status}")
 
+    def close(self) -> None:
+        """Ends the connection."""
+        if self.connection is not None:
+            self.connection.close()
+
 
 @dataclass(frozen=True)
 class Storm:
@@ -204,12 +209,15 @@ def storm(folder: Path, grouped: bool, batches: int, seed: int) -> Storm:
         while ledger.pending_alerts(limit=1):
             pass_over()
             clock.now += DELAYS[-1]
+        for channel in channels[config.name].values():
+            channel.close()
         pipe.send("what did you receive?")
         received: Received = pipe.recv()
     seconds = time.perf_counter() - start
+    incidents = ledger.incidents(closed=True)
     keys = [
         (channel, f"{incident.key}/{end}")
-        for incident in ledger.incidents(closed=True)
+        for incident in incidents
         for channel in CHANNELS
         for end in ("first", "resolved")
         if end == "first" or (grouped and incident.closed_at is not None)
@@ -218,7 +226,7 @@ def storm(folder: Path, grouped: bool, batches: int, seed: int) -> Storm:
     return Storm(
         grouping="on" if grouped else "off",
         flagged_batches=flagged,
-        incidents=len(keys) // (2 if grouped else 1) // len(CHANNELS),
+        incidents=len(incidents),
         messages=len(keys),
         requests=received.answers.total(),
         answered_500=received.answers.total() - received.answers["200"],

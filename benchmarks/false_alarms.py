@@ -1,15 +1,15 @@
 """False alarms, promised and realised: of images, batches and streams; in simulations and, where given, on real images.
 
-    python benchmarks/false_alarms.py [--quick] [--data FOLDER] [--output FILE.json] [--pictures FOLDER]
+    python -m benchmarks.false_alarms [--quick] [--data FOLDER] [--output FILE.json] [--pictures FOLDER]
 
 FOLDER holds magnetic-tiles/ (with manifest.csv) and fashion-mnist/ (as torchvision lays it out), or one of them; the
-environment variable DATA names it too. Takes about five minutes on one core; --quick less, with wider intervals.
+environment variable DATA names it too. Takes about eight minutes on one core; --quick less, with wider intervals.
 """
 
 import argparse
 import json
 import os
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from functools import partial
@@ -17,8 +17,6 @@ from pathlib import Path
 from time import perf_counter
 
 import numpy as np
-from false_alarms_on_images import data_rows
-from false_alarms_table import Row, at_most, rate_of, told
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from rich.console import Console
@@ -31,6 +29,9 @@ from ae_models.calibration import conformal_threshold, images_needed
 from ae_models.curves import percent
 from ae_models.monitoring import batch_verdict, smallest_alarming_count
 from ae_models.stream import RATIOS, ChangeState, log_e_values
+from benchmarks.false_alarms_on_images import data_rows
+from benchmarks.false_alarms_table import Row, at_most, rate_of, told
+from flows.verdicts import NOMINAL_BATCHES
 
 LAW = gamma(4)  # of nominal scores: positive and skewed, as mean squared errors are
 Random = np.random.Generator
@@ -109,6 +110,40 @@ def correlated_rows(repeats: int, random: Random) -> Iterator[Row]:
             found = rate_of(count, repeats // 20 * 20)
             kept = at_most(found, 0.005) or (correlation > 0 and not name)
             yield Row(f"nominal batch, flagged images{name}", setting, "0.5%", told(found), kept)
+
+
+def marked_rows(repeats: int, random: Random) -> Iterator[Row]:
+    """Batches as they come, whose flags are correlated and of which 2% are bad lots, while people mark false alarms.
+
+    As in the ledger, a batch is compared with the last 1,000 that did not alarm or were marked, which is 10 batches
+    after it. Of each 800 the first 400 are not counted: the comparison takes 199 that are known.
+    """
+    threshold = conformal_threshold(np.arange(1000), 0.01)
+    for correlation in (0.01, 0.05):
+        for marked in (0.0, 0.5, 1.0):
+            alarms, totals = Counter[str](), Counter[str]()
+            for _ in range(repeats):
+                history, waiting = deque[tuple[int, int]](maxlen=NOMINAL_BATCHES), deque[tuple[int, int]]()
+                for place in range(800):
+                    kind, rate = ("bad", 0.1) if random.random() < 0.02 else ("nominal", 0.01)
+                    strength = 1 / correlation - 1
+                    flagged = int(random.binomial(200, random.beta(rate * strength, (1 - rate) * strength)))
+                    verdict = batch_verdict(200, flagged, 0, threshold, 0.01, 0.01, nominal_batches=tuple(history))
+                    if place >= 400:
+                        alarms[kind] += verdict.alarm
+                        totals[kind] += 1
+                    if not verdict.alarm:
+                        history.append((flagged, 200))
+                    elif kind == "nominal" and random.random() < marked:
+                        waiting.append((place, flagged))
+                    while waiting and waiting[0][0] <= place - 10:
+                        history.append((waiting.popleft()[1], 200))
+            setting = f"m 200, correlation {correlation:g}, {marked:.0%} of false alarms marked"
+            found = rate_of(alarms["nominal"], totals["nominal"])
+            kept = at_most(found, 0.005) or marked < 1
+            yield Row("nominal batch at work, flagged images", setting, "0.5%", told(found), kept)
+            noticed = told(rate_of(alarms["bad"], totals["bad"]))
+            yield Row("bad lot at work, 10% flagged", setting, "", noticed, True)
 
 
 def stream_rows(repeats: int, random: Random) -> Iterator[Row]:
@@ -255,6 +290,7 @@ def main() -> None:
         (stream_rows, 2000),
         (diagnosis_rows, 400),
         (power_row, 2000),
+        (marked_rows, 20),
     ]
     rows = [row for part, repeats in track(parts, "Simulations") for row in part(repeats // less, random)]
     if arguments.data:

@@ -10,21 +10,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
-from false_alarms_table import Row, at_most, rate_of, told
 from numpy.typing import NDArray
 from rich.progress import track
 from scipy.stats import binom
 
-from ae_models.baselines import PrincipalComponents, fit_principal_components
+from ae_models.baselines import fit_principal_components
 from ae_models.batch_tests import overdispersion
 from ae_models.calibration import conformal_threshold
 from ae_models.curves import auroc, group_numbers, percent
+from ae_models.detector import Detector
 from ae_models.images import ImageSpec, Source, stream
 from ae_models.monitoring import UNEQUAL, BatchVerdict, batch_verdict
 from ae_models.panels import score_histogram
-from ae_models.scoring import mean_squared_errors
 from ae_models.splits import groups_of, near_duplicates, perceptual_hashes, split_by_group
+from benchmarks.false_alarms_table import Row, at_most, rate_of, told
 
 Scores = NDArray[np.float64]
 
@@ -54,23 +53,23 @@ class Set:
 def data_rows(folder: Path, splits: int, pictures: Path | None) -> Iterator[Row]:
     """The rows of each data set that the folder holds."""
     if (folder / "fashion-mnist").is_dir():
-        yield from _promises(
+        yield from promises(
             Set("Fashion-MNIST, ankle boots", _ankle_boots(folder / "fashion-mnist"), 0.01, 100), splits
         )
     if (folder / "magnetic-tiles" / "manifest.csv").is_file():
         train, test = (_tiles(folder / "magnetic-tiles", split) for split in ("train", "test"))
-        yield from _promises(Set("magnetic tiles", train, 0.05, 48), splits)
-        yield from _other_light(Set("magnetic tiles", train, 0.02, 48), test, splits, pictures)
+        yield from promises(Set("magnetic tiles", train, 0.05, 48), splits)
+        yield from other_light(Set("magnetic tiles", train, 0.02, 48), test, splits, pictures)
 
 
-def _promises(of: Set, splits: int) -> Iterator[Row]:
+def promises(of: Set, splits: int) -> Iterator[Row]:
     """Splits by group into fitting (40%), calibration (25%) and images at work, in random order and group by group."""
     counts, totals = Counter[str](), Counter[str]()
     for seed in track(range(splits), of.name):
         sides = split_by_group(of.images.groups, {"fit": 0.4, "calibration": 0.25, "work": 0.35}, seed)
-        network = _fitted(of.images.pixels[sides["fit"]], seed)
-        nominal, work = _scores(network, of.images.pixels[sides["calibration"]]), of.images.at(sides["work"])
-        scores, random = _scores(network, work.pixels), np.random.default_rng(seed)
+        detector = _fitted(of.images.pixels[sides["fit"]], seed)
+        nominal, work = detector.score(of.images.pixels[sides["calibration"]]), of.images.at(sides["work"])
+        scores, random = detector.score(work.pixels), np.random.default_rng(seed)
         flags = conformal_threshold(nominal, of.rate).flags(scores)
         counts["images"] += int(flags.sum())
         totals["images"] += flags.size
@@ -96,7 +95,7 @@ def _promises(of: Set, splits: int) -> Iterator[Row]:
     yield Row(of.name, "groups differ by more than chance", "", differ, counts["shuffled"] <= 0.1 * splits)
 
 
-def _other_light(of: Set, others: Images, splits: int, pictures: Path | None) -> Iterator[Row]:
+def other_light(of: Set, others: Images, splits: int, pictures: Path | None) -> Iterator[Row]:
     """Other tiles in other light: when they are noticed, what they are called, and what a recalibration mends.
 
     Held out at random, images of the tiles that the network was fitted on calibrate: too low a threshold for others.
@@ -106,8 +105,8 @@ def _other_light(of: Set, others: Images, splits: int, pictures: Path | None) ->
         first, names, before, after, areas = [], Counter[str](), Counter[bool](), Counter[bool](), []
         for seed in track(range(splits), f"{of.name}, {held_out}"):
             sides = split_by_group(images.groups, {"fit": 0.6, "calibration": 0.4}, seed)
-            network = _fitted(images.pixels[sides["fit"]], seed)
-            nominal, scores = _scores(network, images.pixels[sides["calibration"]]), _scores(network, others.pixels)
+            detector = _fitted(images.pixels[sides["fit"]], seed)
+            nominal, scores = detector.score(images.pixels[sides["calibration"]]), detector.score(others.pixels)
             verdicts = _judged(scores[_group_by_group(others.groups, np.random.default_rng(seed))], nominal, of)
             first.append(next((place for place, verdict in enumerate(verdicts, 1) if verdict.alarm), np.inf))
             names.update(verdict.diagnosis for verdict in verdicts)
@@ -175,15 +174,10 @@ def _group_by_group(groups: Sequence[str], random: np.random.Generator) -> NDArr
     return np.argsort([drawn[group] for group in groups], kind="stable").astype(np.int64)
 
 
-def _fitted(pixels: NDArray[np.float32], seed: int) -> PrincipalComponents:
+def _fitted(pixels: NDArray[np.float32], seed: int) -> Detector:
     channels, height, width = pixels.shape[1:]
-    return fit_principal_components(pixels, ImageSpec(height, width, channels), 64, seed)
-
-
-def _scores(network: PrincipalComponents, pixels: NDArray[np.float32]) -> Scores:
-    images = torch.from_numpy(pixels)
-    with torch.inference_mode():
-        return mean_squared_errors(images, network(images))
+    spec = ImageSpec(height, width, channels)
+    return Detector(spec, "pca", {}, fit_principal_components(pixels, spec, 64, seed))
 
 
 def _decoded(sources: Sequence[Source], spec: ImageSpec) -> NDArray[np.float32]:

@@ -42,6 +42,7 @@ from flows.processes import this_process
 from flows.progress import Progress
 from flows.sources import Item, content_hash, labelled_items, nominal_items
 from flows.tracking import Tracking, TrainedRun
+from flows.training import CHOOSERS
 
 
 @dataclass(frozen=True)
@@ -54,12 +55,13 @@ class CalibrationReport:
     run_url: str
     threshold: Threshold
     n_unreadable: int
+    n_chose: int  # labelled images that took no part, since they chose the recipe
     standing: str
 
     def sentences(self) -> tuple[str, ...]:
         """What came out, for people."""
         lines = (f"Version {self.version} is champion of {self.pipeline}.", *self.threshold.sentences())
-        return (*lines, *filter(None, [self.standing]))
+        return (*lines, *filter(None, [_left_out(self.n_chose), self.standing]))
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,7 @@ def calibrate(
         )
     detector = tracking.detector(training.run_id).on(choose_device(pipeline.training.device))
     items = calibration_items(pipeline, tracking, training)
-    labelled = labelled_items(pipeline.data)
+    labelled, n_chose = judging_items(pipeline, tracking, training)
     tags = {
         "reconwatch.process": this_process().owner(),
         "reconwatch.training_run": training.run_id,
@@ -96,14 +98,14 @@ def calibrate(
     }
     with tracking.run(pipeline.name, "calibration", f"calibrate {pipeline.threshold.method}", tags) as run_id:
         nominal = score_items(detector, items, "Scoring calibration images", progress)
-        rated = score_items(detector, labelled[0].items, "Scoring labelled images", progress) if labelled else None
+        rated = score_items(detector, labelled[0], "Scoring labelled images", progress) if labelled else None
         truth = labelled[1][rated.places] if labelled and rated else None
-        threshold = find_threshold(pipeline, nominal.scores, rated, truth)
+        threshold = find_threshold(pipeline, nominal.scores, rated, truth, n_chose)
         images = [(item.uri, content_hash(item)) for item in nominal.items]
         seed, versions = pipeline.training.seed, installed_versions()
         certificate = certify(detector, threshold, nominal.scores, images, seed, clock(), versions)
         champion = Champion(detector.on(choose_device("cpu")), threshold, nominal.scores, certificate)
-        _log_calibration(tracking, run_id, threshold, certificate, nominal, rated, truth)
+        _log_calibration(tracking, run_id, threshold, certificate, nominal, rated, truth, n_chose)
         version = _register(pipeline, tracking, run_id, training, champion)
         tracking.promote(pipeline.name, version)
     if nominal.unreadable:
@@ -115,6 +117,7 @@ def calibrate(
         tracking.run_url(pipeline.name, run_id),
         threshold,
         len(nominal.unreadable),
+        n_chose,
         standing(pipeline, threshold.n_nominal),
     )
 
@@ -145,6 +148,27 @@ def calibration_items(pipeline: PipelineConfig, tracking: Tracking, training: Tr
     return tuple(unseen[: pipeline.training.max_images])
 
 
+def judging_items(
+    pipeline: PipelineConfig, tracking: Tracking, training: TrainedRun
+) -> tuple[tuple[tuple[Item, ...], NDArray[np.bool_]] | None, int]:
+    """The labelled images that did not choose the recipe, with which of them are anomalous; and how many did.
+
+    Not by name, content or group. None where there are no labelled images, or none that are left.
+    """
+    labelled = labelled_items(pipeline.data)
+    if labelled is None:
+        return None, 0
+    items, truth = labelled[0].items, labelled[1]
+    if CHOOSERS not in tracking.artifact_names(training.run_id):
+        return (items, truth), 0
+    with tempfile.TemporaryDirectory() as folder:
+        table = pd.read_parquet(tracking.artifact(training.run_id, CHOOSERS, Path(folder)))
+    uris, hashes, groups = set(table["uri"]), set(table["sha256"]), set(table["group"].dropna())
+    kept = [item.uri not in uris and item.group not in groups and content_hash(item) not in hashes for item in items]
+    judging = tuple(item for item, judges in zip(items, kept, strict=True) if judges)
+    return (judging, truth[kept]) if judging else None, len(items) - len(judging)
+
+
 def score_items(detector: AnyDetector, items: Sequence[Item], what: str, progress: Progress) -> Scored:
     """The scores of the items that can be read."""
     scores, places, unreadable = [np.empty(0)], [np.empty(0, np.int64)], []
@@ -163,8 +187,11 @@ def find_threshold(
     nominal_scores: NDArray[np.float64],
     labelled: Scored | None,
     anomalous: NDArray[np.bool_] | None,
+    n_chose: int = 0,
 ) -> Threshold:
     """The threshold that the pipeline asks for, from nominal scores (n,) and, where asked for, labelled ones.
+
+    `n_chose` more labelled images take no part, since they chose the recipe.
 
     Raises:
         InputError: too few scores, or labels asked for and not there.
@@ -173,16 +200,22 @@ def find_threshold(
     if isinstance(wish, ConformalThreshold):
         return conformal_threshold(nominal_scores, wish.false_alarm_rate, wish.confidence)
     if labelled is None or anomalous is None:
-        raise InputError(f"threshold.method {wish.method!r} needs labels: add data.labelled to {pipeline.name!r}")
+        more = "label images that did not choose the recipe" if n_chose else f"add data.labelled to {pipeline.name!r}"
+        raise InputError(f"threshold.method {wish.method!r} needs labels: {more}")
     groups = [item.group or item.uri for item in labelled.items]
-    return labelled_threshold(
-        labelled.scores,
-        anomalous,
-        _criterion(wish),
-        groups,
-        pipeline.training.seed,
-        calibration_scores=nominal_scores,
-    )
+    seed = pipeline.training.seed
+    try:
+        return labelled_threshold(
+            labelled.scores, anomalous, _criterion(wish), groups, seed, calibration_scores=nominal_scores
+        )
+    except InputError as error:
+        raise InputError(" ".join(filter(None, [str(error), _left_out(n_chose)]))) from error
+
+
+def _left_out(n_chose: int) -> str:
+    if not n_chose:
+        return ""
+    return f"{n_chose} labelled images took no part, since they chose the recipe."
 
 
 def _criterion(wish: LabelledFalseAlarmRate | LabelledRecall | LabelledFScore | LabelledCost) -> Criterion:
@@ -205,6 +238,7 @@ def _log_calibration(
     nominal: Scored,
     labelled: Scored | None,
     anomalous: NDArray[np.bool_] | None,
+    n_chose: int,
 ) -> None:
     table = pd.DataFrame({"uri": [item.uri for item in nominal.items], "score": nominal.scores, "set": "calibration"})
     groups = {"nominal, calibration": nominal.scores}
@@ -226,11 +260,15 @@ def _log_calibration(
         "false_alarm_rate_low": low,
         "false_alarm_rate_high": high,
     }
-    if labelled is not None and anomalous is not None:
+    if threshold.recall is not None and threshold.false_alarms is not None:
+        metrics |= {"labelled_recall": threshold.recall.value}
+        metrics |= {"labelled_false_alarm_rate": threshold.false_alarms.value}
+    elif labelled is not None and anomalous is not None:
         flags = threshold.flags(labelled.scores)
-        metrics["labelled_recall"] = float(flags[anomalous].mean())
-        metrics["labelled_false_alarm_rate"] = float(flags[~anomalous].mean())
-    description = "\n".join(f"- {sentence}" for sentence in (*threshold.sentences(), *certificate.sentences()))
+        for name, those in (("labelled_recall", anomalous), ("labelled_false_alarm_rate", ~anomalous)):
+            metrics |= {name: float(flags[those].mean())} if those.any() else {}
+    sentences = filter(None, (*threshold.sentences(), _left_out(n_chose), *certificate.sentences()))
+    description = "\n".join(f"- {sentence}" for sentence in sentences)
     tracking.log(
         run_id,
         params={
@@ -239,6 +277,7 @@ def _log_calibration(
             "threshold.rank": threshold.rank,
             "images.nominal": threshold.n_nominal,
             "images.anomalous": threshold.n_anomalous,
+            "images.labelled_that_chose": n_chose,
             "images.unreadable": len(nominal.unreadable),
         },
         metrics=metrics,

@@ -380,8 +380,8 @@ def status(context: typer.Context, config: ConfigOption = None, as_json: JsonOpt
     ]
     print_table(columns, rows, "Pipelines")
     for state in states:
-        for waiting in state.waiting_channels:
-            typer.echo(in_words(waiting))
+        for sentence in (*map(in_words, state.waiting_channels), *filter(None, [state.sentence()])):
+            typer.echo(sentence)
 
 
 app.command()(watchdog)

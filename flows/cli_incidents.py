@@ -23,11 +23,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from flows.config import Settings
-    from flows.incidents import Incident
+    from flows.incidents import Incident, Judgement
     from flows.ledger import Ledger
 
 NumberArgument = Annotated[int, typer.Argument(help="The incident's number.", show_default=False)]
 ByOption = Annotated[str | None, typer.Option(help="Who does.", show_default="your user name")]
+CommentOption = Annotated[str, typer.Option(help="What the others should know.")]
 
 
 def list_incidents(
@@ -48,7 +49,7 @@ def acknowledge_incident(
     context: typer.Context,
     number: NumberArgument,
     by: ByOption = None,
-    comment: Annotated[str, typer.Option(help="What the others should know.")] = "",
+    comment: CommentOption = "",
     config: ConfigOption = None,
 ) -> None:
     """Say that somebody sees to an incident: no reminder and no escalation from here on."""
@@ -62,15 +63,33 @@ def acknowledge_incident(
 
 
 def close_incident(
-    context: typer.Context, number: NumberArgument, by: ByOption = None, config: ConfigOption = None
+    context: typer.Context,
+    number: NumberArgument,
+    false_alarm: Annotated[
+        bool | None,
+        typer.Option(
+            "--false-alarm/--true-alarm",
+            help="Whether it was one; said of an incident that is over, too.",
+            show_default="nothing is said",
+        ),
+    ] = None,
+    by: ByOption = None,
+    comment: CommentOption = "",
+    config: ConfigOption = None,
 ) -> None:
-    """Close an incident before it closes by itself; the next alarm opens another."""
+    """Close an incident before it closes by itself, and say whether it was a false alarm.
+
+    Batches whose alarms were false count as nominal from then on, where later ones are compared with them.
+    """
     settings, ledger = _opened(context, config)
-    from flows.incident_alerts import name_of
     from flows.watchdog import close
 
-    incident = close(ledger, settings, number, by or getuser())
-    typer.echo(f"Closed by {incident.closed_by}: {name_of(incident)}.")
+    judgement: Judgement | None = None
+    if false_alarm is not None:
+        judgement = "false alarm" if false_alarm else "true alarm"
+    by = by or getuser()
+    incident, nominal = close(ledger, settings, number, by, comment, judgement)
+    typer.echo(_closing(incident, by, nominal))
     _send(settings, ledger)
 
 
@@ -143,10 +162,28 @@ def _print(incidents: "Sequence[Incident]", as_json: bool) -> None:
     print_table(columns, rows, "Incidents")
 
 
+def _closing(incident: "Incident", by: str, nominal: int) -> str:
+    from flows.incident_alerts import name_of
+
+    if incident.judgement is None:
+        return f"Closed by {by}: {name_of(incident)}."
+    said = f"Closed as a {incident.judgement}, as {by} says: {name_of(incident)}."
+    if incident.judgement == "true alarm":
+        return said
+    counted = f"{said} Batches of it that count as nominal from now on: {nominal} of {incident.batches}"
+    if nominal < incident.batches:
+        return f"{counted}; the others alarmed for something else too, which nobody called false."
+    return f"{counted}."
+
+
 def _state(incident: "Incident") -> str:
     if incident.closed_at is not None:
         by = f" by {incident.closed_by}" if incident.closed_by else ""
-        return f"closed {incident.closed_at:%Y-%m-%d %H:%M} UTC{by}"
+        closed = f"closed {incident.closed_at:%Y-%m-%d %H:%M} UTC{by}"
+        if incident.judgement is None:
+            return closed
+        said = f": {incident.comment}" if incident.comment else ""
+        return f"{closed}, a {incident.judgement}{said}"
     if incident.acknowledged_at is None:
         return "open"
     said = f": {incident.comment}" if incident.comment else ""

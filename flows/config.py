@@ -14,8 +14,8 @@ from pydantic import AfterValidator, Field, ValidationError, ValidationInfo, fie
 
 from ae_models.errors import InputError
 from flows import config_yaml
-from flows.config_channels import CHANNELS, Channel, LogChannel, WebhookChannel
-from flows.config_faults import Vocabulary, message, model_faults, nearest
+from flows.config_channels import ABOUT, CHANNELS, SECRET_KEYS, Channel, LogChannel, WebhookChannel
+from flows.config_faults import Fault, Location, Vocabulary, message, model_faults, nearest, written
 from flows.config_incidents import IncidentsConfig
 from flows.config_networks import CORRUPTIONS, MODELS, AutoConfig, ConvolutionalConfig, LinearConfig, ModelConfig
 from flows.config_sections import (
@@ -114,6 +114,9 @@ class PipelineEntry(Part):
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"two channels are named '{twice[0]}': give each channel a name of its own")
+        heard = {kind for channel in alerts for kind in channel.about}
+        if alerts and (unheard := [kind for kind in ABOUT if kind not in heard]):
+            raise ValueError(f"no channel is about {', '.join(unheard)}: leave about out of one, or add a channel")
         return alerts
 
     @field_validator("incidents")
@@ -202,10 +205,30 @@ def load(path: Path, environment: Mapping[str, str]) -> Settings:
         file = SettingsFile.model_validate(document.values, context={"folder": path.parent})
     except ValidationError as error:
         faults = faults + model_faults(error, document.lines, document.unknown, VOCABULARY)
+    faults = faults + _secrets_in(document, faults)
     if faults or file is None:
         raise InputError(message(path, faults))
     pipelines = {name: PipelineConfig(name=name, **dict(entry)) for name, entry in file.pipelines.items()}
     return Settings(path=path, workspace=file.workspace, dashboard=file.dashboard.rstrip("/"), pipelines=pipelines)
+
+
+def _secrets_in(document: config_yaml.Document, faults: Sequence[Fault]) -> list[Fault]:
+    """The secrets that stand in the file itself, in channels without another fault."""
+    sentence = "is secret and must not stand in the file: write ${NAME} and export that variable"
+    return [
+        Fault(line, written(place), sentence)
+        for place, line in document.lines.items()
+        if _is_a_secret(document, place) and not any(fault.path.startswith(written(place[:4])) for fault in faults)
+    ]
+
+
+def _is_a_secret(document: config_yaml.Document, place: Location) -> bool:
+    if len(place) != 5 or place[2] != "alerts" or place in document.expanded:
+        return False
+    pipelines, name, alerts, number, key = place
+    channel = document.values[pipelines][name][alerts][number]
+    secret = isinstance(channel, dict) and key in SECRET_KEYS.get(str(channel.get("type")), ())
+    return secret and channel[key] is not None
 
 
 Section = Literal["data", "model", "training", "threshold"]

@@ -2,7 +2,7 @@
 
 import base64
 from collections.abc import Mapping
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self, get_args
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, SecretStr, Tag, model_validator
 
@@ -19,6 +19,8 @@ from flows.config_types import (
 )
 
 Severity = Literal["warning", "critical"]
+About = Literal["defects", "moved", "unreadable", "stream", "missing", "stopped", "failing"]
+ABOUT: tuple[About, ...] = get_args(About)
 
 SECRET_MARK = "whsec_"  # what signing secrets begin with, by Standard Webhooks
 SMTP_PORTS: Mapping[str, int] = {"starttls": 587, "tls": 465, "none": 25}
@@ -29,6 +31,9 @@ class ChannelPart(Part):
 
     minimum_severity: Severity = Field(
         default="warning", description="how bad it must be for the channel to be told: warning or critical"
+    )
+    about: tuple[About, ...] = Field(
+        default=ABOUT, description=f"the kinds of incident that the channel hears of, of {', '.join(ABOUT)}"
     )
 
 
@@ -203,6 +208,15 @@ CHANNELS: dict[str, type[BaseModel]] = {
     "apprise": AppriseChannel,
     "prefect_event": PrefectEventChannel,
 }
+SECRET_KEYS: Mapping[str, tuple[str, ...]] = {
+    "webhook": ("secret",),  # not url: that of a receiver of one's own is no secret
+    "slack": ("url",),
+    "teams": ("url",),
+    "email": ("password",),
+    "pagerduty": ("routing_key",),
+    "apprise": ("url",),
+}
+"""What must not stand in the file itself, by the channel's type."""
 AnyChannel = (
     LogChannel
     | WebhookChannel

@@ -21,13 +21,18 @@ _VARIABLE = re.compile(r"\$\$\{|\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^{}]*))?\}|\$
 
 @dataclass
 class Document:
-    """The values of the file, the line of each path, the faults found so far, and the paths whose value is unknown."""
+    """The values of the file, the line of each path, the faults found so far, and the paths whose value is unknown.
+
+    Attributes:
+        expanded: the paths whose text holds a variable.
+    """
 
     environment: Mapping[str, str]
     values: Any = None
     lines: dict[Location, int] = field(default_factory=dict)
     faults: list[Fault] = field(default_factory=list)
     unknown: set[Location] = field(default_factory=set)
+    expanded: set[Location] = field(default_factory=set)
 
     def add_fault(self, path: Location, line: int, sentence: str) -> None:
         """Record a fault that is not the models' to find."""
@@ -155,6 +160,7 @@ def _expanded(document: Document, text: str, path: Location) -> str:
         name, default = match.groups()
         if match[0] == "$${":
             return "${"
+        document.expanded.add(path)
         value = document.environment.get(name or "", "") or default
         if value is None and name in document.environment:
             return ""

@@ -72,7 +72,8 @@ def _headline(incident: Incident, message: Message, now: datetime) -> str:
 
 def _news(incident: Incident, message: Message) -> list[str]:
     if message.kind == "resolved":
-        return [_ending(incident), _counted(incident)]
+        comment = [f"The comment on it: {incident.comment}."] if incident.comment else []
+        return [_ending(incident), *comment, _counted(incident)]
     if message.kind == "acknowledged":
         return [f"They say: {incident.comment}."] if incident.comment else []
     return [_counted(incident)] if message.kind in ("reminder", "escalated") else []
@@ -80,7 +81,7 @@ def _news(incident: Incident, message: Message) -> list[str]:
 
 def _ending(incident: Incident) -> str:
     if incident.closed_by:
-        return f"{incident.closed_by} closed it."
+        return f"{incident.closed_by} closed it{f' as a {incident.judgement}' if incident.judgement else ''}."
     if incident.kind in LASTING:
         return "It ended by itself."
     return f"The last {incident.clean} batches in a row were clean of it."

@@ -15,6 +15,7 @@ from flows.config_channels import Severity
 from flows.config_incidents import IncidentsConfig
 
 RANK: dict[str, int] = {"warning": 1, "critical": 2}
+Judgement = Literal["false alarm", "true alarm"]  # what people say of an alarm
 MessageKind = Literal["alarm", "reminder", "acknowledged", "escalated", "resolved", "missing", "failing", "stream"]
 LASTING: dict[str, MessageKind] = {"missing": "missing", "stopped": "missing", "failing": "failing", "stream": "stream"}
 """What lasts until it is over, and batches have no say in: the kind of incident, and of the message that opens it."""
@@ -47,6 +48,7 @@ class Incident:
         clean: clean batches in a row since its last alarm.
         told: names of the channels that heard of it.
         spoken_at: when the last message was due.
+        judgement: what people say of its batches' alarms, true where of any; None where nothing.
         number: short, for people; 0 before the ledger has given it one.
     """
 
@@ -70,6 +72,7 @@ class Incident:
     comment: str | None = None
     closed_at: datetime | None = None
     closed_by: str | None = None
+    judgement: Judgement | None = None
     number: int = 0
 
 
@@ -110,8 +113,11 @@ def passed(incident: Incident, place: datetime) -> Incident:
 
 
 def covers(incident: Incident, severity: Severity, place: datetime) -> bool:
-    """Whether an alarm scored late was part of this closed incident, so that people have heard of it."""
-    within = incident.first_place <= place < incident.last_place
+    """Whether an alarm scored late was part of this closed incident, so that people have heard of it.
+
+    Not where they called it a false alarm: nobody has said so of this one.
+    """
+    within = incident.first_place <= place < incident.last_place and incident.judgement != "false alarm"
     return within and RANK[severity] <= RANK[incident.severity]
 
 
@@ -146,10 +152,11 @@ def settled(
 
 
 def closed(
-    incident: Incident, by: str, audience: Mapping[str, Severity], now: datetime
+    incident: Incident, by: str, audience: Mapping[str, Severity], now: datetime, comment: str = ""
 ) -> tuple[Incident, tuple[Message, ...]]:
     """The incident closed, and the message to everyone who had heard of it; `by` is '' where it closed by itself."""
-    return replace(incident, closed_at=now, closed_by=by or None), _to_told(incident, "resolved", "resolved", audience)
+    incident = replace(incident, closed_at=now, closed_by=by or None, comment=comment or incident.comment)
+    return incident, _to_told(incident, "resolved", "resolved", audience)
 
 
 def _escalated(incident: Incident, risen: bool, rules: IncidentsConfig, now: datetime) -> Incident:

@@ -32,7 +32,7 @@ from sqlalchemy.exc import (
 from sqlalchemy.types import TypeDecorator
 
 from ae_models.errors import InputError
-from flows.incidents import Incident
+from flows.incidents import Incident, Judgement
 from flows.labels import Label
 from flows.processes import Process, owner_is_alive, this_process
 
@@ -87,7 +87,11 @@ class Busy:
 
 @dataclass(frozen=True)
 class BatchRecord:
-    """A finished batch; `verdict` is what `finish` was given, as JSON values."""
+    """A finished batch; `verdict` is what `finish` was given, as JSON values.
+
+    Attributes:
+        false_alarm: whether people say so of everything that it alarmed for.
+    """
 
     key: str
     pipeline: str
@@ -103,6 +107,7 @@ class BatchRecord:
     n_flagged: int
     n_unreadable: int
     verdict: dict[str, Any]
+    false_alarm: bool = False
 
 
 @dataclass(frozen=True)
@@ -327,11 +332,11 @@ class Ledger:
         """The last `limit` finished batches of a pipeline, the newest first."""
         done = (_BATCHES.c.pipeline == pipeline) & (_BATCHES.c.status == "done")
         newest = (_BATCHES.c.finished_at.desc(), _BATCHES.c.key)
-        return tuple(map(_record, self._rows(sa.select(_BATCHES).where(done).order_by(*newest).limit(limit))))
+        return tuple(map(_record, self._rows(_RECORDS.where(done).order_by(*newest).limit(limit))))
 
     def batch(self, key: str) -> BatchRecord | None:
         """The finished batch of that key; None where there is none."""
-        rows = self._rows(sa.select(_BATCHES).where((_BATCHES.c.key == key) & (_BATCHES.c.status == "done")))
+        rows = self._rows(_RECORDS.where((_BATCHES.c.key == key) & (_BATCHES.c.status == "done")))
         return _record(rows[0]) if rows else None
 
     def decided(
@@ -343,16 +348,22 @@ class Ledger:
             done &= _BATCHES.c.finished_at >= since
         if until is not None:
             done &= _BATCHES.c.finished_at < until
-        query = sa.select(_BATCHES).where(done).order_by(_BATCHES.c.finished_at, _BATCHES.c.key)
+        query = _RECORDS.where(done).order_by(_BATCHES.c.finished_at, _BATCHES.c.key)
         return tuple(map(_record, self._rows(query)))
 
     def nominal_counts(self, pipeline: str, calibration_version: str, limit: int) -> tuple[tuple[int, int], ...]:
-        """(flagged, scored) of the last batches that this calibration decided without an alarm, the newest first."""
-        nominal = (_BATCHES.c.pipeline == pipeline) & (_BATCHES.c.calibration_version == calibration_version)
-        nominal &= (_BATCHES.c.status == "done") & _BATCHES.c.alarm.is_(False) & (_BATCHES.c.n_scored > 0)
+        """(flagged, scored) of the last batches that this calibration decided without an alarm, or with one that people
+        say was false, the newest first."""
+        nominal = _nominal(pipeline, calibration_version) & (_BATCHES.c.n_scored > 0)
         query = sa.select(_BATCHES.c.n_flagged, _BATCHES.c.n_scored).where(nominal)
         rows = self._rows(query.order_by(_BATCHES.c.finished_at.desc(), _BATCHES.c.key).limit(limit))
         return tuple((row.n_flagged, row.n_scored) for row in rows)
+
+    def false_alarms(self, pipeline: str, calibration_version: str) -> tuple[int, int]:
+        """How many batches of this calibration alarmed falsely, as people say, and how many count as nominal."""
+        query = sa.select(_BATCHES.c.alarm).where(_nominal(pipeline, calibration_version))
+        alarms = [row.alarm for row in self._rows(query)]
+        return sum(alarms), len(alarms)
 
     def stream(self, pipeline: str, calibration_version: str) -> StreamRecord | None:
         """The stream of a calibration as the last finished batch left it; None before the first."""
@@ -416,7 +427,8 @@ class Ledger:
 
     def points(self, pipeline: str, after: int = 0) -> tuple[Point, ...]:
         """The points of a pipeline's time line with a number above `after`, by number."""
-        query = sa.select(_POINTS.c.number, _POINTS.c.numbers, _BATCHES).join(_BATCHES)
+        query = sa.select(_POINTS.c.number, _POINTS.c.numbers, *_RECORDS.selected_columns)
+        query = query.select_from(_POINTS.join(_BATCHES))
         query = query.where((_POINTS.c.pipeline == pipeline) & (_POINTS.c.number > after)).order_by(_POINTS.c.number)
         return tuple(map(_point, self._rows(query)))
 
@@ -455,14 +467,14 @@ class Ledger:
         self, pipeline: str | None = None, closed: bool = False, limit: int | None = None
     ) -> tuple[Incident, ...]:
         """The open incidents of a pipeline, or of all; with `closed` those that are over too; the newest first."""
-        query = sa.select(_INCIDENTS).order_by(_INCIDENTS.c.number.desc()).limit(limit)
+        query = _JUDGED_INCIDENTS.order_by(_INCIDENTS.c.number.desc()).limit(limit)
         if pipeline is not None:
             query = query.where(_INCIDENTS.c.pipeline == pipeline)
         return tuple(map(_incident, self._rows(query if closed else query.where(_INCIDENTS.c.closed_at.is_(None)))))
 
     def incident(self, number: int) -> Incident | None:
         """The incident of that number; None where there is none."""
-        rows = self._rows(sa.select(_INCIDENTS).where(_INCIDENTS.c.number == number))
+        rows = self._rows(_JUDGED_INCIDENTS.where(_INCIDENTS.c.number == number))
         return _incident(rows[0]) if rows else None
 
     def _book(self, connection: sa.Connection, pipeline: str, now: datetime) -> "IncidentBook":
@@ -559,7 +571,8 @@ class Ledger:
     def _create_tables(self) -> None:
         with self._transaction() as connection:
             _METADATA.create_all(connection)
-            _OUTBOX_BY_MATTER.create(connection, checkfirst=True)  # ledgers from before have the table without it
+            for index in (_OUTBOX_BY_MATTER, _INCIDENTS_OF_A_BATCH):  # ledgers from before have the tables without them
+                index.create(connection, checkfirst=True)
             _number_earlier(connection)
             found = connection.execute(sa.select(_META.c.value).where(_META.c.key == "schema")).scalar()
             if found is None:
@@ -639,6 +652,10 @@ class IncidentBook:
         """The open incidents, the oldest first."""
         return self._incidents(_INCIDENTS.c.closed_at.is_(None))
 
+    def numbered(self, number: int) -> Incident:
+        """The incident of that number, which is one of the pipeline's."""
+        return self._incidents(_INCIDENTS.c.number == number)[0]
+
     def closed_around(self, kind: str, place: datetime) -> tuple[Incident, ...]:
         """The closed incidents of a kind whose batches lie on both sides of that place in the stream."""
         around = (_INCIDENTS.c.first_place <= place) & (_INCIDENTS.c.last_place >= place)
@@ -650,7 +667,7 @@ class IncidentBook:
 
     def write(self, incident: Incident, batch_key: str = "") -> Incident:
         """The incident as it is kept, with its number; `batch_key` is of a batch that belongs to it from now on."""
-        row = {name: getattr(incident, name) for name in Incident.__dataclass_fields__ if name != "number"}
+        row = {name: getattr(incident, name) for name in Incident.__dataclass_fields__ if name not in _DERIVED}
         row |= {"alert": _json_text(incident.alert), "told": _json_text(incident.told)}
         if incident.number:
             self._connection.execute(sa.update(_INCIDENTS).where(_INCIDENTS.c.number == incident.number).values(row))
@@ -661,6 +678,20 @@ class IncidentBook:
             link = {"incident": incident.number, "batch_key": batch_key}
             self._connection.execute(sa.insert(_INCIDENT_BATCHES).values(link))
         return incident
+
+    def judge(self, incident: Incident, judgement: Judgement, by: str, note: str) -> int:
+        """Notes what people say of the alarms of an incident's batches, in place of what was said of them before.
+
+        Returns how many of the batches count as nominal now: those of which no other finding stands.
+        """
+        batches = sa.select(_INCIDENT_BATCHES.c.batch_key).where(_INCIDENT_BATCHES.c.incident == incident.number)
+        said_before = _JUDGEMENTS.c.batch_key.in_(batches) & (_JUDGEMENTS.c.finding == incident.kind)
+        self._connection.execute(sa.delete(_JUDGEMENTS).where(said_before))
+        said = {"finding": incident.kind, "judgement": judgement, "judged_by": by, "note": note, "judged_at": self.now}
+        keys = self._connection.execute(batches).scalars()
+        self._connection.execute(sa.insert(_JUDGEMENTS), [{"batch_key": key, **said} for key in keys])
+        nominal = sa.select(sa.func.count()).select_from(_BATCHES).where(_BATCHES.c.key.in_(batches), _FALSE_ALARM)
+        return int(self._connection.execute(nominal).scalar_one())
 
     def send(self, incident: Incident, entries: Sequence[OutboxEntry]) -> None:
         """Enters messages on an incident into the outbox; each channel gets those of one incident in this order."""
@@ -697,7 +728,7 @@ class IncidentBook:
 
     def _incidents(self, where: sa.ColumnElement[bool]) -> tuple[Incident, ...]:
         ours = (_INCIDENTS.c.pipeline == self.pipeline) & where
-        rows = self._connection.execute(sa.select(_INCIDENTS).where(ours).order_by(_INCIDENTS.c.number)).all()
+        rows = self._connection.execute(_JUDGED_INCIDENTS.where(ours).order_by(_INCIDENTS.c.number)).all()
         return tuple(map(_incident, rows))
 
 
@@ -871,6 +902,35 @@ _INCIDENT_BATCHES = sa.Table(
     sa.Column("incident", sa.Integer, sa.ForeignKey("incidents.number"), primary_key=True),
     sa.Column("batch_key", _Words, sa.ForeignKey("batches.key"), primary_key=True),
 )
+_INCIDENTS_OF_A_BATCH = sa.Index("incident_batches_by_batch", _INCIDENT_BATCHES.c.batch_key)
+_JUDGEMENTS = sa.Table(  # whoever judges batches, and however: one word on each finding of each, the last
+    "judgements",
+    _METADATA,
+    sa.Column("batch_key", _Words, sa.ForeignKey("batches.key"), primary_key=True),
+    sa.Column("finding", _Words, primary_key=True),  # the kind of its incident
+    sa.Column("judgement", _Words, nullable=False),  # false alarm, true alarm
+    sa.Column("judged_by", _Words, nullable=False),
+    sa.Column("note", _Words, nullable=False),
+    sa.Column("judged_at", _Time, nullable=False),
+)
+_FALSE = _JUDGEMENTS.c.judgement == "false alarm"
+_FINDING_THAT_STANDS = sa.exists().where(
+    _INCIDENT_BATCHES.c.batch_key == _BATCHES.c.key,
+    _INCIDENT_BATCHES.c.incident == _INCIDENTS.c.number,
+    ~sa.exists().where(
+        _FALSE,
+        _JUDGEMENTS.c.batch_key == _INCIDENT_BATCHES.c.batch_key,
+        _JUDGEMENTS.c.finding == _INCIDENTS.c.kind,
+    ),
+)
+_FALSE_ALARM = sa.exists().where(_FALSE, _JUDGEMENTS.c.batch_key == _BATCHES.c.key) & ~_FINDING_THAT_STANDS
+_RECORDS = sa.select(_BATCHES, _FALSE_ALARM.label("false_alarm"))
+_WORST_WORD = (
+    sa.select(sa.func.max(_JUDGEMENTS.c.judgement))  # "true alarm" where that was said of any batch
+    .join(_INCIDENT_BATCHES, _INCIDENT_BATCHES.c.batch_key == _JUDGEMENTS.c.batch_key)
+    .where(_INCIDENT_BATCHES.c.incident == _INCIDENTS.c.number, _JUDGEMENTS.c.finding == _INCIDENTS.c.kind)
+)
+_JUDGED_INCIDENTS = sa.select(_INCIDENTS, _WORST_WORD.scalar_subquery().label("judgement"))
 
 _LABELS = sa.Table(
     "labels",
@@ -900,11 +960,17 @@ _QUEUES = sa.Table(
     sa.Column("made_at", _Time, nullable=False),
 )
 
+_DERIVED = {"number", "judgement"}  # of an incident's row: the database gives them
 _UNSENT: dict[str, Any] = {"sender": "", "sender_since": None}
 
 
 def _held_by(claim: Claim) -> sa.ColumnElement[bool]:
     return (_BATCHES.c.key == claim.key) & (_BATCHES.c.owner == claim.owner) & (_BATCHES.c.status == "claimed")
+
+
+def _nominal(pipeline: str, calibration_version: str) -> sa.ColumnElement[bool]:
+    ours = (_BATCHES.c.pipeline == pipeline) & (_BATCHES.c.calibration_version == calibration_version)
+    return ours & (_BATCHES.c.status == "done") & (_BATCHES.c.alarm.is_(False) | _FALSE_ALARM)
 
 
 def _seen(pipeline: str, batch: str, stat_hash: str) -> sa.ColumnElement[bool]:

@@ -197,7 +197,7 @@ def _decided_again(
         except (ArtifactMissing, OSError, ValueError, KeyError) as error:
             refused.extend([error] if isinstance(error, InputError) else [])
             return _replayed(record, before, None, " ".join(str(error).split()))
-        if not verdict.alarm:
+        if record.false_alarm or not verdict.alarm:
             known.append((verdict.flagged, verdict.scored))
         return _replayed(record, before, _decision(threshold, asdict(verdict)))
 

@@ -70,8 +70,8 @@ def score_batch(
 ) -> ScoredBatch:
     """Score every image of a batch; memory does not grow with its size but for the rows of its table.
 
-    `nominal_batches` are (flagged, scored) of earlier ones that this champion decided without an alarm. The batch's
-    hash draws the images of the audit.
+    `nominal_batches` are (flagged, scored) of earlier ones of this champion that raised no alarm, or a false one. The
+    batch's hash draws the images of the audit.
 
     Raises:
         InputError: the batch holds no image at all.

@@ -1,8 +1,9 @@
 """How every pipeline stands."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from ae_models.curves import Proportion, percent
 from flows.config import PipelineConfig
 from flows.incident_alerts import in_short
 from flows.ledger import WaitingChannel
@@ -12,7 +13,12 @@ from flows.workspace import Workspace
 
 @dataclass(frozen=True)
 class PipelineState:
-    """One pipeline: what decides its batches, what was last decided, and what waits."""
+    """One pipeline: what decides its batches, what was last decided, and what waits.
+
+    Attributes:
+        false_alarms: those that people called so, of the champion's nominal batches; None where they called none so.
+        batch_false_alarm_rate: what was asked for.
+    """
 
     name: str
     state: str
@@ -24,6 +30,17 @@ class PipelineState:
     alerts_waiting: int
     waiting_channels: tuple[WaitingChannel, ...]
     url: str
+    false_alarms: Proportion | None
+    batch_false_alarm_rate: float
+
+    def sentence(self) -> str:
+        """How often nominal batches alarmed beside how often they may; empty where nobody called an alarm false."""
+        if self.false_alarms is None:
+            return ""
+        promised = percent(self.batch_false_alarm_rate)
+        return (
+            f"{self.name}: false alarms, as people say: {self.false_alarms}, where {promised} of nominal batches may."
+        )
 
 
 def pipeline_states(workspace: Workspace) -> list[PipelineState]:
@@ -50,7 +67,14 @@ def _state(workspace: Workspace, pipeline: PipelineConfig, waiting: Sequence[Wai
         alerts_waiting=sum(channel.count for channel in here),
         waiting_channels=here,
         url=workspace.tracking.experiment_url(pipeline.name),
+        false_alarms=_false_alarms(workspace, pipeline.name, champion[1]) if champion else None,
+        batch_false_alarm_rate=pipeline.monitor.batch_false_alarm_rate,
     )
+
+
+def _false_alarms(workspace: Workspace, name: str, tags: Mapping[str, str]) -> Proportion | None:
+    false, nominal = workspace.ledger.false_alarms(name, tags.get("reconwatch.calibration_run", ""))
+    return Proportion(false, nominal) if false else None
 
 
 def _words(workspace: Workspace, pipeline: PipelineConfig, has_champion: bool) -> str:

@@ -26,7 +26,9 @@ class Stream:
     """What the batches of a calibration show that raised no alarm of their own.
 
     One very bad batch, of which people heard, would otherwise raise the evidence for good, and the stream would say
-    nothing new. Leaving out batches for having many flags only lowers the evidence, so its budget holds.
+    nothing new. Leaving out batches for having many flags only lowers the evidence, so its budget holds. That people
+    call an alarm false changes nothing here: its batch was left out in its turn, and the detector of changes takes
+    batches in their order alone.
 
     Attributes:
         evidence: that images are flagged more often than promised, since the calibration.

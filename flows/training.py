@@ -33,6 +33,7 @@ from flows.sources import Found, Item, content_hash, labelled_items, nominal_ite
 from flows.tracking import Tracking
 
 SHOWN = 8  # images in the sheets of reconstructions
+CHOOSERS = "labelled_that_chose.parquet"  # the artifact of a training run by labelled images
 ENOUGH_BASELINE = 32  # components of the baseline, as many as the linear network's code
 
 
@@ -130,6 +131,7 @@ def train(pipeline: PipelineConfig, tracking: Tracking, progress: Progress) -> T
         _log_data(pipeline, tracking, run_id, found, images, sides)
         pairs = _log_near_duplicates(tracking, run_id, images, sides, progress)
         learnt = _learn(pipeline, tracking, run_id, images, sides, labelled, progress)
+        _log_choosers(tracking, run_id, learnt, labelled)
         aurocs = _log_detection(tracking, run_id, learnt, labelled, progress)
         _log_detector(tracking, run_id, learnt.detector, images.pixels[sides["validation"]])
     spec = spec_of(images.pixels)
@@ -207,7 +209,7 @@ def _labelled_half(
     if labelled is None:
         return None, frozenset()
     found, truth = labelled
-    groups = [item.group or item.uri for item in found.items]
+    groups = _groups(found.items)
     if len(set(groups)) < 2:
         return None, frozenset()
     places = split_by_group(groups, {"shown": 0.5, "kept": 0.5}, seed)["shown"][:MOST]
@@ -471,6 +473,16 @@ def _log_detector(tracking: Tracking, run_id: str, detector: AnyDetector, valida
     shown = validation[:SHOWN]
     sheet = reconstruction_sheet(shown, detector.reconstruct(shown))
     tracking.log_picture(run_id, sheet, "reconstructions/best.png")
+
+
+def _log_choosers(
+    tracking: Tracking, run_id: str, learnt: Learnt, labelled: tuple[Found, NDArray[np.bool_]] | None
+) -> None:
+    """Which labelled images chose the recipe, where they did: they are no judges of it."""
+    chose = [item for item in labelled[0].items if item.uri in learnt.shown] if labelled else []
+    if chose:
+        rows = [(item.uri, item.group, content_hash(item)) for item in chose]
+        tracking.log_table(run_id, pd.DataFrame(rows, columns=["uri", "group", "sha256"]), CHOOSERS)
 
 
 def _log_detection(

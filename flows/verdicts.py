@@ -21,11 +21,10 @@ def verdict_on(
 ) -> BatchVerdict:
     """The verdict on a batch from the columns score and status of its rows, cut by `threshold`.
 
-    `nominal_batches` are (flagged, scored) of the calibration's batches without an alarm. Those that alarmed are left
-    out, the nominal ones among them too: so Tarone's test of the others finds too little rather than too much. Where
-    it finds that batches differ, the comparison with them keeps its power but cannot bring false alarms down to their
-    rate, as what alarms is worse than all that did not. That takes people's word on which alarms were false; without
-    it, to count alarming batches as nominal would make defects the norm.
+    `nominal_batches` are (flagged, scored) of the calibration's batches without an alarm, and of those whose alarm
+    people called false. Where they call none so, Tarone's test finds too little rather than too much; and where it
+    finds that batches differ, the comparison with them cannot bring false alarms down to their rate, as what alarms is
+    worse than all that did not. To count alarming batches as nominal without their word would make defects the norm.
     """
     scored = table["status"] == "scored"
     scores = table.loc[scored, "score"].to_numpy(np.float64)

@@ -15,6 +15,7 @@ from flows.incidents import (
     LASTING,
     Finding,
     Incident,
+    Judgement,
     Message,
     acknowledged,
     alarmed,
@@ -49,7 +50,7 @@ def after_batch(
             _add_alarm(book, pipeline, finding, standing.get(finding.kind), batch_key, place)
         for kind, incident in standing.items():
             if kind == "missing":
-                _write(book, *closed(incident, "", audience(pipeline), book.now))
+                _write(book, *closed(incident, "", audience(pipeline, kind), book.now))
             elif kind not in LASTING and _is_clean(verdict, kind):
                 _keep(book, pipeline, passed(incident, place), incident)
 
@@ -103,23 +104,39 @@ def acknowledge(ledger: Ledger, settings: Settings, number: int, by: str, commen
     """The incident, acknowledged; raises InputError where there is none of that number, or it is over."""
 
     def ours(incident: Incident, book: IncidentBook) -> tuple[Incident, tuple[Message, ...]]:
-        return acknowledged(incident, by, comment, audience(settings.pipelines.get(incident.pipeline)), book.now)
+        told = audience(settings.pipelines.get(incident.pipeline), incident.kind)
+        return acknowledged(incident, by, comment, told, book.now)
 
     return _by_hand(ledger, number, ours)
 
 
-def close(ledger: Ledger, settings: Settings, number: int, by: str) -> Incident:
-    """The incident, closed; raises InputError where there is none of that number, or it is over."""
+def close(
+    ledger: Ledger, settings: Settings, number: int, by: str, comment: str = "", judgement: Judgement | None = None
+) -> tuple[Incident, int]:
+    """The incident, closed, and how many of its batches count as nominal by the judgement.
+
+    With a judgement an incident that is over takes it too. Raises InputError where there is none of that number, where
+    it is over and there is no judgement, or where it has no batches to judge.
+    """
+    nominal = 0
 
     def over(incident: Incident, book: IncidentBook) -> tuple[Incident, tuple[Message, ...]]:
-        return closed(incident, by, audience(settings.pipelines.get(incident.pipeline)), book.now)
+        nonlocal nominal
+        if judgement is not None:
+            nominal = _judged(book, incident, judgement, by, comment)
+            incident = replace(incident, judgement=judgement, comment=comment or incident.comment)
+        if incident.closed_at is not None:
+            return incident, ()
+        told = audience(settings.pipelines.get(incident.pipeline), incident.kind)
+        return closed(incident, by, told, book.now, comment)
 
-    return _by_hand(ledger, number, over)
+    return _by_hand(ledger, number, over, past=judgement is not None), nominal
 
 
-def audience(pipeline: PipelineConfig | None) -> Mapping[str, Severity]:
-    """The least severity that each of the pipeline's channels hears of; nobody where it is not configured any more."""
-    return {channel.name: channel.minimum_severity for channel in pipeline.alerts} if pipeline else {}
+def audience(pipeline: PipelineConfig | None, kind: str) -> Mapping[str, Severity]:
+    """The least severity that each of the pipeline's channels about that kind hears of; none where it is gone."""
+    channels = pipeline.alerts if pipeline else ()
+    return {channel.name: channel.minimum_severity for channel in channels if kind in channel.about}
 
 
 def lasts(book: IncidentBook, pipeline: PipelineConfig, kind: str, origin: str, finding: Finding | None) -> None:
@@ -131,7 +148,7 @@ def lasts(book: IncidentBook, pipeline: PipelineConfig, kind: str, origin: str, 
     there = [incident for incident in book.open() if incident.kind == kind]
     if finding is None:
         for incident in there:
-            _write(book, *closed(incident, "", audience(pipeline), book.now))
+            _write(book, *closed(incident, "", audience(pipeline, kind), book.now))
     elif not there and not book.knows(key_of(pipeline.name, kind, origin)):
         _keep(book, pipeline, begun(pipeline.name, finding, origin, book.now, book.now), None)
 
@@ -202,7 +219,7 @@ def _keep(
     """Keeps an incident as it stands now, with the messages that came due."""
     if before is None:
         incident = book.write(incident)  # which gives it the number that its messages name
-    after, messages = settled(incident, before, pipeline.incidents, audience(pipeline), book.now)
+    after, messages = settled(incident, before, pipeline.incidents, audience(pipeline, incident.kind), book.now)
     if after != before:
         _write(book, after, messages, batch_key)
     return after
@@ -214,19 +231,31 @@ def _write(book: IncidentBook, incident: Incident, messages: tuple[Message, ...]
         book.send(incident, entries(incident, message, book.now))
 
 
+def _judged(book: IncidentBook, incident: Incident, judgement: Judgement, by: str, note: str) -> int:
+    if incident.kind in LASTING:
+        raise InputError(
+            f"{name_of(incident)} has no batches, whose alarms alone can be called true or false: close it without that"
+        )
+    return book.judge(incident, judgement, by, note)
+
+
 def _by_hand(
     ledger: Ledger,
     number: int,
     change: Callable[[Incident, IncidentBook], tuple[Incident, tuple[Message, ...]]],
+    past: bool = False,
 ) -> Incident:
+    """The incident after the change; with `past`, one that is over too."""
     found = ledger.incident(number)
-    if found is not None:
-        with ledger.incident_book(found.pipeline) as book:
-            for incident in book.open():
-                if incident.number == number:
-                    after, messages = change(incident, book)
-                    _write(book, after, messages)
-                    return after
-        raise InputError(f"{name_of(found)} is over: there is nothing to do")
-    there_are = ", ".join(str(incident.number) for incident in ledger.incidents()) or "none"
-    raise InputError(f"there is no incident {number} (open are: {there_are}): 'reconwatch alert list --all' shows all")
+    if found is None:
+        there_are = ", ".join(str(incident.number) for incident in ledger.incidents()) or "none"
+        raise InputError(
+            f"there is no incident {number} (open are: {there_are}): 'reconwatch alert list --all' shows all"
+        )
+    with ledger.incident_book(found.pipeline) as book:
+        incident = book.numbered(number)
+        if incident.closed_at is not None and not past:
+            raise InputError(f"{name_of(found)} is over: there is nothing to do")
+        after, messages = change(incident, book)
+        _write(book, after, messages)
+    return after

@@ -4,7 +4,8 @@ import io
 import json
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from os.path import commonpath
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from flows.choosing import held_out
 from flows.cli import main
 from flows.progress import LogProgress
 from flows.running import calibrate, score, train
-from flows.sources import labelled_items
+from flows.sources import Item, labelled_items
 from flows.training import TrainingReport
 from flows.workspace import Workspace, open_workspace
 
@@ -154,7 +155,7 @@ def labelled(
 ) -> Callable[..., Any]:
     """A maker of a trained pipeline with 30 labelled nominal images and so many chequered ones; and its report."""
 
-    def make(n_anomalous: int) -> tuple[Workspace, TrainingReport]:
+    def make(n_anomalous: int, **sections: Any) -> tuple[Workspace, TrainingReport]:
         folder = tmp_path_factory.mktemp("labelled")
         small_images(folder / "labelled" / "nominal", 30, 5)
         for path in small_images(folder / "labelled" / "chequered", n_anomalous, 6):
@@ -165,7 +166,7 @@ def labelled(
             "nominal": "data/nominal",
             "labelled": {"nominal": "labelled/nominal", "anomalous": "labelled/chequered"},
         }
-        workspace = open_workspace(project(folder, model=AUTO, data=data), {})
+        workspace = open_workspace(project(folder, model=AUTO, data=data, **sections), {})
         return workspace, train(workspace, "tiles", QUIET)
 
     return make
@@ -175,6 +176,12 @@ def scores_of(detector: Detector | FusedDetector, uris: list[str]) -> NDArray[np
     """Scores of files."""
     batches = stream([Path(uri) for uri in uris], detector.spec)
     return np.concatenate([detector.score(batch.pixels) for batch in batches])
+
+
+def beneath(items: Sequence[Item]) -> list[str]:
+    """The names of files beneath the folder that they share, each a group of its own."""
+    common = len(commonpath([item.uri for item in items]))
+    return [item.uri[common:] for item in items]
 
 
 class TestWithLabels:
@@ -190,12 +197,46 @@ class TestWithLabels:
         found = labelled_items(workspace.settings.pipeline("tiles").data)
         assert found is not None
         items, truth = found[0].items, found[1]
-        kept = split_by_group([item.uri for item in items], {"shown": 0.5, "kept": 0.5}, 0)["kept"]
+        kept = split_by_group(beneath(items), {"shown": 0.5, "kept": 0.5}, 0)["kept"]
         assert 35 <= len(kept) <= 45
         scores = scores_of(workspace.tracking.detector(report.run_id), [items[place].uri for place in kept])
         by_hand = auroc(scores, truth[kept], [items[place].uri for place in kept])
         assert report.auroc is not None
         assert report.auroc.value == pytest.approx(by_hand.value, abs=1e-9)
+
+    def test_a_threshold_by_labels_comes_from_images_that_chose_nothing(
+        self, labelled: Callable[..., tuple[Workspace, TrainingReport]], tmp_path: Path
+    ) -> None:
+        """Of the half that did not choose the recipe, one half picks the threshold and the other measures it."""
+        workspace, _ = labelled(50, threshold={"method": "recall", "target": 0.8})
+        calibration = calibrate(workspace, "tiles", QUIET)
+        found = labelled_items(workspace.settings.pipeline("tiles").data)
+        assert found is not None
+        items, truth = found[0].items, found[1]
+        kept = split_by_group(beneath(items), {"shown": 0.5, "kept": 0.5}, 0)["kept"]
+        table = pd.read_parquet(workspace.tracking.artifact(calibration.run_id, "scores.parquet", tmp_path))
+        rated = set(table.loc[table["set"] != "calibration", "uri"])
+        assert rated == {items[place].uri for place in kept}
+        threshold = calibration.threshold
+        assert threshold.recall is not None
+        assert threshold.n_anomalous + threshold.recall.total == truth[kept].sum()
+        said = f"{len(items) - len(kept)} labelled images took no part, since they chose the recipe."
+        run = store_of(workspace).get_run(calibration.run_id)
+        assert said in calibration.sentences()
+        assert said in run.data.tags["mlflow.note.content"]
+        assert run.data.metrics["labelled_recall"] == pytest.approx(threshold.recall.value)
+
+    def test_too_few_labels_that_chose_nothing_are_said(
+        self, labelled: Callable[..., tuple[Workspace, TrainingReport]]
+    ) -> None:
+        """What is lacking, what could be had, and where the other labelled images are."""
+        workspace, _ = labelled(50, threshold={"method": "recall", "target": 0.97})
+        sentence = (
+            r"A recall of 97% needs at least 33 anomalous images .* label more, or ask for 9\d.*% or less\. "
+            r"\d+ labelled images took no part, since they chose the recipe\."
+        )
+        with pytest.raises(InputError, match=sentence):
+            calibrate(workspace, "tiles", QUIET)
 
     def test_few_labelled_defects_do_not_choose(
         self, labelled: Callable[..., tuple[Workspace, TrainingReport]]

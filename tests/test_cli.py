@@ -342,6 +342,18 @@ class TestReports:
         table = call("status", "--config", trained)
         assert "2-damaged" in table.out
 
+    def test_status_says_how_many_alarms_were_false(self, call: Call, trained: Path) -> None:
+        """As people called them so, beside the rate that was asked for."""
+        incidents = [each["number"] for each in document(call("alert", "list", "--json", "--config", trained))]
+        (_, first) = incidents
+        assert call("alert", "close", first, "--false-alarm", "--config", trained).code == 0
+        said = "tiles: false alarms, as people say: 50% (1 of 2; 95% interval 1.26% to 98.7%), where 1% of nominal "
+        try:
+            assert f"{said}batches may." in call("status", "--config", trained).out
+        finally:
+            call("alert", "close", first, "--true-alarm", "--config", trained)
+        assert "false alarms" not in call("status", "--config", trained).out
+
     def test_status_before_training(self, call: Call, project: Project, tmp_path: Path) -> None:
         """A new pipeline is said to be new."""
         (state,) = document(call("status", "--json", "--config", project(tmp_path / "project")))

@@ -137,6 +137,34 @@ class TestClose:
         assert code == 2
         assert "incident 1 of tiles (defects) is over: there is nothing to do" in err
 
+    def test_a_false_alarm_is_called_so(self, call: Call) -> None:
+        """It is told and listed with its reason, and how many of its batches count as nominal."""
+        code, out, err = call("alert", "close", "1", "--false-alarm", "--by", "anna", "--comment", "a reflection")
+        assert (code, out) == (
+            0,
+            "Closed as a false alarm, as anna says: incident 1 of tiles (defects). Batches of it that count as "
+            "nominal from now on: 0 of 1; the others alarmed for something else too, which nobody called false.\n",
+        )
+        assert "anna closed it as a false alarm. The comment on it: a reflection." in err
+        out = call("alert", "close", "2", "--false-alarm", "--by", "anna")[1]
+        assert out == (
+            "Closed as a false alarm, as anna says: incident 2 of tiles (unreadable). Batches of it that count as "
+            "nominal from now on: 1 of 1.\n"
+        )
+        listed = document(call("alert", "list", "--all", "--json"))
+        assert [incident["judgement"] for incident in listed] == ["false alarm", "false alarm"]
+        table = " ".join(call("alert", "list", "--all")[1].replace("│", " ").split())
+        assert "a false alarm: a reflection" in table
+
+    def test_what_is_over_can_be_judged_and_judged_again(self, call: Call) -> None:
+        """The last word counts; nothing more is told."""
+        call("alert", "close", "1", "--by", "anna")
+        assert call("alert", "close", "1", "--false-alarm", "--by", "berta")[2] == ""
+        out = call("alert", "close", "1", "--true-alarm", "--by", "berta")[1]
+        assert out == "Closed as a true alarm, as berta says: incident 1 of tiles (defects).\n"
+        (first,) = [each for each in document(call("alert", "list", "--all", "--json")) if each["number"] == 1]
+        assert (first["closed_by"], first["judgement"]) == ("anna", "true alarm")
+
 
 class TestWatchdog:
     """`reconwatch watchdog`."""

@@ -647,12 +647,55 @@ def test_a_secret_is_never_shown_in_a_fault(write: Write, alerts: str) -> None:
     assert "S3CRET" not in "\n".join(found)
 
 
+@pytest.mark.parametrize(
+    ("channel", "key"),
+    [
+        ("type: webhook, url: 'http://a', secret: whsec_MDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAw", "secret"),
+        ("type: slack, url: 'http://a'", "url"),
+        ("type: teams, url: 'http://a'", "url"),
+        ("type: email, host: h, from: a@b, to: a@b, user: u, password: p", "password"),
+        ("type: pagerduty, routing_key: k", "routing_key"),
+        ("type: apprise, url: 'json://a'", "url"),
+    ],
+)
+def test_a_secret_in_the_file_is_refused(write: Write, channel: str, key: str) -> None:
+    """It belongs in a variable, which is taken; other faults of the file are said beside it."""
+    sentence = "is secret and must not stand in the file: write ${NAME} and export that variable"
+    path = write(pipeline(f"    alerts: [log, {{{channel}}}]\n    training: {{epochs: 0}}"))
+    assert faults(path) == [
+        f"line 5  pipelines.tiles.alerts[1].{key}: {sentence}",
+        "line 6  pipelines.tiles.training.epochs: 0 must be at least 1",
+    ]
+    value = re.search(rf"{key}: '?([^',]+)", channel)
+    assert value is not None
+    kept = channel.replace(f"{key}: '{value[1]}'", f"{key}: {value[1]}").replace(
+        f"{key}: {value[1]}", f"{key}: '${{A}}'"
+    )
+    load(write(pipeline(f"    alerts: [log, {{{kept}}}]")), {"A": value[1]})
+
+
+def test_a_kind_of_which_nobody_hears_is_refused(write: Write) -> None:
+    """Nothing is left without an owner; who wants no alerts at all may have none."""
+    alerts = "[{type: log, about: [defects, moved]}, {type: webhook, url: 'http://a', about: [stream, failing]}]"
+    assert faults(write(pipeline(f"    alerts: {alerts}"))) == [
+        "line 5  pipelines.tiles.alerts: no channel is about unreadable, missing, stopped: leave about out of one, or "
+        "add a channel"
+    ]
+    assert load(write(pipeline("    alerts: []")), {}).pipeline("tiles").alerts == ()
+
+
+def test_a_secret_that_is_not_given_is_none(write: Write) -> None:
+    """A key without a value beside the block that takes its place is no secret."""
+    (channel,) = load(write(pipeline("    alerts: [{type: slack, url: null, block: a}]")), {}).pipeline("tiles").alerts
+    assert channel.name == "slack"
+
+
 def test_a_misspelt_key_of_a_channel_is_named(write: Write) -> None:
     """The choices are the keys as files write them."""
     alerts = "[{type: email, host: h, form: a@b, from: a@b, to: a@b}]"
     assert faults(write(pipeline(f"    alerts: {alerts}"))) == [
         "line 5  pipelines.tiles.alerts[0].form: unknown key; did you mean 'from'? "
-        "(choices: from, host, minimum_severity, name, password, port, security, to, type, user)",
+        "(choices: about, from, host, minimum_severity, name, password, port, security, to, type, user)",
     ]
 
 

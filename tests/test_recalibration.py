@@ -91,7 +91,7 @@ class TestWhichImages:
     """Which labelled images a recalibration rests on."""
 
     def test_the_random_stream_keeps_the_rate_and_unflagged_images_do_not(self) -> None:
-        """Over 400 pipelines at 5%: calibrated on audits 5% of nominal images are flagged, and on unflagged ones 10%."""
+        """Over 400 pipelines at 5%: calibrated on audits 5% of nominal images are flagged, on unflagged ones 10%."""
         random = np.random.default_rng(0)
         of_audit, of_unflagged = list[float](), list[float]()
         for _ in range(400):

@@ -393,6 +393,21 @@ class TestSeverity:
         assert tiles.heard() == ["alarm", "acknowledged", "escalated"]
 
 
+class TestOwners:
+    """Each kind of incident is seen to by those whom it concerns."""
+
+    def test_a_channel_hears_of_what_it_is_about(self, line: Callable[..., Line]) -> None:
+        """From the first message to the last, and of nothing else, acknowledgements included."""
+        tiles = line({"name": "camera", "about": ["moved", "missing"]}, {"name": "quality", "about": ["defects"]})
+        tiles.batches("moved")
+        watchdog.acknowledge(tiles.ledger, tiles.settings, 1, "anna", "")
+        watchdog.close(tiles.ledger, tiles.settings, 1, "anna")
+        tiles.batches("defects")
+        assert tiles.heard("camera") == ["alarm", "acknowledged", "resolved"]
+        assert tiles.heard("quality") == ["alarm"]
+        assert tiles.heard("ops") == ["alarm", "acknowledged", "resolved", "alarm"]
+
+
 class TestReminders:
     """While nobody sees to it."""
 
@@ -647,7 +662,7 @@ EVENTS = st.lists(
         BATCH,
         BATCH,
         st.tuples(st.just("wait"), st.sampled_from([MINUTE, 30 * MINUTE, 2 * HOUR, 9 * HOUR])),
-        st.tuples(st.sampled_from(["ack", "close"]), st.integers(0, 3)),
+        st.tuples(st.sampled_from(["ack", "close", "judge"]), st.integers(0, 3)),
     ),
     max_size=25,
 )
@@ -675,13 +690,14 @@ def live(tiles: Line, events: list[tuple[Any, ...]]) -> None:
             tiles.wait(event[1])
         else:
             tiles.clock.now += timedelta(seconds=1)
-            there = tiles.ledger.incidents(tiles.pipeline.name)
+            there = tiles.ledger.incidents(tiles.pipeline.name, closed=event[0] == "judge")
             if event[1] < len(there):
                 number = there[event[1]].number
                 if event[0] == "ack":
                     watchdog.acknowledge(tiles.ledger, tiles.settings, number, "anna", "")
                 else:
-                    watchdog.close(tiles.ledger, tiles.settings, number, "anna")
+                    said: Any = "false alarm" if event[0] == "judge" else None
+                    watchdog.close(tiles.ledger, tiles.settings, number, "anna", judgement=said)
 
 
 @pytest.fixture(scope="module")
