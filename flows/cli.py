@@ -16,7 +16,7 @@ from flows.cli_alert import app as alert_app
 from flows.cli_codes import app as codes_app
 from flows.cli_incidents import watchdog
 from flows.cli_review import review
-from flows.cli_versions import recalibrate, versions
+from flows.cli_versions import promote, recalibrate, retrain, rollback, versions
 from flows.terminal import (
     ALARMED,
     FAILED,
@@ -387,6 +387,9 @@ def status(context: typer.Context, config: ConfigOption = None, as_json: JsonOpt
 app.command()(watchdog)
 app.command()(review)
 app.command()(recalibrate)
+app.command()(retrain)
+app.command()(promote)
+app.command()(rollback)
 app.command()(versions)
 
 

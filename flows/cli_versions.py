@@ -1,12 +1,14 @@
-"""The commands that decide who decides: `reconwatch recalibrate` and `versions`."""
+"""The commands that say who decides: `reconwatch recalibrate`, `retrain`, `promote`, `rollback` and `versions`."""
 
 import sys
+from getpass import getuser
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from flows.terminal import (
+    FAILED,
     ConfigOption,
     JsonOption,
     config_hint,
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from flows.workspace import Workspace
 
 NameArgument = Annotated[str, typer.Argument(help="The pipeline's name in pipelines.yaml.", show_default=False)]
+ByOption = Annotated[str | None, typer.Option(help="Who says so.", show_default="your user name")]
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do it without asking.")]
 
 
@@ -85,6 +88,90 @@ def recalibrate(
     for sentence in report.sentences():
         typer.echo(sentence)
     typer.echo(f"MLflow: {report.run_url}")
+
+
+def retrain(
+    context: typer.Context, name: NameArgument, config: ConfigOption = None, as_json: JsonOption = False
+) -> None:
+    """Train a challenger on the nominal images and on those that people confirmed to be nominal.
+
+    It scores the same batches as the champion, in its shadow, and decides none before [bold]reconwatch promote[/bold].
+    """
+
+    def plainly(workspace: "Workspace", progress: "Progress") -> Any:
+        from flows import running
+
+        return running.retrain(workspace, name, progress)
+
+    def as_flow(path: str) -> Any:
+        from flows.flow_record import report_of
+        from flows.review import retrain as retrain_flow
+
+        return report_of(retrain_flow(path, name, return_state=True))
+
+    report = flow_or_plain(config_path(context, config), as_flow, plainly)
+    if as_json:
+        print_json(plain(report))
+        return
+    for sentence in report.sentences():
+        typer.echo(sentence)
+    typer.echo(f"MLflow: {report.run_url}")
+
+
+def promote(
+    context: typer.Context,
+    name: NameArgument,
+    version: Annotated[str | None, typer.Option(help="Which version.", show_default="the challenger")] = None,
+    reason: Annotated[
+        str, typer.Option(help="Why, whatever the gate finds; without it the gate decides.", show_default=False)
+    ] = "",
+    by: ByOption = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Let the challenger decide batches from now on, where it passes the gate or you give a reason.
+
+    The gate: it finds defects no worse than the champion and than principal components, keeps its false-alarm rate, and
+    is about as fast. Reason and findings stand in the registry.
+    """
+    path = config_path(context, config)
+    settings_of(path).pipeline(name)
+    from flows.promotion import promote as promote_version
+    from flows.workspace import open_workspace
+
+    workspace = open_workspace(path)
+    pipeline = workspace.settings.pipeline(name)
+    report = promote_version(pipeline, version, reason, by or getuser(), workspace, progress())
+    if as_json:
+        print_json(plain(report))
+    else:
+        for sentence in report.sentences():
+            typer.echo(sentence)
+    if not report.promoted:
+        raise typer.Exit(FAILED)
+
+
+def rollback(
+    context: typer.Context,
+    name: NameArgument,
+    reason: Annotated[str, typer.Option(help="Why.", show_default=False)],
+    by: ByOption = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Let the version that decided before the champion decide again."""
+    path = config_path(context, config)
+    settings_of(path).pipeline(name)
+    from flows.promotion import rollback as roll_back
+    from flows.workspace import open_workspace
+
+    workspace = open_workspace(path)
+    report = roll_back(workspace.settings.pipeline(name), reason, by or getuser(), workspace.tracking)
+    if as_json:
+        print_json(plain(report))
+        return
+    for sentence in report.sentences():
+        typer.echo(sentence)
 
 
 def versions(

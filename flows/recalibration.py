@@ -15,6 +15,7 @@ from ae_models.certificate import Certificate, certify, installed_versions
 from ae_models.champion import Champion
 from ae_models.errors import InputError
 from ae_models.panels import score_histogram
+from flows.calibration import learnt_uris
 from flows.config import ConformalThreshold, PipelineConfig, fingerprint
 from flows.labels import Label, opinions
 from flows.ledger import BatchRecord, utc_now
@@ -24,7 +25,7 @@ from flows.processes import this_process
 from flows.progress import Progress
 from flows.replay import Replay, replay_with
 from flows.reviewing import batch_review
-from flows.tracking import ArtifactMissing, ChampionVersion, Tracking
+from flows.tracking import REASON, ArtifactMissing, ChampionVersion, Tracking
 from flows.workspace import Workspace
 
 SHOWN = 100  # past batches, the newest, that the preview decides again
@@ -123,6 +124,8 @@ def plan_recalibration(
     records = workspace.ledger.decided(pipeline.name, since, until)
     mine = [record for record in records if record.calibration_version in own]
     labels, unfinished = _nominal_labels(pipeline, mine, workspace)
+    learnt = learnt_uris(workspace.tracking, champion.training_run)
+    labels = tuple(label for label in labels if label.uri not in learnt)
     scores = np.array([label.score for label in labels], np.float64)
     try:
         threshold = conformal_threshold(scores, wish.false_alarm_rate, wish.confidence)
@@ -165,7 +168,7 @@ def recalibrate(
         version = _register(pipeline, tracking, run_id, plan, champion, made, tags)
         who = ", ".join(plan.reviewers)
         reason = f"recalibrated on {len(plan.scores)} nominal images of the audit, labelled by {who}"
-        tracking.promote(pipeline.name, version, {"reconwatch.reason": reason})
+        tracking.promote(pipeline.name, version, {REASON: reason})
     return RecalibrationReport(
         pipeline.name,
         version,

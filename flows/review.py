@@ -8,6 +8,7 @@ from prefect import State, flow
 from flows import running
 from flows.flow_record import failed, flow_progress, record
 from flows.recalibration import RecalibrationReport
+from flows.retraining import RetrainingReport
 from flows.review_report import ReviewReport
 from flows.workspace import open_workspace
 
@@ -45,6 +46,23 @@ def recalibrate(
         workspace = open_workspace(Path(config))
         report = running.recalibrate(workspace, pipeline, since, until, flow_progress())
         record(f"recalibrate-{pipeline}", report.run_url, report.sentences())
+    except Exception as error:
+        return failed(error)
+    return report
+
+
+@flow(name="retrain", flow_run_name="retrain-{pipeline}", validate_parameters=True)
+def retrain(config: str, pipeline: str) -> RetrainingReport | State[RetrainingReport]:
+    """Train a challenger on the nominal images and those that people confirmed; it decides nothing yet.
+
+    Args:
+        config: path of pipelines.yaml.
+        pipeline: its name there.
+    """
+    try:
+        workspace = open_workspace(Path(config))
+        report = running.retrain(workspace, pipeline, flow_progress())
+        record(f"retrain-{pipeline}", report.run_url, report.sentences())
     except Exception as error:
         return failed(error)
     return report

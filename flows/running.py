@@ -19,10 +19,13 @@ from flows.monitor import update_monitor
 from flows.progress import Progress
 from flows.recalibration import RecalibrationReport
 from flows.recalibration import recalibrate as recalibrate_pipeline
-from flows.review_queue import make_missing_queues
+from flows.retraining import RetrainingReport
+from flows.retraining import retrain as retrain_pipeline
+from flows.review_queue import make_missing_queues, read_answers
 from flows.review_report import ReviewReport
 from flows.review_report import review as review_pipeline
 from flows.scoring import BatchReport, due_batches, score_and_record
+from flows.shadow import challenger_of, score_in_shadow
 from flows.sources import Batch, path_batches
 from flows.tracking import ChampionVersion
 from flows.training import TrainingReport
@@ -81,6 +84,14 @@ def recalibrate(
     pipeline = workspace.settings.pipeline(name)
     with _alone(workspace, pipeline, progress):
         return recalibrate_pipeline(pipeline, workspace, since, until, progress)
+
+
+def retrain(workspace: Workspace, name: str, progress: Progress) -> RetrainingReport:
+    """Train and calibrate a challenger while no other process trains or calibrates the pipeline."""
+    pipeline = workspace.settings.pipeline(name)
+    read_answers(pipeline, workspace, progress)
+    with _alone(workspace, pipeline, progress):
+        return retrain_pipeline(pipeline, workspace, progress)
 
 
 def score_one(
@@ -145,12 +156,34 @@ def _score_due(
     if not batches:
         return ()
     champion = workspace.tracking.champion(pipeline.name).on(choose_device(pipeline.training.device))
+    challenger = _challenger(pipeline, workspace, progress)
     reports = []
     for batch in batches:
         reports.append(score_one(pipeline, batch, champion, workspace, progress))
+        if challenger is not None:
+            _shadow(batch, reports[-1], challenger, workspace, progress)
         if reports[-1].alarm:
             send_alerts(workspace, progress)
     return tuple(reports)
+
+
+def _challenger(pipeline: PipelineConfig, workspace: Workspace, progress: Progress) -> ChampionVersion | None:
+    try:
+        return challenger_of(pipeline, workspace.tracking)
+    except Exception as error:  # who decides nothing stops nothing
+        progress.warn(f"The challenger of {pipeline.name} cannot be loaded: {error}")
+        return None
+
+
+def _shadow(
+    batch: Batch, report: BatchReport, challenger: ChampionVersion, workspace: Workspace, progress: Progress
+) -> None:
+    if report.outcome != "scored" or report.run_id is None:
+        return
+    try:
+        score_in_shadow(batch, report.run_id, challenger, workspace.tracking, progress)
+    except Exception as error:
+        progress.warn(f"Batch {batch.id} was not scored in the shadow: {error}")
 
 
 def run(workspace: Workspace, name: str, progress: Progress, score_one: ScoreOne = score_one) -> RunReport:

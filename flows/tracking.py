@@ -47,6 +47,7 @@ from flows.processes import owner_is_alive, this_process
 
 SERVED_REQUIREMENTS = ("torch", "numpy", "pandas", "pillow", "safetensors", "scikit-learn", "scipy")
 CHAMPION, CHALLENGER = "champion", "challenger"
+BEFORE, REASON = "reconwatch.before", "reconwatch.reason"  # tags of a version: who decided before it, and why it does
 CHAMPION_PARTS = "model/artifacts/champion"  # the folder of the champion's files in its calibration's run
 LARGEST_PICTURE = 32_000_000  # bytes
 VERDICT = "verdict"  # the question of a review queue, and the name of its answers
@@ -400,14 +401,24 @@ class Tracking:
     def promote(self, pipeline: str, version: str, tags: Mapping[str, str] | None = None) -> None:
         """Let a version decide batches from now on; `tags` say why. Who was challenger is none any more.
 
-        Nothing but the move of the alias, one write of the registry, lets another version decide.
+        Nothing but the move of the alias, one write of the registry, lets another version decide. Which one decided
+        before is kept, for who wants to go back.
         """
-        for key, value in (tags or {}).items():
-            self._client.set_model_version_tag(pipeline, version, key, value[:5000])
+        before = self.version_by_alias(pipeline, CHAMPION)
+        back = {BEFORE: before.version} if before is not None and before.version != version else {}
+        self.note_version(pipeline, version, {**back, **(tags or {})})
         self._client.set_registered_model_alias(pipeline, CHAMPION, version)
         challenger = self.version_by_alias(pipeline, CHALLENGER)
         if challenger is not None and challenger.version == version:
             self._client.delete_registered_model_alias(pipeline, CHALLENGER)
+
+    def go_back(self, pipeline: str, version: str, reason: str) -> None:
+        """Let a version that decided before decide again; both versions keep why."""
+        champion = self.version_by_alias(pipeline, CHAMPION)
+        if champion is not None:
+            self.note_version(pipeline, champion.version, {"reconwatch.rolled_back": reason})
+        self.note_version(pipeline, version, {REASON: reason})
+        self._client.set_registered_model_alias(pipeline, CHAMPION, version)
 
     def challenge(self, pipeline: str, version: str) -> None:
         """Let a version be scored in the shadow of the champion from now on, in place of who was before."""
@@ -454,6 +465,14 @@ class Tracking:
         """Number and tags of the version that decides batches; None where there is none."""
         found = self.version_by_alias(pipeline, CHAMPION)
         return None if found is None else (found.version, found.tags)
+
+    def registered(self, pipeline: str, version: RegisteredVersion) -> ChampionVersion:
+        """A version with its detector and threshold.
+
+        Raises:
+            InputError: its files are damaged.
+        """
+        return self._version(pipeline, version.version, version.tags)
 
     def champion(self, pipeline: str) -> ChampionVersion:
         """The champion, read from the registry.
