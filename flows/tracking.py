@@ -32,7 +32,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.genai.label_schemas import InputCategorical
 from mlflow.models import ModelSignature
 from mlflow.tracing.client import TracingClient
-from mlflow.types import ColSpec, Schema
+from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -45,7 +45,7 @@ from ae_models.images import ImageSpec
 from flows.config import Settings
 from flows.processes import owner_is_alive, this_process
 
-SERVED_REQUIREMENTS = ("torch", "numpy", "pandas", "pillow", "safetensors", "scikit-learn", "scipy")
+SERVED_REQUIREMENTS = ("torch", "numpy", "pandas", "pillow", "safetensors", "scikit-learn", "scipy", "matplotlib")
 CHAMPION, CHALLENGER = "champion", "challenger"
 BEFORE, REASON = "reconwatch.before", "reconwatch.reason"  # tags of a version: who decided before it, and why it does
 CHAMPION_PARTS = "model/artifacts/champion"  # the folder of the champion's files in its calibration's run
@@ -661,8 +661,10 @@ def _save_pyfunc(model: Path, parts: Path, spec: ImageSpec) -> None:
             ColSpec("double", "p_value"),
             ColSpec("string", "status"),
             ColSpec("string", "reason"),
+            ColSpec("string", "heat_map", required=False),
         ]
     )
+    asked = ParamSchema([ParamSpec("heat_map", "boolean", False)])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what MLflow and pandas tell each other is no news to who calibrates
         mlflow.pyfunc.save_model(
@@ -670,7 +672,9 @@ def _save_pyfunc(model: Path, parts: Path, spec: ImageSpec) -> None:
             python_model=str(Path(__file__).with_name("served_model.py")),
             code_paths=[str(Path(ae_models.__file__).parent)],
             artifacts={"champion": str(parts)},
-            signature=ModelSignature(outputs=outputs),  # an input schema would refuse lists and arrays of images
+            signature=ModelSignature(
+                outputs=outputs, params=asked
+            ),  # an input schema would refuse lists and arrays of images
             input_example=pd.DataFrame({"image": [example]}),
             pip_requirements=[f"{name}=={version(name).partition('+')[0]}" for name in SERVED_REQUIREMENTS],
         )
