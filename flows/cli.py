@@ -15,6 +15,7 @@ from ae_models.errors import InputError
 from flows.cli_alert import app as alert_app
 from flows.cli_codes import app as codes_app
 from flows.cli_incidents import watchdog
+from flows.cli_prune import prune
 from flows.cli_review import review
 from flows.cli_versions import promote, recalibrate, retrain, rollback, versions
 from flows.terminal import (
@@ -391,6 +392,7 @@ app.command()(retrain)
 app.command()(promote)
 app.command()(rollback)
 app.command()(versions)
+app.command()(prune)
 
 
 @app.command()

@@ -416,6 +416,10 @@ class Ledger:
         rows = self._rows(sa.select(_QUEUES.c.queue).where(_QUEUES.c.batch_key == batch_key))
         return rows[0].queue or None if rows else None
 
+    def drop_queue(self, batch_key: str) -> None:
+        """Writes that a batch's images are labelled nowhere any more; it gets no other queue."""
+        self._changed(_QUEUES, _QUEUES.c.batch_key == batch_key, queue="")
+
     def without_queue(self, pipeline: str, limit: int) -> tuple[BatchRecord, ...]:
         """Those of the last `limit` finished batches that `note_queue` was not told of, the oldest first."""
         newest = self.history(pipeline, limit)

@@ -31,6 +31,7 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.genai.label_schemas import InputCategorical
 from mlflow.models import ModelSignature
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.tracing.client import TracingClient
 from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
 from numpy.typing import NDArray
@@ -269,6 +270,34 @@ class Tracking:
         ]
         for start in range(0, len(metrics), METRICS_AT_ONCE):
             self._client.log_batch(run_id, metrics[start : start + METRICS_AT_ONCE], synchronous=True)
+
+    def artifact_sizes(self, run_id: str) -> dict[str, int]:
+        """The bytes of each artifact at the top of a run, of a folder those of the files in it."""
+        sizes = {}
+        for file in self._client.list_artifacts(run_id):
+            inside = self._client.list_artifacts(run_id, file.path) if file.is_dir else [file]
+            sizes[str(file.path)] = sum(each.file_size or 0 for each in inside)
+        return sizes
+
+    def delete_artifact(self, run_id: str, name: str) -> None:
+        """Delete an artifact of a run, or a folder of them, for good."""
+        place = self._client.get_run(run_id).info.artifact_uri
+        repository: Any = get_artifact_repository(str(place), tracking_uri=self.uri)  # whose methods have no types
+        repository.delete_artifacts(name)
+
+    def delete_queue(self, pipeline: str, queue_id: str) -> None:
+        """Delete a review queue and its questions, with their answers; nothing where it is gone."""
+        client, experiment = TracingClient(self.uri), self._review_experiment(pipeline)
+        try:
+            items = client._list_review_queue_items(queue_id, max_results=1000)
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return
+            raise
+        ids = [item.item_id for item in items]
+        for start in range(0, len(ids), 100):  # as many as MLflow takes at once
+            client.delete_traces(experiment, trace_ids=ids[start : start + 100])
+        client._delete_review_queue(queue_id)
 
     def is_there(self, run_id: str) -> bool:
         """Whether a run exists and was not deleted."""
@@ -672,9 +701,8 @@ def _save_pyfunc(model: Path, parts: Path, spec: ImageSpec) -> None:
             python_model=str(Path(__file__).with_name("served_model.py")),
             code_paths=[str(Path(ae_models.__file__).parent)],
             artifacts={"champion": str(parts)},
-            signature=ModelSignature(
-                outputs=outputs, params=asked
-            ),  # an input schema would refuse lists and arrays of images
+            # An input schema would refuse lists and arrays of images.
+            signature=ModelSignature(outputs=outputs, params=asked),
             input_example=pd.DataFrame({"image": [example]}),
             pip_requirements=[f"{name}=={version(name).partition('+')[0]}" for name in SERVED_REQUIREMENTS],
         )
