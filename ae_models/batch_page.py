@@ -14,7 +14,7 @@ from ae_models.panels import compact_picture, heat_overlay, histogram_edges
 
 PAGE = Path(__file__).with_name("batch_page.html")
 LONGEST = 256  # pixels of a picture's long side, at most
-WORDS = 300  # letters of a reason, at most
+LETTERS = 300  # of a path or a reason, at most
 
 
 @dataclass(frozen=True)
@@ -99,8 +99,10 @@ class BatchPage:
             "exact": max(self.spec.height, self.spec.width) <= EXACT,
             "histogram": self._histogram(),
             "kinds": list(kinds.items()),
-            "images": [asdict(image) | {"name": Path(image.path).name} for image in self.images],
-            "unreadable": [[Path(uri).name, reason[:WORDS]] for uri, reason in self.unreadable],
+            "images": [
+                asdict(image) | {"path": _cut(image.path), "name": _cut(Path(image.path).name)} for image in self.images
+            ],
+            "unreadable": [[_cut(Path(uri).name), _cut(reason)] for uri, reason in self.unreadable],
         }
         return page(PAGE, data)
 
@@ -131,6 +133,12 @@ def draw_pictures(
         )
         for image, reconstruction, error_map in zip(images, reconstructions, error_maps, strict=True)
     ]
+
+
+def _cut(words: str) -> str:
+    """The words as far as they are no longer than LETTERS, without their middle."""
+    half = LETTERS // 2
+    return words if len(words) <= LETTERS else f"{words[:half]} ... {words[-half:]}"
 
 
 def _bars(name: str, scores: NDArray[np.float64], edges: NDArray[np.float64]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import exp, log
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -114,6 +114,22 @@ class OperatingPoints:
     def f_scores(self, beta: float) -> FloatArray:
         """F-beta at every threshold: (T,) float64 in [0, 1]; the last is that of flagging every image."""
         return f_score(beta, self.hits, self.false_alarms, self.n_anomalous)
+
+
+@dataclass(frozen=True)
+class OperatingPoint:
+    """What one threshold does on labelled images: rates in [0, 1]; the precision is 1 where nothing is flagged."""
+
+    threshold: float
+    false_alarm_rate: float
+    recall: float
+    precision: float
+
+    @classmethod
+    def of(cls, threshold: float, flags: BoolArray, anomalous: BoolArray) -> Self:
+        """That of the flags (n,) that the threshold sets on images with labels (n,), of which both kinds are there."""
+        precision = float(anomalous[flags].mean()) if flags.any() else 1.0
+        return cls(threshold, float(flags[~anomalous].mean()), float(flags[anomalous].mean()), precision)
 
 
 def f_score(beta: float, hits: ArrayLike, false_alarms: ArrayLike, n_anomalous: int) -> FloatArray:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from ae_models.calibration import Threshold
-from ae_models.curves import DetectionCurves
+from ae_models.curves import DetectionCurves, OperatingPoint
 from ae_models.selection import Selection
 from ae_models.synthetic_defects import SyntheticDefects
 from ae_models.training import Epoch
@@ -157,26 +157,46 @@ def _logarithmic_edges(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return edges
 
 
-def curves_figure(curves: dict[str, DetectionCurves], labels: dict[str, str]) -> Figure:
-    """ROC, precision-recall and DET curves beside each other, one line for each named detector."""
-    figure = Figure(figsize=(13, 4.6), layout="constrained")
-    roc, precision_recall, det = figure.subplots(1, 3)
+def curves_figure(
+    curves: dict[str, DetectionCurves], labels: dict[str, str], at: OperatingPoint | None = None
+) -> Figure:
+    """ROC, precision-recall and DET curves beside each other, one line for each named detector.
+
+    The operating point of the first one is marked in them, and precision and recall by threshold stand beside them.
+    """
+    figure = Figure(figsize=(13 if at is None else 17, 4.6), layout="constrained")
+    roc, precision_recall, det, *more = figure.subplots(1, 3 if at is None else 4)
     for name, curve in curves.items():
         roc.plot(curve.false_alarm_rate, curve.recall, label=labels[name])
         precision_recall.plot(curve.precision_recall, curve.precision, label=labels[name])
         det.plot(curve.det_false_alarm_rate, curve.det_miss_rate, label=labels[name])
-    for axes, title, across, up in (
+    for axes, title, horizontal, vertical in (
         (roc, "ROC", "false-alarm rate", "recall"),
         (precision_recall, "precision and recall", "recall", "precision"),
         (det, "DET", "false-alarm rate", "miss rate"),
     ):
-        axes.set(title=title, xlabel=across, ylabel=up)
+        axes.set(title=title, xlabel=horizontal, ylabel=vertical)
         axes.grid(alpha=0.3)
     det.set_xscale("symlog", linthresh=1e-3)  # logarithmic, and yet a perfect detector's rates of 0 have a place
     det.set_yscale("symlog", linthresh=1e-3)
     roc.plot([0, 1], [0, 1], color="grey", linewidth=0.8, linestyle=":")
-    figure.legend(*roc.get_legend_handles_labels(), loc="outside lower center", ncols=len(curves))
+    if at is not None:
+        places = (at.false_alarm_rate, at.recall), (at.recall, at.precision), (at.false_alarm_rate, 1 - at.recall)
+        for axes, (across, up) in zip((roc, precision_recall, det), places, strict=True):
+            axes.plot(across, up, "ko", markersize=7, label="the threshold")
+        _draw_by_threshold(more[0], next(iter(curves.values())), at.threshold)
+    figure.legend(*roc.get_legend_handles_labels(), loc="outside lower center", ncols=len(curves) + 1)
     return figure
+
+
+def _draw_by_threshold(axes: Axes, curve: DetectionCurves, threshold: float) -> None:
+    thresholds = curve.precision_recall_thresholds
+    axes.step(thresholds, curve.precision[:-1], where="post", label="precision")
+    axes.step(thresholds, curve.precision_recall[:-1], where="post", linestyle="--", label="recall")
+    axes.axvline(threshold, color="black", linestyle=":", label=f"threshold {threshold:.4g}")
+    axes.set(title="precision and recall by threshold", xlabel="threshold", ylim=(-0.03, 1.03))
+    axes.grid(alpha=0.3)
+    axes.legend()
 
 
 def recipe_figure(selection: Selection, defects: str) -> Figure:

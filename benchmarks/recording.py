@@ -1,6 +1,6 @@
 """What it costs to record a scored batch beside scoring it: its report, its rows, its run in MLflow.
 
-    python -m benchmarks.recording [--images 10000] [--size 128] [--models linear convolutional] [--output recording.json]
+    python -m benchmarks.recording [--images 10000] [--size 128] [--models linear convolutional] [--output FILE]
 
 Images are drawn by a seed: smooth patterns with noise, of which a share has a speckled square. Scoring and recording
 are timed one after the other in the same run, and their ratio is the figure.
@@ -128,9 +128,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--images", type=int, default=10_000, help="in a batch (default: 10000)")
     parser.add_argument("--size", type=int, default=128, help="height and width (default: 128)")
-    parser.add_argument(
-        "--models", nargs="+", default=["linear", "convolutional"], help="networks (default: linear convolutional)"
-    )
+    parser.add_argument("--models", nargs="+", default=["linear", "convolutional"], help="networks (default: two)")
     parser.add_argument("--output", type=Path, help="also write the figures to this JSON file")
     arguments = parser.parse_args()
     costs = []

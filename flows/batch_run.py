@@ -113,17 +113,16 @@ def _description(
     run_id: str,
     tracking: Tracking,
 ) -> str:
-    """The run's page in Markdown: the verdict, and where to look further."""
+    """The run's page in Markdown: the verdict, and where to look further; MLflow folds all but the first lines."""
 
     def link(words: str, run: str, artifact: str = "") -> str:
         return f"[{words}]({tracking.run_url(pipeline.name, run, artifact)})"
 
     version = f"[version {champion.version}]({tracking.version_url(pipeline.name, champion.version)})"
     lines = [
-        f"**{state(scored.verdict)}**. {' '.join(scored.verdict.sentences())}",
+        f"**{state(scored.verdict)}. {link('Open the report', run_id, REPORT)}**",
         "",
-        f"**{link('Open the report', run_id, REPORT)}**: the images that matter, one by one. Every image is a row of "
-        f"`{SCORES}`.",
+        *(f"- {sentence}" for sentence in scored.verdict.sentences()),
         "",
         *_more(scored, around.stream),
         "",

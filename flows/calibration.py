@@ -1,7 +1,7 @@
 """Calibration: the newest detector and nominal images it never saw in, a champion in MLflow out."""
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -22,10 +22,11 @@ from ae_models.calibration import (
 )
 from ae_models.certificate import Certificate, certify, installed_versions
 from ae_models.champion import Champion
+from ae_models.curves import OperatingPoint, detection_curves
 from ae_models.detector import AnyDetector
 from ae_models.errors import InputError
 from ae_models.images import stream
-from ae_models.panels import score_histogram
+from ae_models.panels import curves_figure, score_histogram
 from ae_models.training import choose_device
 from flows.config import (
     ConformalThreshold,
@@ -299,6 +300,10 @@ def _log_calibration(
         flags = threshold.flags(labelled.scores)
         for name, those in (("labelled_recall", anomalous), ("labelled_false_alarm_rate", ~anomalous)):
             metrics |= {name: float(flags[those].mean())} if those.any() else {}
+    if labelled is not None and anomalous is not None and anomalous.any() and not anomalous.all():
+        at = OperatingPoint.of(threshold.value, threshold.flags(labelled.scores), anomalous)
+        curves, words = detection_curves(labelled.scores, anomalous), f"{len(anomalous):,} labelled images"
+        tracking.log_picture(run_id, curves_figure({"detector": curves}, {"detector": words}, at), "curves.png")
     sentences = filter(None, (*threshold.sentences(), _left_out(n_chose), *certificate.sentences()))
     description = "\n".join(f"- {sentence}" for sentence in sentences)
     tracking.log(
@@ -327,8 +332,28 @@ def _register(
         "threshold": f"{threshold.value:.6g}",
         "threshold.method": threshold.method,
     }
-    description = (
-        f"Detector of [the training run]({tracking.run_url(pipeline.name, training.run_id)}) with the threshold of "
-        f"[the calibration run]({tracking.run_url(pipeline.name, run_id)}).\n\n{' '.join(threshold.sentences())}"
-    )
-    return tracking.register(pipeline.name, run_id, champion, tags, description)
+    version = tracking.register(pipeline.name, run_id, champion, tags)
+    tracking.describe(pipeline.name, version, version_description(pipeline, tracking, version, tags, champion))
+    return version
+
+
+def version_description(
+    pipeline: PipelineConfig, tracking: Tracking, version: str, tags: Mapping[str, str], champion: Champion
+) -> str:
+    """The version's page in Markdown: what it promises, what it was made of, and what it decided."""
+    name, training = pipeline.name, tags["reconwatch.training_run"]
+    others = tracking.search_url(name, {"kind": "calibration", "training_run": training})
+    batches = tracking.search_url(name, {"kind": "batch", "version": version})
+    trained = f"[the training run]({tracking.run_url(name, training)})"
+    calibrated = f"[the calibration run]({tracking.run_url(name, tags['reconwatch.calibration_run'])})"
+    lines = [
+        f"Detector of {trained} with the threshold of {calibrated}. [All calibrations of this detector]({others}). "
+        f"**[The batches that it decided]({batches})**",
+        "",
+        *(f"- {sentence}" for sentence in champion.threshold.sentences()),
+        "",
+        "**Certificate**",
+        "",
+        *(f"- {sentence}" for sentence in champion.certificate.sentences()),
+    ]
+    return "\n".join(lines)

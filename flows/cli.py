@@ -348,7 +348,7 @@ def status(context: typer.Context, config: ConfigOption = None, as_json: JsonOpt
     path = config_path(context, config)
     settings_of(path)  # as above
     from flows.alerts import in_words
-    from flows.status import pipeline_states
+    from flows.status import COLUMNS, pipeline_states
     from flows.workspace import open_workspace
 
     workspace = open_workspace(path)
@@ -356,30 +356,7 @@ def status(context: typer.Context, config: ConfigOption = None, as_json: JsonOpt
     if as_json:
         print_json([_plain(state) for state in states])
         return
-    columns = (
-        "pipeline",
-        "state",
-        "champion",
-        "threshold",
-        "batches",
-        "last batch",
-        "open incidents",
-        "alerts waiting",
-    )
-    rows = [
-        (
-            state.name,
-            state.state,
-            state.champion or "none",
-            state.threshold or "",
-            str(state.batches),
-            state.last_batch or "none",
-            ", ".join(state.open_incidents) or "none",
-            str(state.alerts_waiting),
-        )
-        for state in states
-    ]
-    print_table(columns, rows, "Pipelines")
+    print_table(COLUMNS, [state.cells() for state in states], "Pipelines")
     for state in states:
         for sentence in (*map(in_words, state.waiting_channels), *filter(None, [state.sentence()])):
             typer.echo(sentence)

@@ -431,8 +431,9 @@ class Ledger:
 
     def points(self, pipeline: str, after: int = 0) -> tuple[Point, ...]:
         """The points of a pipeline's time line with a number above `after`, by number."""
-        query = sa.select(_POINTS.c.number, _POINTS.c.numbers, *_RECORDS.selected_columns)
-        query = query.select_from(_POINTS.join(_BATCHES))
+        query = _RECORDS.add_columns(_POINTS.c.number, _POINTS.c.numbers).join(
+            _POINTS, _POINTS.c.batch_key == _BATCHES.c.key
+        )
         query = query.where((_POINTS.c.pipeline == pipeline) & (_POINTS.c.number > after)).order_by(_POINTS.c.number)
         return tuple(map(_point, self._rows(query)))
 

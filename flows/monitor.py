@@ -150,6 +150,7 @@ def _columns(rows: Sequence[Mapping[str, float | None]]) -> dict[str, Values]:
 
 def _watched(batch: BatchRecord) -> WatchedBatch:
     alarm = f"{batch.verdict['severity']}: {batch.verdict['diagnosis']}" if batch.alarm else ""
+    alarm += ", which people call false" if batch.false_alarm else ""
     return WatchedBatch(batch.batch, f"{batch.finished_at:%Y-%m-%d %H:%M}", batch.model_version, alarm)
 
 

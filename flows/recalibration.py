@@ -15,7 +15,7 @@ from ae_models.certificate import Certificate, certify, installed_versions
 from ae_models.champion import Champion
 from ae_models.errors import InputError
 from ae_models.panels import score_histogram
-from flows.calibration import learnt_uris
+from flows.calibration import learnt_uris, version_description
 from flows.config import ConformalThreshold, PipelineConfig, fingerprint
 from flows.labels import Label, opinions
 from flows.ledger import BatchRecord, utc_now
@@ -271,12 +271,6 @@ def _register(
     made: Champion,
     tags: dict[str, str],
 ) -> str:
-    url = tracking.run_url(pipeline.name, run_id)
-    description = (
-        f"Version {champion.version} with a new threshold, from [the random audit]({url}).\n\n"
-        f"{as_text(' '.join(plan.sentences()))}\n\nThe thresholds before:\n\n"
-        f"{lineage_table(lineage_of(pipeline.name, tracking))}"
-    )
     version_tags = {
         "reconwatch.training_run": champion.training_run,
         "reconwatch.calibration_run": run_id,
@@ -286,4 +280,14 @@ def _register(
         "threshold": f"{plan.threshold.value:.6g}",
         "threshold.method": plan.threshold.method,
     }
-    return tracking.register(pipeline.name, run_id, made, version_tags, description)
+    before = lineage_table(lineage_of(pipeline.name, tracking))
+    version = tracking.register(pipeline.name, run_id, made, version_tags)
+    description = [
+        f"Version {champion.version} with a new threshold, from the random audit.",
+        as_text(" ".join(plan.sentences())),
+        version_description(pipeline, tracking, version, version_tags, made),
+        "The thresholds before:",
+        before,
+    ]
+    tracking.describe(pipeline.name, version, "\n\n".join(description))
+    return version

@@ -170,7 +170,7 @@ def _shown(scored: ScoredBatch, images: Sequence[ShownImage]) -> str:
         others = f"the other {flagged - shown:,} are rows of scores.parquet, beside this page"
         words = f"The worst {shown:,} of {flagged:,} flagged images are here, by p-value; {others}."
     audited = sum(AUDIT in image.marks for image in images)
-    return f"{words} With them {audited:,} drawn at random for the audit." if audited else words
+    return f"{words} Of all that could be read, {audited:,} were drawn at random, for audit." if audited else words
 
 
 def _facts(champion: ChampionVersion, scored: ScoredBatch, time: datetime) -> dict[str, str]:

@@ -1,16 +1,14 @@
 """The Prefect flows that learn from what people labelled."""
 
 from datetime import datetime
-from pathlib import Path
 
 from prefect import State, flow
 
 from flows import running
-from flows.flow_record import failed, flow_progress, record
+from flows.flow_record import failed, flow_progress, flow_workspace, record
 from flows.recalibration import RecalibrationReport
 from flows.retraining import RetrainingReport
 from flows.review_report import ReviewReport
-from flows.workspace import open_workspace
 
 
 @flow(name="review", flow_run_name="review-{pipeline}", validate_parameters=True)
@@ -22,9 +20,9 @@ def review(config: str, pipeline: str) -> ReviewReport | State[ReviewReport]:
         pipeline: its name there.
     """
     try:
-        workspace = open_workspace(Path(config))
+        workspace = flow_workspace(config)
         report = running.review(workspace, pipeline, flow_progress())
-        record(f"review-{pipeline}", report.run_url, report.sentences())
+        record(workspace, f"review-{pipeline}", report.run_url, report.sentences())
     except Exception as error:
         return failed(error)
     return report
@@ -43,9 +41,9 @@ def recalibrate(
         until: only batches decided before this time.
     """
     try:
-        workspace = open_workspace(Path(config))
+        workspace = flow_workspace(config)
         report = running.recalibrate(workspace, pipeline, since, until, flow_progress())
-        record(f"recalibrate-{pipeline}", report.run_url, report.sentences())
+        record(workspace, f"recalibrate-{pipeline}", report.run_url, report.sentences())
     except Exception as error:
         return failed(error)
     return report
@@ -60,9 +58,9 @@ def retrain(config: str, pipeline: str) -> RetrainingReport | State[RetrainingRe
         pipeline: its name there.
     """
     try:
-        workspace = open_workspace(Path(config))
+        workspace = flow_workspace(config)
         report = running.retrain(workspace, pipeline, flow_progress())
-        record(f"retrain-{pipeline}", report.run_url, report.sentences())
+        record(workspace, f"retrain-{pipeline}", report.run_url, report.sentences())
     except Exception as error:
         return failed(error)
     return report

@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from time import time, time_ns
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import quote
 
@@ -178,9 +179,13 @@ class LoggedPoint:
 class Tracking:
     """One MLflow store: an embedded one in the workspace, or the server that MLFLOW_TRACKING_URI names."""
 
-    def __init__(self, settings: Settings, environment: Mapping[str, str]) -> None:
+    def __init__(
+        self, settings: Settings, environment: Mapping[str, str], tags: Mapping[str, str] = MappingProxyType({})
+    ) -> None:
+        """The store; every run that is started gets the tags."""
         self.uri = environment.get("MLFLOW_TRACKING_URI") or f"sqlite:///{settings.workspace / 'mlflow.db'}"
         self.embedded = not environment.get("MLFLOW_TRACKING_URI")  # compose files set it to nothing
+        self._tags = tags
         self._workspace = settings.workspace
         self._dashboard = self.uri if self.uri.startswith("http") else settings.dashboard
         self._client = self._connect()
@@ -211,7 +216,7 @@ class Tracking:
 
     def start_run(self, pipeline: str, kind: str, name: str, tags: Mapping[str, str]) -> str:
         """A new run of `kind` (training, calibration, batch, monitor) in the pipeline's experiment; its id."""
-        tags = {"reconwatch.kind": kind, "reconwatch.pipeline": pipeline, **tags}
+        tags = {"reconwatch.kind": kind, "reconwatch.pipeline": pipeline, **self._tags, **tags}
         run = self._client.create_run(self._experiment(pipeline), run_name=name, tags=tags)
         return str(run.info.run_id)
 
@@ -366,6 +371,11 @@ class Tracking:
         place = f"/artifacts/{quote(artifact)}" if artifact else ""
         return f"{self._dashboard.rstrip('/')}/#/experiments/{self._experiment(pipeline)}/runs/{run_id}{place}{VIEW}"
 
+    def search_url(self, pipeline: str, tags: Mapping[str, str]) -> str:
+        """Where a browser shows the pipeline's runs that have these `reconwatch.` tags."""
+        condition = " and ".join(f"tags.`reconwatch.{name}` = '{value}'" for name, value in tags.items())
+        return f"{self.experiment_url(pipeline)}&searchFilter={quote(condition)}"
+
     def version_url(self, pipeline: str, version: str) -> str:
         """Where a browser shows a version of the pipeline's model."""
         return f"{self._dashboard.rstrip('/')}/#/models/{quote(pipeline)}/versions/{version}{VIEW}"
@@ -409,9 +419,7 @@ class Tracking:
 
     # Model versions
 
-    def register(
-        self, pipeline: str, run_id: str, champion: Champion, tags: Mapping[str, str], description: str
-    ) -> str:
+    def register(self, pipeline: str, run_id: str, champion: Champion, tags: Mapping[str, str]) -> str:
         """Register detector and threshold as one self-contained pyfunc version that decides nothing yet; its number."""
         with tempfile.TemporaryDirectory() as scratch:
             parts, model = Path(scratch) / "champion", Path(scratch) / "model"
@@ -424,8 +432,12 @@ class Tracking:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
         source = f"{self._client.get_run(run_id).info.artifact_uri}/model"
-        made = self._client.create_model_version(pipeline, source, run_id, dict(tags), description=description)
+        made = self._client.create_model_version(pipeline, source, run_id, dict(tags))
         return str(made.version)
+
+    def describe(self, pipeline: str, version: str, description: str) -> None:
+        """Give a version its description, in Markdown."""
+        self._client.update_model_version(pipeline, version, description)
 
     def promote(self, pipeline: str, version: str, tags: Mapping[str, str] | None = None) -> None:
         """Let a version decide batches from now on; `tags` say why. Who was challenger is none any more.

@@ -11,27 +11,32 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from PIL import Image
 from torch import nn
 
 from ae_models.baselines import PrincipalComponents, fit_principal_components
 from ae_models.calibration import images_needed
+from ae_models.code_maps import MappedImages, map_page
 from ae_models.corruptions import Corruption, build_corruption
 from ae_models.curves import Auroc, auroc, detection_curves
-from ae_models.detector import AnyDetector, Detector
+from ae_models.detector import AnyDetector, Detector, FusedDetector
+from ae_models.embeddings import best_projection, code_map, coder_of, has_code
 from ae_models.errors import InputError
 from ae_models.images import ImageSpec, infer_spec, stream
 from ae_models.networks import build_network
-from ae_models.panels import curves_figure, loss_figure, reconstruction_sheet
+from ae_models.panels import curves_figure, image_rows, loss_figure
 from ae_models.splits import groups_of, near_duplicates, perceptual_hashes, split_by_group
 from ae_models.training import Epoch, TrainingResult, TrainingSettings, fit
 from flows.choosing import MOST, REAL, LabelledImages, choose, held_out
 from flows.config import AutoConfig, ConformalThreshold, PipelineConfig, fingerprint
+from flows.markdown import as_text
 from flows.planning import standing
 from flows.processes import this_process
 from flows.progress import Progress
 from flows.sources import Found, Item, content_hash, labelled_items, nominal_items
 from flows.tracking import Tracking
 
+MAPPED = 600  # images on the map of codes
 SHOWN = 8  # images in the sheets of reconstructions
 CHOOSERS = "labelled_that_chose.parquet"  # the artifact of a training run by labelled images
 ENOUGH_BASELINE = 32  # components of the baseline, as many as the linear network's code
@@ -144,7 +149,8 @@ def train(
         learnt = _learn(pipeline, tracking, run_id, images, sides, labelled, progress)
         _log_choosers(tracking, run_id, learnt, labelled)
         aurocs = _log_detection(tracking, run_id, learnt, labelled, progress)
-        _log_detector(tracking, run_id, learnt.detector, images.pixels[sides["validation"]])
+        _log_detector(tracking, run_id, learnt, images.pixels[sides["validation"]])
+        _log_code_map(pipeline, tracking, run_id, learnt, images, sides)
     spec = spec_of(images.pixels)
     report = TrainingReport(
         pipeline=pipeline.name,
@@ -161,7 +167,9 @@ def train(
         baseline_auroc=aurocs[1] if aurocs else None,
         standing=standing(pipeline, len(sides["calibration"])),
     )
-    return replace(report, **learnt.report)
+    report = replace(report, **learnt.report)
+    _log_description(pipeline, tracking, report)
+    return report
 
 
 @dataclass(frozen=True)
@@ -446,7 +454,8 @@ def _fit(
             if key in TrainingSettings.__dataclass_fields__
         }
     )
-    baseline_loss = float(Detector(spec, "pca", {}, baseline).score(validation).mean())
+    rival = Detector(spec, "pca", {}, baseline)
+    baseline_loss = float(rival.score(validation).mean())
     shown = validation[:SHOWN]
 
     with progress.track(f"Training {pipeline.model.network}", settings.epochs) as advance:
@@ -455,7 +464,9 @@ def _fit(
             metrics = {"loss": epoch.training_loss, "validation_loss": epoch.validation_loss}
             tracking.log(run_id, metrics=metrics, step=epoch.number)
             if epoch.number & (epoch.number - 1) == 0:  # 1, 2, 4, 8, ...: as fast as reconstructions change
-                _log_reconstructions(tracking, run_id, network, shown, epoch.number)
+                learner = Detector(spec, pipeline.model.network, {}, network, str(next(network.parameters()).device))
+                name = f"reconstructions/epoch_{epoch.number:04d}.png"
+                tracking.log_picture(run_id, reconstructions(shown, learner, rival), name)
             advance(1, f"validation error {epoch.validation_loss:.4g}")
 
         result = fit(
@@ -469,14 +480,10 @@ def _fit(
     return result, baseline_loss
 
 
-def _log_reconstructions(
-    tracking: Tracking, run_id: str, network: nn.Module, shown: NDArray[np.float32], number: int
-) -> None:
-    device = next(network.parameters()).device
-    reconstructions = Detector(spec_of(shown), "", {}, network, str(device)).reconstruct(shown)
-    tracking.log_picture(
-        run_id, reconstruction_sheet(shown, reconstructions), f"reconstructions/epoch_{number:04d}.png"
-    )
+def reconstructions(shown: NDArray[np.float32], learner: AnyDetector, rival: Detector) -> Image.Image:
+    """Images (N, C, H, W), below them what the network makes of them, and what principal components do."""
+    rows = {"input": shown, learner.name: learner.reconstruct(shown)}
+    return image_rows(rows | {"principal components": rival.reconstruct(shown)})
 
 
 def _log_fit(tracking: Tracking, run_id: str, result: TrainingResult, baseline_loss: float) -> None:
@@ -493,13 +500,51 @@ def _log_fit(tracking: Tracking, run_id: str, result: TrainingResult, baseline_l
     )
 
 
-def _log_detector(tracking: Tracking, run_id: str, detector: AnyDetector, validation: NDArray[np.float32]) -> None:
+def _log_detector(tracking: Tracking, run_id: str, learnt: Learnt, validation: NDArray[np.float32]) -> None:
+    detector = learnt.detector
     with tempfile.TemporaryDirectory() as folder:
         detector.save(Path(folder))
         tracking.log_folder(run_id, Path(folder), "detector")
     shown = validation[:SHOWN]
-    sheet = reconstruction_sheet(shown, detector.reconstruct(shown))
+    if isinstance(detector, FusedDetector):  # principal components reconstruct for people
+        sheet = image_rows({"input": shown, "principal components": detector.reconstruct(shown)})
+    else:
+        sheet = reconstructions(shown, detector, Detector(detector.spec, "pca", {}, learnt.baseline))
     tracking.log_picture(run_id, sheet, "reconstructions/best.png")
+
+
+def _log_code_map(
+    pipeline: PipelineConfig,
+    tracking: Tracking,
+    run_id: str,
+    learnt: Learnt,
+    images: ReadImages,
+    sides: dict[str, NDArray[np.int64]],
+) -> None:
+    """The map of the codes of nominal images, those that the network learnt from and others, where it has codes."""
+    detector = learnt.detector.illustrator if isinstance(learnt.detector, FusedDetector) else learnt.detector
+    if not has_code(detector.network):
+        return
+    kinds = {"train": "learnt from", "validation": "held out", "calibration": "held out"}
+    kind_of = np.empty(len(images.items), dtype=object)
+    for side, places in sides.items():
+        kind_of[places] = kinds[side]
+    random = np.random.default_rng(pipeline.training.seed)
+    kept = np.sort(random.permutation(len(images.items))[:MAPPED])
+    pixels = images.pixels[kept]
+    codes = coder_of(detector.network, detector.spec).encode(pixels)
+    drawn = code_map(codes, None, best_projection(), pipeline.training.seed)
+    uris, scores = [images.items[place].uri for place in kept], learnt.detector.score(pixels)
+    mapped = MappedImages(uris, kind_of[kept].tolist(), scores, None, pixels)
+    title = f"{pipeline.name}: codes of nominal images, by {drawn.method}"
+    tracking.log_text(run_id, map_page(drawn, mapped, title), "codes.html")
+
+
+def _log_description(pipeline: PipelineConfig, tracking: Tracking, report: TrainingReport) -> None:
+    """What came of it, and where its calibrations are found."""
+    found = tracking.search_url(pipeline.name, {"training_run": report.run_id})
+    lines = [*(f"- {as_text(sentence)}" for sentence in report.sentences()), "", f"[Its calibrations]({found})"]
+    tracking.log(report.run_id, tags={"mlflow.note.content": "\n".join(lines)})
 
 
 def _log_choosers(

@@ -109,6 +109,7 @@ class TestWithoutLabels:
         assert detector.picture is not None
         names = [file.path for file in store_of(workspace).list_artifacts(report.run_id, "reconstructions")]
         assert names == ["reconstructions/best.png"]
+        assert "codes.html" in workspace.tracking.artifact_names(report.run_id)  # of the components that draw for it
 
     def test_the_champion_flags_damaged_images(self, workspace: Workspace, report: TrainingReport) -> None:
         """It is calibrated as any network is, and its scores tell damaged images from others."""
@@ -250,6 +251,15 @@ class TestWithLabels:
         scores = scores_of(workspace.tracking.detector(report.run_id), [item.uri for item in items])
         assert report.auroc is not None
         assert report.auroc.value == pytest.approx(auroc(scores, truth).value, abs=1e-9)
+
+    def test_calibration_draws_the_curves_with_the_threshold(
+        self, labelled: Callable[..., tuple[Workspace, TrainingReport]], tmp_path: Path
+    ) -> None:
+        """ROC, precision and recall, DET, and both by threshold, of the labelled images, are a picture of its run."""
+        workspace, _ = labelled(12)
+        report = calibrate(workspace, "tiles", QUIET)
+        with Image.open(workspace.tracking.artifact(report.run_id, "curves.png", tmp_path)) as picture:
+            assert picture.width > 3 * picture.height
 
 
 class TestSentences:

@@ -204,6 +204,12 @@ class TestPage:
         assert charts["Scores"]["series"][0][1][1] is not None
         assert held_by(monitor.monitor_page("tiles", [replace(points[0], values={})]).html())["charts"]
 
+    def test_false_alarms_are_called_so(self, shown: str, workspace: Workspace) -> None:
+        """Where people said so of all that a batch alarmed for."""
+        point = workspace.ledger.points("tiles")[1]
+        page = monitor.monitor_page("tiles", [replace(point, batch=replace(point.batch, false_alarm=True))])
+        assert held_by(page.html())["alarms"] == [[0, "warning: defects, which people call false"]]
+
     def test_names_are_text(self, workspace: Workspace, shown: str, small_images: SmallImages, tmp_path: Path) -> None:
         """A batch whose name looks like markup is shown by its letters."""
         folder = tmp_path / "<script>alert(1)<"

@@ -154,10 +154,15 @@ class TestBatchPage:
         assert held["kinds"] == [["all", 0]]
         assert held["unreadable"] == [["tile.png", "tile.png"]]
 
-    def test_long_reasons_are_cut(self) -> None:
-        """A reason may hold anything that a decoder says, and the page stays a page."""
-        held = data_of(replace(batch_page(), unreadable=[("a", "b" * 10_000)]).html())
-        assert len(held["unreadable"][0][1]) == 300
+    def test_long_words_are_cut_in_their_middle(self) -> None:
+        """A path may have thousands of letters, and a reason may hold what a decoder says: a page stays a page."""
+        path, reason = f"/begins/{'a' * 5000}/ends.png", "b" * 5000
+        image = ShownImage(path, 1.0, 0.5, ("flagged",), None)
+        held = data_of(replace(batch_page(), images=[image], unreadable=[("c.png", reason)]).html())
+        assert len(held["unreadable"][0][1]) == 305
+        assert held["images"][0]["path"].startswith("/begins/aaa")
+        assert held["images"][0]["path"].endswith("aaa/ends.png")
+        assert held["images"][0]["name"] == "ends.png"
 
 
 class TestMonitorPage:

@@ -125,7 +125,7 @@ def test_images_drawn_for_audit_are_shown() -> None:
     held, _, _ = drawn(batch_of([damaged(90)] * 15 + [NOMINAL] * 20), audit=[17, 30])
     assert names(held, "random audit") == ["image-017.png", "image-030.png"]
     assert [image["marks"] for image in held["images"][-2:]] == [["not flagged", "random audit"]] * 2
-    assert held["shown"].endswith("With them 2 drawn at random for the audit.")
+    assert held["shown"].endswith("Of all that could be read, 2 were drawn at random, for audit.")
 
 
 def test_unreadable_files_are_named_with_their_reasons() -> None:
@@ -178,6 +178,21 @@ def test_pictures_have_a_limit_of_bytes(monkeypatch: pytest.MonkeyPatch) -> None
     assert names(held, "random audit") == ["image-070.png"]
     assert f"The worst {len(shown)} of 50 flagged images" in held["shown"]
     assert made.sheet is not None
+
+
+def test_the_largest_page_is_below_5_megabytes() -> None:
+    """Flagged images of noise, which compresses badly, with names of thousands of letters, and broken files."""
+    random, deciding = np.random.default_rng(0), champion(128)
+    pictures = [random.integers(0, 256, (128, 128), dtype=np.uint8) for _ in range(3)]
+    contents = [lambda: b"", *(lambda picture=picture: picture for picture in pictures)]
+    name = "\u00fc" * 3000
+    items = tuple(Item(f"/{name}/{name}{number}.png", contents[number % 4]) for number in range(1200))
+    batch = Batch("monday", items)
+    scored = score_batch(batch, deciding.champion, PIPELINE, QUIET, lambda: None, manifest_hash="")
+    scored.table["audit"] = True
+    page = report_on(batch, deciding, scored, ["More."], TIME).html
+    assert "flagged images are here" in held_by(page)["shown"]
+    assert 2_000_000 < len(page) < 5_000_000
 
 
 @pytest.mark.parametrize("count", [2, 300])
