@@ -416,6 +416,13 @@ class Ledger:
         rows = self._rows(sa.select(_QUEUES.c.queue).where(_QUEUES.c.batch_key == batch_key))
         return rows[0].queue or None if rows else None
 
+    def queues(self, pipeline: str) -> tuple[tuple[str, str], ...]:
+        """The key and the queue of each batch that has one, the newest batch first."""
+        query = sa.select(_QUEUES.c.batch_key, _QUEUES.c.queue).join(_BATCHES, _BATCHES.c.key == _QUEUES.c.batch_key)
+        query = query.where((_BATCHES.c.pipeline == pipeline) & (_QUEUES.c.queue != ""))
+        rows = self._rows(query.order_by(_BATCHES.c.finished_at.desc(), _BATCHES.c.key))
+        return tuple((row.batch_key, row.queue) for row in rows)
+
     def drop_queue(self, batch_key: str) -> None:
         """Writes that a batch's images are labelled nowhere any more; it gets no other queue."""
         self._changed(_QUEUES, _QUEUES.c.batch_key == batch_key, queue="")

@@ -29,6 +29,7 @@ INSTRUCTION = (
 )
 FOLDER = "review"  # of the pictures among the artifacts of the batch's run
 NEWEST = 20  # batches that are looked at for one without its queue
+KEPT, AT_ONCE = 100, 10  # queues of a pipeline that stay, the newest; so many more are taken away together
 LONGEST = 80  # characters of a name
 Contents = Mapping[str, Item]
 
@@ -101,10 +102,34 @@ def make_missing_queues(pipeline: PipelineConfig, workspace: Workspace, progress
             progress.warn(f"Batch {record.batch} has no queue in MLflow's Review tab yet: {_first_line(error)}")
 
 
+def retire_queues(pipeline: PipelineConfig, workspace: Workspace, progress: Progress) -> None:
+    """Take the oldest queues away where there are many: MLflow's tab asks for each by itself, and grows slow.
+
+    What was answered in them becomes labels first, and what was not can be labelled by other ways.
+    """
+    queues = workspace.ledger.queues(pipeline.name)
+    if len(queues) < KEPT + AT_ONCE:
+        return
+    try:
+        read_answers(pipeline, workspace, progress)
+        for key, queue in queues[KEPT:]:
+            workspace.tracking.delete_queue(pipeline.name, queue)
+            workspace.ledger.drop_queue(key)
+    except Exception as error:
+        progress.warn(f"Old queues of {pipeline.name} in MLflow's Review tab are still there: {_first_line(error)}")
+
+
 def read_answers(pipeline: PipelineConfig, workspace: Workspace, progress: Progress) -> int:
     """Take what people answered in MLflow into the ledger; how many labels were new."""
     reviews, labels, strange = BatchReviews(pipeline, workspace), [], list[str]()
+    known = {
+        (*label.image, label.reviewer): (SHOWN[label.verdict], label.comment)
+        for label in workspace.ledger.labels(pipeline.name)
+        if label.way == "mlflow"
+    }
     for answer in workspace.tracking.answers(pipeline.name):
+        if known.get((answer.key, answer.uri, answer.reviewer)) == (answer.verdict, answer.comment):
+            continue
         try:
             review = reviews.find(answer.key)
             verdict = read_verdict(answer.verdict)

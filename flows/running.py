@@ -21,7 +21,7 @@ from flows.recalibration import RecalibrationReport
 from flows.recalibration import recalibrate as recalibrate_pipeline
 from flows.retraining import RetrainingReport
 from flows.retraining import retrain as retrain_pipeline
-from flows.review_queue import make_missing_queues, read_answers
+from flows.review_queue import make_missing_queues, read_answers, retire_queues
 from flows.review_report import ReviewReport
 from flows.review_report import review as review_pipeline
 from flows.scoring import BatchReport, due_batches, score_and_record
@@ -152,6 +152,7 @@ def _score_due(
 ) -> tuple[BatchReport, ...]:
     send_alerts(workspace, progress)
     make_missing_queues(pipeline, workspace, progress)
+    retire_queues(pipeline, workspace, progress)
     batches = path_batches(paths) if paths else due_batches(pipeline, workspace.ledger, progress)
     if not batches:
         return ()

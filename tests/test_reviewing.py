@@ -21,7 +21,7 @@ from PIL import Image
 from flows.cli import main
 from flows.ledger import BatchRecord, utc_now
 from flows.progress import LogProgress
-from flows.review_queue import make_missing_queues, read_answers
+from flows.review_queue import make_missing_queues, read_answers, retire_queues
 from flows.review_report import review
 from flows.reviewing import asked_images, batch_review
 from flows.running import RunReport, run
@@ -227,6 +227,21 @@ class TestQueue:
         texts = [t.info.response_preview for t in traces(copy) if t.info.tags["reconwatch.key"] == left.key]
         assert len(texts) >= 6
         assert all(text.endswith("could not be read again, so there is no picture.") for text in texts)
+
+    def test_only_the_newest_queues_stay(
+        self, copy: Workspace, damaged: BatchRecord, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """MLflow's tab asks for each by itself; what was answered in the others became labels first."""
+        monkeypatch.setattr("flows.review_queue.KEPT", 1)
+        monkeypatch.setattr("flows.review_queue.AT_ONCE", 1)
+        (trace, *_) = [t for t in traces(copy) if t.info.tags["reconwatch.key"] == damaged.key]
+        answer(copy, trace, "unsure")
+        retire_queues(copy.settings.pipeline("tiles"), copy, QUIET)
+        newest = copy.ledger.decided("tiles")[-1]
+        assert [key for key, _ in copy.ledger.queues("tiles")] == [newest.key]
+        assert {t.info.tags["reconwatch.key"] for t in traces(copy)} == {newest.key}
+        assert [label.verdict for label in copy.ledger.labels("tiles")] == ["unsure"]
+        assert copy.ledger.without_queue("tiles", 20) == ()
 
 
 class TestAnswers:
