@@ -227,10 +227,10 @@ def auroc(scores: ArrayLike, anomalous: ArrayLike, groups: Groups | None = None)
     Raises InputError where a class is missing or a score is not finite.
     """
     values, labels = labelled_scores(scores, anomalous)
-    placements = _placements(values, labels)
+    placements = placements_of(values, labels)
     area = float(placements[labels].mean())
     member = group_numbers(groups, labels.size)
-    variance = _placement_variance(placements - area, labels, member)
+    variance = placement_variance(placements - area, labels, member)
     if variance <= 0 or not 0 < area < 1:
         return Auroc(area, *_clopper_pearson_pairs(area, labels, member))
     half_width = float(norm.ppf(0.975)) * variance**0.5 / (area * (1 - area))
@@ -238,7 +238,7 @@ def auroc(scores: ArrayLike, anomalous: ArrayLike, groups: Groups | None = None)
     return Auroc(area, 1 / (1 + exp(half_width - centre)), 1 / (1 + exp(-half_width - centre)))
 
 
-def _placements(scores: FloatArray, anomalous: BoolArray) -> FloatArray:
+def placements_of(scores: FloatArray, anomalous: BoolArray) -> FloatArray:
     """For each image the share of the other class that it is on the right side of: (n,) float64 in [0, 1]."""
     ranks = rankdata(scores)
     placements = np.empty_like(scores)
@@ -258,7 +258,7 @@ def group_numbers(groups: Groups | None, n_images: int) -> NDArray[np.intp]:
     return np.unique(np.asarray(groups).astype(str), return_inverse=True)[1]
 
 
-def _placement_variance(excess: FloatArray, anomalous: BoolArray, member: NDArray[np.intp]) -> float:
+def placement_variance(excess: FloatArray, anomalous: BoolArray, member: NDArray[np.intp]) -> float:
     """Obuchowski's variance of the area, DeLong's where every image is its own group; 0 for a class of one group."""
     hit, nominal = (np.bincount(member, of_class) for of_class in (anomalous, ~anomalous))
     n_groups = np.array([np.count_nonzero(hit), np.count_nonzero(nominal), hit.size])

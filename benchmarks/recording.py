@@ -91,7 +91,7 @@ def cost(workspace: Workspace, champion: ChampionVersion, batch: Batch, model: s
     manifest = known_manifest(pipeline, batch, ledger)
     claim = ledger.claim("images", batch.id, manifest, champion.version, champion.calibration_run)
     assert isinstance(claim, Claim)
-    scored = score_batch(batch, champion.champion, pipeline, PROGRESS, lambda: None)
+    scored = score_batch(batch, champion.champion, pipeline, PROGRESS, lambda: None, manifest_hash=manifest)
     around = Surroundings(stream_of(pipeline, champion, ledger), "monitor", None)
     memory, start = psutil.Process().memory_info().rss, time.perf_counter()
     run_id = record_batch(pipeline, batch, champion, scored, around, claim, manifest, tracking)

@@ -6,10 +6,11 @@ from pathlib import Path
 
 from flows.config import PipelineConfig
 from flows.ledger import Claim, utc_now
+from flows.markdown import as_text
 from flows.report import ScoredBatch, left_out, report_on, state
 from flows.sources import Batch
 from flows.streams import Stream
-from flows.tracking import ChampionVersion, Tracking, as_text
+from flows.tracking import ChampionVersion, ReviewQueue, Tracking
 
 REPORT, WORST, SCORES = "report.html", "worst.png", "scores.parquet"  # the run's artifacts; alerts carry the picture
 NAMED = 10  # unreadable files in the description
@@ -24,11 +25,13 @@ class Surroundings:
         stream: the batches of its calibration together, with this one.
         monitor: the run that shows the pipeline over time.
         previous: name and run of the batch that was decided before it; None for the first.
+        queue: where its images are labelled; None where nothing is asked.
     """
 
     stream: Stream
     monitor: str
     previous: tuple[str, str] | None
+    queue: ReviewQueue | None = None
 
 
 def record_batch(
@@ -127,6 +130,8 @@ def _description(
         f"{link('training', champion.training_run)}). {_previous(pipeline, around, tracking)} "
         f"{link('The pipeline over time', around.monitor)}.",
     ]
+    if around.queue is not None:
+        lines += ["", f"**[Label its images]({around.queue.url})**: the flagged ones, and some drawn at random."]
     if batch.left_out:
         lines += ["", as_text(left_out(batch))]
     return "\n".join([*lines, *_unreadable(scored)])

@@ -33,6 +33,7 @@ from sqlalchemy.types import TypeDecorator
 
 from ae_models.errors import InputError
 from flows.incidents import Incident, Judgement
+from flows.labels import Label
 from flows.processes import Process, owner_is_alive, this_process
 
 SCHEMA = 1
@@ -333,6 +334,11 @@ class Ledger:
         newest = (_BATCHES.c.finished_at.desc(), _BATCHES.c.key)
         return tuple(map(_record, self._rows(_RECORDS.where(done).order_by(*newest).limit(limit))))
 
+    def batch(self, key: str) -> BatchRecord | None:
+        """The finished batch of that key; None where there is none."""
+        rows = self._rows(_RECORDS.where((_BATCHES.c.key == key) & (_BATCHES.c.status == "done")))
+        return _record(rows[0]) if rows else None
+
     def decided(
         self, pipeline: str, since: datetime | None = None, until: datetime | None = None
     ) -> tuple[BatchRecord, ...]:
@@ -372,6 +378,61 @@ class Ledger:
         """How many batches of a pipeline are finished."""
         done = (_BATCHES.c.pipeline == pipeline) & (_BATCHES.c.status == "done")
         return int(self._rows(sa.select(sa.func.count()).select_from(_BATCHES).where(done))[0][0])
+
+    # What people said of images
+
+    def add_labels(self, labels: Sequence[Label]) -> int:
+        """Enters labels and says how many were new; earlier ones stay. One that repeats what the person last said of
+        the image, or last said by the same way, is not new: so a file may be read twice."""
+        last: dict[tuple[str, ...], tuple[str, str]] = {}
+        for pipeline in {label.pipeline for label in labels}:
+            for known in self.labels(pipeline):
+                last |= dict.fromkeys(_ways_of(known), (known.verdict, known.comment))
+        new = 0
+        with self._transaction() as connection:
+            for label in sorted(labels, key=lambda label: label.labelled_at):
+                said = (label.verdict, label.comment)
+                if said not in (last.get(way) for way in _ways_of(label)):
+                    _insert_once(connection, _LABELS, **vars(label))
+                    last |= dict.fromkeys(_ways_of(label), said)
+                    new += 1
+        return new
+
+    def labels(self, pipeline: str, batch_key: str | None = None) -> tuple[Label, ...]:
+        """Every label on images of a pipeline, or of one of its batches, the oldest first."""
+        query = sa.select(_LABELS).where(_LABELS.c.pipeline == pipeline)
+        if batch_key is not None:
+            query = query.where(_LABELS.c.batch_key == batch_key)
+        rows = self._rows(query.order_by(_LABELS.c.labelled_at, _LABELS.c.id))
+        return tuple(Label(**{name: row._mapping[name] for name in Label.__dataclass_fields__}) for row in rows)
+
+    def note_queue(self, batch_key: str, queue: str) -> None:
+        """Keeps in which queue the images of a finished batch are to be labelled; empty where there is nothing to."""
+        with self._transaction() as connection:
+            _insert_once(connection, _QUEUES, batch_key=batch_key, queue=queue, made_at=self._clock())
+
+    def queue(self, batch_key: str) -> str | None:
+        """In which queue a batch's images are labelled; None where there is none."""
+        rows = self._rows(sa.select(_QUEUES.c.queue).where(_QUEUES.c.batch_key == batch_key))
+        return rows[0].queue or None if rows else None
+
+    def queues(self, pipeline: str) -> tuple[tuple[str, str], ...]:
+        """The key and the queue of each batch that has one, the newest batch first."""
+        query = sa.select(_QUEUES.c.batch_key, _QUEUES.c.queue).join(_BATCHES, _BATCHES.c.key == _QUEUES.c.batch_key)
+        query = query.where((_BATCHES.c.pipeline == pipeline) & (_QUEUES.c.queue != ""))
+        rows = self._rows(query.order_by(_BATCHES.c.finished_at.desc(), _BATCHES.c.key))
+        return tuple((row.batch_key, row.queue) for row in rows)
+
+    def drop_queue(self, batch_key: str) -> None:
+        """Writes that a batch's images are labelled nowhere any more; it gets no other queue."""
+        self._changed(_QUEUES, _QUEUES.c.batch_key == batch_key, queue="")
+
+    def without_queue(self, pipeline: str, limit: int) -> tuple[BatchRecord, ...]:
+        """Those of the last `limit` finished batches that `note_queue` was not told of, the oldest first."""
+        newest = self.history(pipeline, limit)
+        noted = sa.select(_QUEUES.c.batch_key).where(_QUEUES.c.batch_key.in_([record.key for record in newest]))
+        known = {row.batch_key for row in self._rows(noted)}
+        return tuple(record for record in reversed(newest) if record.key not in known)
 
     # The pipeline over time
 
@@ -883,6 +944,33 @@ _WORST_WORD = (
 )
 _JUDGED_INCIDENTS = sa.select(_INCIDENTS, _WORST_WORD.scalar_subquery().label("judgement"))
 
+_LABELS = sa.Table(
+    "labels",
+    _METADATA,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("pipeline", _Words, nullable=False),
+    sa.Column("batch_key", _Words, sa.ForeignKey("batches.key"), nullable=False),
+    sa.Column("batch", _Words, nullable=False),
+    sa.Column("uri", _Words, nullable=False),
+    sa.Column("verdict", _Words, nullable=False),
+    sa.Column("comment", _Words, nullable=False),
+    sa.Column("reviewer", _Words, nullable=False),
+    sa.Column("labelled_at", _Time, nullable=False),
+    sa.Column("way", _Words, nullable=False),
+    sa.Column("score", sa.Float),
+    sa.Column("threshold", sa.Float, nullable=False),
+    sa.Column("flagged", sa.Boolean, nullable=False),
+    sa.Column("audit", sa.Boolean, nullable=False),
+    sa.UniqueConstraint("batch_key", "uri", "reviewer", "way", "labelled_at"),
+    sa.Index("labels_by_pipeline", "pipeline", "labelled_at"),
+)
+_QUEUES = sa.Table(
+    "review_queues",
+    _METADATA,
+    sa.Column("batch_key", _Words, sa.ForeignKey("batches.key"), primary_key=True),
+    sa.Column("queue", _Words, nullable=False),
+    sa.Column("made_at", _Time, nullable=False),
+)
 
 _DERIVED = {"number", "judgement"}  # of an incident's row: the database gives them
 _UNSENT: dict[str, Any] = {"sender": "", "sender_since": None}
@@ -978,6 +1066,11 @@ def _insert_once(connection: sa.Connection, table: sa.Table, **row: Any) -> bool
     except IntegrityError:
         return False
     return True
+
+
+def _ways_of(label: Label) -> tuple[tuple[str, ...], ...]:
+    """The keys of what a person said of an image: by this way, and by any."""
+    return (*label.image, label.reviewer, label.way), (*label.image, label.reviewer)
 
 
 def _record(row: sa.Row[Any]) -> BatchRecord:

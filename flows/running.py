@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -16,7 +17,15 @@ from flows.channels import send_due
 from flows.config import PipelineConfig, fingerprint
 from flows.monitor import update_monitor
 from flows.progress import Progress
+from flows.recalibration import RecalibrationReport
+from flows.recalibration import recalibrate as recalibrate_pipeline
+from flows.retraining import RetrainingReport
+from flows.retraining import retrain as retrain_pipeline
+from flows.review_queue import make_missing_queues, read_answers, retire_queues
+from flows.review_report import ReviewReport
+from flows.review_report import review as review_pipeline
 from flows.scoring import BatchReport, due_batches, score_and_record
+from flows.shadow import challenger_of, score_in_shadow
 from flows.sources import Batch, path_batches
 from flows.tracking import ChampionVersion
 from flows.training import TrainingReport
@@ -61,6 +70,28 @@ def calibrate(workspace: Workspace, name: str, progress: Progress) -> Calibratio
     pipeline = workspace.settings.pipeline(name)
     with _alone(workspace, pipeline, progress):
         return calibrate_pipeline(pipeline, workspace.tracking, progress)
+
+
+def review(workspace: Workspace, name: str, progress: Progress) -> ReviewReport:
+    """Take in what people labelled of a pipeline's images, and measure."""
+    return review_pipeline(workspace.settings.pipeline(name), workspace, progress)
+
+
+def recalibrate(
+    workspace: Workspace, name: str, since: datetime | None, until: datetime | None, progress: Progress
+) -> RecalibrationReport:
+    """Recalibrate a pipeline on its audit while no other process trains or calibrates it."""
+    pipeline = workspace.settings.pipeline(name)
+    with _alone(workspace, pipeline, progress):
+        return recalibrate_pipeline(pipeline, workspace, since, until, progress)
+
+
+def retrain(workspace: Workspace, name: str, progress: Progress) -> RetrainingReport:
+    """Train and calibrate a challenger while no other process trains or calibrates the pipeline."""
+    pipeline = workspace.settings.pipeline(name)
+    read_answers(pipeline, workspace, progress)
+    with _alone(workspace, pipeline, progress):
+        return retrain_pipeline(pipeline, workspace, progress)
 
 
 def score_one(
@@ -120,16 +151,40 @@ def _score_due(
     workspace: Workspace, pipeline: PipelineConfig, paths: Sequence[Path], progress: Progress, score_one: ScoreOne
 ) -> tuple[BatchReport, ...]:
     send_alerts(workspace, progress)
+    make_missing_queues(pipeline, workspace, progress)
+    retire_queues(pipeline, workspace, progress)
     batches = path_batches(paths) if paths else due_batches(pipeline, workspace.ledger, progress)
     if not batches:
         return ()
     champion = workspace.tracking.champion(pipeline.name).on(choose_device(pipeline.training.device))
+    challenger = _challenger(pipeline, workspace, progress)
     reports = []
     for batch in batches:
         reports.append(score_one(pipeline, batch, champion, workspace, progress))
+        if challenger is not None:
+            _shadow(batch, reports[-1], challenger, workspace, progress)
         if reports[-1].alarm:
             send_alerts(workspace, progress)
     return tuple(reports)
+
+
+def _challenger(pipeline: PipelineConfig, workspace: Workspace, progress: Progress) -> ChampionVersion | None:
+    try:
+        return challenger_of(pipeline, workspace.tracking)
+    except Exception as error:  # who decides nothing stops nothing
+        progress.warn(f"The challenger of {pipeline.name} cannot be loaded: {error}")
+        return None
+
+
+def _shadow(
+    batch: Batch, report: BatchReport, challenger: ChampionVersion, workspace: Workspace, progress: Progress
+) -> None:
+    if report.outcome != "scored" or report.run_id is None:
+        return
+    try:
+        score_in_shadow(batch, report.run_id, challenger, workspace.tracking, progress)
+    except Exception as error:
+        progress.warn(f"Batch {batch.id} was not scored in the shadow: {error}")
 
 
 def run(workspace: Workspace, name: str, progress: Progress, score_one: ScoreOne = score_one) -> RunReport:
@@ -167,14 +222,12 @@ def _run(workspace: Workspace, pipeline: PipelineConfig, progress: Progress, sco
 
 
 def calibration_is_due(workspace: Workspace, pipeline: PipelineConfig) -> bool:
-    """Whether the newest detector decides no batches yet."""
-    newest, champion = (
-        workspace.tracking.latest_training(pipeline.name),
-        workspace.tracking.champion_version(pipeline.name),
-    )
+    """Whether the newest detector was never calibrated; that another one decides since then may be somebody's wish."""
+    newest = workspace.tracking.latest_training(pipeline.name)
     if newest is None:
         return False
-    return champion is None or champion[1].get("reconwatch.training_run") != newest.run_id
+    no_champion = workspace.tracking.champion_version(pipeline.name) is None
+    return no_champion or not workspace.tracking.is_calibrated(pipeline.name, newest.run_id)
 
 
 def changes_since_training(workspace: Workspace, pipeline: PipelineConfig) -> bool:

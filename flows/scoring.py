@@ -16,7 +16,7 @@ from ae_models.champion import Champion
 from ae_models.errors import InputError
 from ae_models.images import stream
 from ae_models.monitoring import BatchVerdict
-from ae_models.review import review_list
+from ae_models.review import audit_sample, review_list
 from flows.alerts import Alert
 from flows.batch_run import WORST, Surroundings, record_batch
 from flows.config import PipelineConfig
@@ -24,9 +24,11 @@ from flows.ledger import AlreadyDone, Busy, Claim, IncidentBook, Ledger
 from flows.monitor import monitor_run, point_of
 from flows.progress import Progress
 from flows.report import ScoredBatch
+from flows.review_queue import ask_about, open_queue
+from flows.reviewing import asked_images
 from flows.sources import Batch, inbox_batches, loose_files
 from flows.streams import StreamStep, counts_in_stream, stream_of
-from flows.tracking import ChampionVersion, Tracking
+from flows.tracking import ChampionVersion, ReviewQueue, Tracking
 from flows.verdicts import NOMINAL_BATCHES, verdict_on
 from flows.watchdog import after_batch
 from flows.workspace import Workspace
@@ -63,10 +65,13 @@ def score_batch(
     progress: Progress,
     renew: Callable[[], None],
     nominal_batches: NominalBatches = (),
+    *,
+    manifest_hash: str,
 ) -> ScoredBatch:
     """Score every image of a batch; memory does not grow with its size but for the rows of its table.
 
-    `nominal_batches` are (flagged, scored) of earlier ones of this champion that raised no alarm, or a false one.
+    `nominal_batches` are (flagged, scored) of earlier ones of this champion that raised no alarm, or a false one. The
+    batch's hash draws the images of the audit.
 
     Raises:
         InputError: the batch holds no image at all.
@@ -85,13 +90,18 @@ def score_batch(
                 renewed = monotonic()
                 renew()
             advance(len(part.indices) + len(part.unreadable))
-    table = _table(batch, champion, scores, reasons, pipeline.monitor.review_fdr)
+    table = _table(batch, champion, scores, reasons, pipeline, manifest_hash)
     verdict = verdict_on(table, champion.threshold, champion.calibration_scores, pipeline.monitor, nominal_batches)
     return ScoredBatch(table, verdict, perf_counter() - start)
 
 
 def _table(
-    batch: Batch, champion: Champion, scores: NDArray[np.float64], reasons: NDArray[np.object_], review_fdr: float
+    batch: Batch,
+    champion: Champion,
+    scores: NDArray[np.float64],
+    reasons: NDArray[np.object_],
+    pipeline: PipelineConfig,
+    manifest_hash: str,
 ) -> pd.DataFrame:
     readable = reasons == ""
     p_values = np.where(readable, champion.p_values(scores), np.nan)
@@ -103,7 +113,8 @@ def _table(
             "flagged": champion.threshold.flags(scores),
             "status": np.where(readable, "scored", "unreadable"),
             "reason": reasons.astype(str),
-            "review": review_list(p_values, review_fdr),
+            "review": review_list(p_values, pipeline.monitor.review_fdr),
+            "audit": audit_sample(readable, pipeline.review.audit, manifest_hash),
         }
     )
 
@@ -152,18 +163,28 @@ def score_and_record(
         return BatchReport(pipeline.name, batch.id, "busy", reason=f"{claim.owner} is scoring it")
     try:
         nominal = ledger.nominal_counts(pipeline.name, champion.calibration_run, NOMINAL_BATCHES)
-        scored = score_batch(batch, champion.champion, pipeline, progress, lambda: ledger.renew(claim), nominal)
+        scored = score_batch(
+            batch,
+            champion.champion,
+            pipeline,
+            progress,
+            lambda: ledger.renew(claim),
+            nominal,
+            manifest_hash=manifest_hash,
+        )
         # As it is known now: another process may finish a batch first. What is decided is decided by the ledger.
         stream = stream_of(pipeline, champion, ledger)
         if counts_in_stream(scored.verdict):
             stream = stream.after(scored.verdict.flagged, scored.verdict.scored)
         before = ledger.history(pipeline.name, 1)
         monitor = monitor_run(pipeline.name, tracking, ledger)
-        around = Surroundings(stream, monitor, (before[0].batch, before[0].run_id) if before else None)
+        asked = asked_images(scored.table, pipeline.review.flagged, manifest_hash)
+        queue = open_queue(pipeline, batch.id, claim.key, asked, tracking, progress)
+        around = Surroundings(stream, monitor, (before[0].batch, before[0].run_id) if before else None, queue)
         run_id = record_batch(pipeline, batch, champion, scored, around, claim, manifest_hash, tracking)
         url = tracking.run_url(pipeline.name, run_id)
         step = StreamStep(pipeline, champion, scored.verdict, _stream_alert(pipeline, claim, url))
-        alert = _alert(pipeline, batch, champion, scored, claim, run_id, url)
+        alert = _alert(pipeline, batch, champion, scored, claim, run_id, url, queue)
         ledger.finish(
             claim,
             run_id=run_id,
@@ -179,6 +200,7 @@ def score_and_record(
     except BaseException:
         ledger.release(claim)
         raise
+    ask_about(batch, claim.key, scored.table, queue, champion.champion, pipeline, tracking, ledger, progress)
     return BatchReport(
         pipeline.name,
         batch.id,
@@ -239,6 +261,7 @@ def _alert(
     claim: Claim,
     run_id: str,
     url: str,
+    queue: ReviewQueue | None,
 ) -> Alert:
     """What is said of the batch where it alarms."""
     table, worst = scored.table, scored.worst(NAMED).tolist()
@@ -255,4 +278,5 @@ def _alert(
         dedupe_key=claim.key,
         run_id=run_id,
         picture=WORST if worst else None,
+        review_url=queue.url if queue else None,
     )

@@ -29,11 +29,12 @@ from ae_models.splits import groups_of, near_duplicates, perceptual_hashes, spli
 from ae_models.training import Epoch, TrainingResult, TrainingSettings, fit
 from flows.choosing import MOST, REAL, LabelledImages, choose, held_out
 from flows.config import AutoConfig, ConformalThreshold, PipelineConfig, fingerprint
+from flows.markdown import as_text
 from flows.planning import standing
 from flows.processes import this_process
 from flows.progress import Progress
 from flows.sources import Found, Item, content_hash, labelled_items, nominal_items
-from flows.tracking import Tracking, as_text
+from flows.tracking import Tracking
 
 MAPPED = 600  # images on the map of codes
 SHOWN = 8  # images in the sheets of reconstructions
@@ -113,16 +114,27 @@ class TrainingReport:
         return lines
 
 
-def train(pipeline: PipelineConfig, tracking: Tracking, progress: Progress) -> TrainingReport:
+def train(
+    pipeline: PipelineConfig,
+    tracking: Tracking,
+    progress: Progress,
+    confirmed: Sequence[Item] = (),
+    kind: str = "training",
+) -> TrainingReport:
     """Train the pipeline's network on its nominal images and record it in MLflow.
+
+    `confirmed` are further nominal images to learn from, which stay away from early stopping and calibration: people
+    confirmed them because of their scores. Those of a group on one of these sides are left out. `kind` is the run's.
 
     Raises:
         InputError: the images or the configuration do not allow it; said before any training time is spent.
     """
-    tracking.end_abandoned(pipeline.name, "training")
+    tracking.end_abandoned(pipeline.name, kind)
     found = nominal_items(pipeline.data)
     images = read_nominal(pipeline, found, progress)
     sides = split(pipeline, images.items)
+    if confirmed:
+        images, sides = _with_confirmed(images, sides, confirmed, progress)
     if isinstance(pipeline.model, AutoConfig):
         held_out(_training_groups(images, sides), pipeline.training.seed)  # refused now rather than after a start
     labelled = labelled_items(pipeline.data)
@@ -130,7 +142,7 @@ def train(pipeline: PipelineConfig, tracking: Tracking, progress: Progress) -> T
         "reconwatch.process": this_process().owner(),
         "reconwatch.configuration": fingerprint(pipeline, "data", "model", "training"),
     }
-    with tracking.run(pipeline.name, "training", f"train {pipeline.model.network}", tags) as run_id:
+    with tracking.run(pipeline.name, kind, f"train {pipeline.model.network}", tags) as run_id:
         progress.say(f"Training {pipeline.name}: {tracking.run_url(pipeline.name, run_id)}")
         _log_data(pipeline, tracking, run_id, found, images, sides)
         pairs = _log_near_duplicates(tracking, run_id, images, sides, progress)
@@ -308,6 +320,22 @@ def split(pipeline: PipelineConfig, items: Sequence[Item]) -> dict[str, NDArray[
         "calibration": training.calibration_share,
     }
     return split_by_group(_groups(items), shares, training.seed, {"calibration": calibration_images_needed(pipeline)})
+
+
+def _with_confirmed(
+    images: ReadImages, sides: dict[str, NDArray[np.int64]], confirmed: Sequence[Item], progress: Progress
+) -> tuple[ReadImages, dict[str, NDArray[np.int64]]]:
+    """The images with the confirmed ones on the side of training, but for those that another side has already."""
+    apart = [images.items[place] for side in ("validation", "calibration") for place in sides[side]]
+    groups = {item.group for item in apart if item.group is not None}
+    hashes, uris = {content_hash(item) for item in apart}, {item.uri for item in images.items}
+    usable = [item for item in confirmed if item.group not in groups and item.uri not in uris]
+    usable = [item for item in usable if content_hash(item) not in hashes]
+    more = read_images(usable, spec_of(images.pixels), "Reading confirmed images", progress)
+    start = len(images.items)
+    sides = sides | {"train": np.concatenate([sides["train"], np.arange(start, start + len(more.items))])}
+    pixels = np.concatenate([images.pixels, more.pixels])
+    return ReadImages(images.items + more.items, pixels, images.unreadable + more.unreadable), sides
 
 
 def _groups(items: Sequence[Item]) -> list[str]:

@@ -11,6 +11,7 @@ import time
 import urllib.request
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -128,9 +129,20 @@ class Dashboard:
 @pytest.fixture(scope="session")
 def dashboard(project: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dashboard]:
     """`reconwatch ui` on a project of its own, started once for all tests; wait for it before a page is opened."""
+    with _served(project(tmp_path_factory.mktemp("dashboard"))) as dashboard:
+        yield dashboard
+
+
+@pytest.fixture(scope="session")
+def serve() -> Callable[[Path], AbstractContextManager[Dashboard]]:
+    """A context that starts `reconwatch ui` on a configuration which says nothing of a dashboard."""
+    return _served
+
+
+@contextmanager
+def _served(config: Path) -> Iterator[Dashboard]:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-    config = project(tmp_path_factory.mktemp("dashboard"))
     config.write_text(f"dashboard: http://127.0.0.1:{port}\n{config.read_text(encoding='utf-8')}", encoding="utf-8")
     command = [sys.executable, "-m", "flows.cli", "ui", "--config", str(config)]
     environment = os.environ | {"NO_PROXY": "127.0.0.1", "PYTHONPATH": str(Path(__file__).parents[1])}

@@ -67,9 +67,8 @@ def damaged(strength: int) -> NDArray[np.uint8]:
 def drawn(batch: Batch, audit: Sequence[int] = ()) -> tuple[Any, ScoredBatch, Report]:
     """What the page of a batch holds, the scores, and the report; images at the places `audit` are drawn for audit."""
     deciding = champion()
-    scored = score_batch(batch, deciding.champion, PIPELINE, QUIET, lambda: None)
-    if audit:
-        scored.table["audit"] = np.isin(np.arange(len(scored.table)), audit)
+    scored = score_batch(batch, deciding.champion, PIPELINE, QUIET, lambda: None, manifest_hash="")
+    scored.table["audit"] = np.isin(np.arange(len(scored.table)), audit)
     made = report_on(batch, deciding, scored, ["More."], TIME)
     return held_by(made.html), scored, made
 
@@ -157,7 +156,7 @@ def test_an_image_that_is_gone_since_is_still_listed() -> None:
     """Files may be moved once they were scored: the row stays, without pictures."""
     contents: list[Any] = [damaged(90), NOMINAL]
     batch = Batch("monday", (Item("/0.png", lambda: contents[0]), Item("/1.png", lambda: contents[1])))
-    scored = score_batch(batch, champion().champion, PIPELINE, QUIET, lambda: None)
+    scored = score_batch(batch, champion().champion, PIPELINE, QUIET, lambda: None, manifest_hash="")
     contents[0] = b""
     held = held_by(report_on(batch, champion(), scored, [], TIME).html)
     assert [(image["name"], image["pictures"] is None) for image in held["images"]] == [
@@ -198,7 +197,7 @@ def test_the_largest_page_is_below_5_megabytes() -> None:
     name = "\u00fc" * 3000
     items = tuple(Item(f"/{name}/{name}{number}.png", contents[number % 4]) for number in range(1200))
     batch = Batch("monday", items)
-    scored = score_batch(batch, deciding.champion, PIPELINE, QUIET, lambda: None)
+    scored = score_batch(batch, deciding.champion, PIPELINE, QUIET, lambda: None, manifest_hash="")
     scored.table["audit"] = True
     page = report_on(batch, deciding, scored, ["More."], TIME).html
     assert "flagged images are here" in held_by(page)["shown"]
