@@ -106,7 +106,7 @@ class TestTheFirstCall:
             }
 
     def test_prefect_has_the_flow_run(self, first: Process, second: Process, folder: Path) -> None:
-        """One run, completed, with a task a batch, a log, two artifacts (one of all); the second call added nothing."""
+        """One run, completed, with a task a batch, a log, its artifact and that of all; the second call added none."""
         database = folder / ".reconwatch" / "prefect" / "prefect.db"
         with sqlite3.connect(f"file:{database}?mode=ro", uri=True) as prefect:
             runs = prefect.execute("select name, state_type from flow_run").fetchall()
