@@ -108,6 +108,16 @@ class TestInMlflow:
         assert framed(page).locator("img[src=x]").count() == 0
         assert framed(page).locator("body").evaluate("() => document.title") == "Batch 2-damaged"
 
+    def test_names_are_text_in_the_review_tab(self, page: Page, workspace: Workspace, damaged: BatchReport) -> None:
+        """The same file as a question there: its letters are shown, beside its picture."""
+        page.goto(damaged.run_url or "")
+        page.goto(page.get_by_role("link", name="Label its images").get_attribute("href") or "")
+        page.get_by_text(re.compile("onerror")).first.click()
+        expect(page.get_by_text(f"{HOSTILE[:80]}"[:40], exact=False).first).to_be_visible(timeout=SECONDS)
+        expect(page.get_by_role("img", name="panel")).to_be_visible()
+        assert page.locator("img[src=x]").count() == 0
+        assert "taken over" not in page.title()
+
     def test_the_pipeline_over_time_opens(self, page: Page, workspace: Workspace, report: RunReport) -> None:
         """Its page draws every measure, and arrow keys go from batch to batch."""
         run_id = monitor_run("tiles", workspace.tracking, workspace.ledger)
