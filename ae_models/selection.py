@@ -383,7 +383,7 @@ def fit_recipe(recipe: Recipe, parts: NominalParts, images: NDArray[np.float32],
     elif recipe.network == "gaussian":
         network, parameters = fit_positional_gaussian(_features(front_end, images), features), {}
     elif recipe.trained:
-        network, parameters = _trained(recipe, front_end, parts, images, fitting), {}
+        network, parameters = _trained(recipe, front_end, parts, images, fitting), dict(recipe.network_parameters)
     else:
         network, parameters = build_network(recipe.network, features, recipe.network_parameters), {}
     return Detector(
