@@ -1,4 +1,4 @@
-"""What it costs to record a scored batch beside scoring it: its report, its rows, its run in MLflow.
+"""What it costs to record a scored batch beside scoring it: its report, rows, run and review queue in MLflow.
 
     python -m benchmarks.recording [--images 10000] [--size 128] [--models linear convolutional] [--output FILE]
 
@@ -25,6 +25,8 @@ from flows import running
 from flows.batch_run import REPORT, Surroundings, record_batch
 from flows.ledger import Claim
 from flows.progress import LogProgress
+from flows.review_queue import ask_about, open_queue
+from flows.reviewing import asked_images
 from flows.scoring import known_manifest, score_batch
 from flows.sources import Batch, inbox_batches
 from flows.streams import stream_of
@@ -46,6 +48,7 @@ class Cost:
     flagged: int
     scoring_seconds: float
     recording_seconds: float
+    asking_seconds: float  # of these, for the review queue
     report_bytes: int
     memory_growth: int  # bytes of the process, while it recorded
 
@@ -94,12 +97,26 @@ def cost(workspace: Workspace, champion: ChampionVersion, batch: Batch, model: s
     scored = score_batch(batch, champion.champion, pipeline, PROGRESS, lambda: None, manifest_hash=manifest)
     around = Surroundings(stream_of(pipeline, champion, ledger), "monitor", None)
     memory, start = psutil.Process().memory_info().rss, time.perf_counter()
+    asked = asked_images(scored.table, pipeline.review.flagged, manifest)
+    queue = open_queue(pipeline, batch.id, claim.key, asked, tracking, PROGRESS)
     run_id = record_batch(pipeline, batch, champion, scored, around, claim, manifest, tracking)
+    verdict = scored.verdict
+    counts = {name: getattr(verdict, name) for name in ("scored", "flagged", "unreadable")}
+    ledger.finish(
+        claim,
+        run_id=run_id,
+        verdict=asdict(verdict),
+        alarm=verdict.alarm,
+        **{f"n_{name}": count for name, count in counts.items()},
+    )
+    before_asking = time.perf_counter()
+    ask_about(batch, claim.key, scored.table, queue, champion.champion, pipeline, tracking, ledger, PROGRESS)
+    asking = time.perf_counter() - before_asking
     seconds = time.perf_counter() - start
     grown = psutil.Process().memory_info().rss - memory
     with tempfile.TemporaryDirectory() as place:
         size = tracking.artifact(run_id, REPORT, Path(place)).stat().st_size
-    return Cost(model, batch.id, len(scored.table), scored.verdict.flagged, scored.seconds, seconds, size, grown)
+    return Cost(model, batch.id, len(scored.table), verdict.flagged, scored.seconds, seconds, asking, size, grown)
 
 
 def table(costs: list[Cost], size: int) -> Table:
@@ -112,13 +129,15 @@ def table(costs: list[Cost], size: int) -> Table:
         "flagged",
         "scoring, s",
         "recording, s",
+        "of it for review, s",
         "ratio",
         "report, MB",
         "memory, MB",
     ):
         shown.add_column(name, justify="left" if name in ("model", "batch") else "right")
     for one in costs:
-        seconds = (f"{one.scoring_seconds:.1f}", f"{one.recording_seconds:.2f}", f"{one.ratio:.1%}")
+        seconds = (f"{one.scoring_seconds:.1f}", f"{one.recording_seconds:.2f}", f"{one.asking_seconds:.2f}")
+        seconds = (*seconds, f"{one.ratio:.1%}")
         sizes = (f"{one.report_bytes / 1e6:.2f}", f"{one.memory_growth / 1e6:+.0f}")
         shown.add_row(one.model, one.batch, f"{one.images:,}", f"{one.flagged:,}", *seconds, *sizes)
     return shown

@@ -31,6 +31,7 @@ from flows.alerts import DeliveryFailed
 from flows.calibrate import calibrate
 from flows.channels_prefect import BlockType, saved_secret
 from flows.prefect_server import find_server
+from flows.review import recalibrate, retrain, review
 from flows.run import run
 from flows.score import score
 from flows.train import train
@@ -187,10 +188,11 @@ def new(project: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) 
 
 @pytest.fixture(scope="module")
 def verbs(config: Path, new: Path, server: Server, environment: dict[str, str], first: Process) -> Process:
-    """score without a champion; then, where there is one, train, calibrate, and score of a folder and an empty one."""
+    """score without a champion; then, where there is one, the other verbs, the last of them on an empty folder too."""
     data = config.parent / "data"
     (data / "empty").mkdir()
-    lines = [["train", "tiles"], ["calibrate", "tiles"], ["score", "tiles", str(data / "empty"), str(data / "nominal")]]
+    lines = [[verb, "tiles"] for verb in ("train", "calibrate", "review", "retrain")]
+    lines += [["score", "tiles", str(data / "empty"), str(data / "nominal")]]
     lines = [["score", "tiles", "--config", str(new)], *([*line, "--config", str(config)] for line in lines)]
     return commands(environment | {"PREFECT_API_URL": server.url}, lines)
 
@@ -326,9 +328,9 @@ class TestARun:
 
 
 class TestTheOtherVerbs:
-    """train, calibrate and score with a server at hand."""
+    """train, calibrate, review, retrain and score with a server at hand."""
 
-    @pytest.mark.parametrize("verb", ["train", "calibrate"])
+    @pytest.mark.parametrize("verb", ["train", "calibrate", "review", "retrain"])
     def test_each_is_a_flow_run(self, verbs: Process, config: Path, server: Server, verb: str) -> None:
         """It has completed, with an artifact that leads to its MLflow run."""
         run = server.flow_run(config, f"{verb}-tiles")
@@ -362,7 +364,9 @@ class TestTheOtherVerbs:
         assert exits(verbs)[-1] == 1
         assert f"Error: batch empty: {reason}; it is tried again by the next run" in verbs.stderr
 
-    @pytest.mark.parametrize("flow", [train, calibrate, score, run], ids=lambda flow: str(flow.name))
+    @pytest.mark.parametrize(
+        "flow", [train, calibrate, score, run, review, recalibrate, retrain], ids=lambda flow: str(flow.name)
+    )
     def test_wrong_parameters_are_refused(self, flow: Any) -> None:
         """A flow takes names and paths as text, and nothing else for them."""
         with pytest.raises(ParameterTypeError, match="pipeline: Input should be a valid string"):
