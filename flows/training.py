@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from torch import nn
 
 from ae_models.baselines import PrincipalComponents, fit_principal_components
-from ae_models.calibration import images_needed
 from ae_models.corruptions import Corruption, build_corruption
 from ae_models.curves import Auroc, auroc, detection_curves
 from ae_models.detector import AnyDetector, Detector
@@ -25,10 +24,11 @@ from ae_models.panels import curves_figure, loss_figure, reconstruction_sheet
 from ae_models.splits import groups_of, near_duplicates, perceptual_hashes, split_by_group
 from ae_models.training import Epoch, TrainingResult, TrainingSettings, fit
 from flows.choosing import MOST, REAL, LabelledImages, choose, held_out
-from flows.config import AutoConfig, ConformalThreshold, PipelineConfig, fingerprint
+from flows.config import AutoConfig, PipelineConfig, fingerprint
 from flows.planning import standing
 from flows.processes import this_process
 from flows.progress import Progress
+from flows.requirements import calibration_images_needed, network_parameters, require_enough, require_size
 from flows.sources import Found, Item, content_hash, labelled_items, nominal_items
 from flows.tracking import Tracking
 
@@ -220,11 +220,6 @@ def _labelled_half(
     return LabelledImages(images.pixels, labels), frozenset(anomalous)
 
 
-def network_parameters(pipeline: PipelineConfig) -> dict[str, Any]:
-    """What the pipeline's network is built with: the model section less its name and corruption, as JSON values."""
-    return pipeline.model.model_dump(mode="json", exclude={"network", "corruption"})
-
-
 def corruption_of(pipeline: PipelineConfig) -> Corruption | None:
     """What is done to the network's input while it learns; None for nothing."""
     if isinstance(pipeline.model, AutoConfig):
@@ -262,12 +257,6 @@ def read_nominal(pipeline: PipelineConfig, found: Found, progress: Progress) -> 
     if images.pixels.std() == 0:
         raise InputError(f"all {len(images.items)} nominal images are one flat colour: check data.nominal")
     return images
-
-
-def require_size(pipeline: PipelineConfig, spec: ImageSpec) -> None:
-    """Refuse, before any training time is spent, a network that cannot take images of that size."""
-    if not isinstance(pipeline.model, AutoConfig):
-        build_network(pipeline.model.network, spec, network_parameters(pipeline))
 
 
 def spec_of(pixels: NDArray[np.float32]) -> ImageSpec:
@@ -311,30 +300,6 @@ def _groups(items: Sequence[Item]) -> list[str]:
 def _training_groups(images: ReadImages, sides: dict[str, NDArray[np.int64]]) -> list[str]:
     groups = _groups(images.items)
     return [groups[place] for place in sides["train"]]
-
-
-def calibration_images_needed(pipeline: PipelineConfig) -> int:
-    """The fewest calibration images from which the wished threshold can be found."""
-    wish = pipeline.threshold
-    return images_needed(wish.false_alarm_rate, wish.confidence) if isinstance(wish, ConformalThreshold) else 20
-
-
-def require_enough(pipeline: PipelineConfig, count: int) -> None:
-    needed = calibration_images_needed(pipeline)
-    if count >= max(8, 2 * needed):
-        return
-    possible = max(1, count // 2)
-    lowest = 1 / (possible + 1)
-    wish = pipeline.threshold
-    if isinstance(wish, ConformalThreshold):
-        way = f"a false-alarm rate of {wish.false_alarm_rate:g} needs {needed} images for calibration alone"
-        advice = f"set threshold.false_alarm_rate to {np.ceil(lowest * 1000) / 1000:g} or more, or "
-    else:
-        way, advice = f"calibration needs {needed} of them", ""
-    raise InputError(
-        f"pipeline {pipeline.name!r} has {count} readable nominal images, and {way} and as many again to learn from: "
-        f"{advice if count >= 8 else ''}give at least {max(8, 2 * needed)} nominal images"
-    )
 
 
 def _log_data(
