@@ -37,7 +37,7 @@ from PIL import Image
 import ae_models
 from ae_models.errors import InputError
 from flows.config import Settings
-from flows.processes import owner_is_alive, this_process
+from flows.processes import highest_memory, owner_is_alive, this_process
 
 if TYPE_CHECKING:
     import torch
@@ -138,7 +138,8 @@ class Tracking:
         self.finish(run_id)
 
     def finish(self, run_id: str) -> None:
-        """End the run as FINISHED."""
+        """End the run as FINISHED, and note how much memory this took."""
+        self._client.log_metric(run_id, "highest_memory_mib", round(highest_memory() / 2**20))
         self._client.set_terminated(run_id, "FINISHED")
 
     def log(

@@ -177,7 +177,7 @@ def _learn(
     if not isinstance(pipeline.model, AutoConfig):
         result, baseline_loss = _fit(pipeline, tracking, run_id, images, sides, baseline, progress)
         detector = Detector(spec, pipeline.model.network, network_parameters(pipeline), result.network)
-        _log_fit(tracking, run_id, result, baseline_loss)
+        _log_fit(tracking, run_id, result, baseline_loss, len(training))
         losses = {"validation_loss": result.best.validation_loss, "baseline_loss": baseline_loss}
         return Learnt(detector, baseline, {"epochs": len(result.epochs), **losses})
     shown, uris = _labelled_half(labelled, spec, pipeline.training.seed, progress)
@@ -417,7 +417,7 @@ def _log_reconstructions(
     )
 
 
-def _log_fit(tracking: Tracking, run_id: str, result: TrainingResult, baseline_loss: float) -> None:
+def _log_fit(tracking: Tracking, run_id: str, result: TrainingResult, baseline_loss: float, n_training: int) -> None:
     tracking.log_picture(run_id, loss_figure(result.epochs, baseline_loss), "losses.png")
     tracking.log(
         run_id,
@@ -427,6 +427,7 @@ def _log_fit(tracking: Tracking, run_id: str, result: TrainingResult, baseline_l
             "best_validation_loss": result.best.validation_loss,
             "baseline_validation_loss": baseline_loss,
             "training_seconds": result.epochs[-1].seconds,
+            "images_per_second": len(result.epochs) * n_training / max(result.epochs[-1].seconds, 1e-9),
         },
     )
 
