@@ -1,8 +1,5 @@
 """The map of codes for people: a figure, and a page that shows the image under the pointer."""
 
-import base64
-import io
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +8,10 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from PIL import Image
 
 from ae_models.embeddings import CodeMap
-from ae_models.panels import to_picture
+from ae_models.pages import page, picture_address
+from ae_models.panels import compact_picture
 
 THUMBNAIL = 64  # pixels of a thumbnail's long side, at most
 ALARM = "#be1e2d"
@@ -90,19 +87,12 @@ def map_page(code_map: CodeMap, images: MappedImages, title: str) -> str:
             for index in range(len(points))
         ],
     }
-    text = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")  # so that no name ends the script element
-    return PAGE.read_text(encoding="utf-8").replace("__DATA__", text)
+    return page(PAGE, data)
 
 
 def _thumbnail(pixels: NDArray[np.float32]) -> str:
     """The image (C, H, W) as a data address."""
-    picture = to_picture(pixels)
-    if pixels.shape[0] == 1:
-        picture = picture.convert("L")
-    picture.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX)
-    file = io.BytesIO()
-    picture.save(file, "PNG", optimize=True)
-    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+    return picture_address(compact_picture(pixels), THUMBNAIL)
 
 
 def _text(words: str) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import exp, log
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -113,6 +113,22 @@ class OperatingPoints:
         return f_score(beta, self.hits, self.false_alarms, self.n_anomalous)
 
 
+@dataclass(frozen=True)
+class OperatingPoint:
+    """What one threshold does on labelled images: rates in [0, 1]; the precision is 1 where nothing is flagged."""
+
+    threshold: float
+    false_alarm_rate: float
+    recall: float
+    precision: float
+
+    @classmethod
+    def of(cls, threshold: float, flags: BoolArray, anomalous: BoolArray) -> Self:
+        """That of the flags (n,) that the threshold sets on images with labels (n,), of which both kinds are there."""
+        precision = float(anomalous[flags].mean()) if flags.any() else 1.0
+        return cls(threshold, float(flags[~anomalous].mean()), float(flags[anomalous].mean()), precision)
+
+
 def f_score(beta: float, hits: ArrayLike, false_alarms: ArrayLike, n_anomalous: int) -> FloatArray:
     """F-beta in [0, 1] of the shape of hits: recall counts beta times as much as precision (van Rijsbergen 1979)."""
     found, false = np.asarray(hits, dtype=np.float64), np.asarray(false_alarms, dtype=np.float64)
@@ -214,10 +230,10 @@ def auroc(scores: ArrayLike, anomalous: ArrayLike, groups: Groups | None = None)
     from scipy.stats import norm
 
     values, labels = labelled_scores(scores, anomalous)
-    placements = _placements(values, labels)
+    placements = placements_of(values, labels)
     area = float(placements[labels].mean())
     member = group_numbers(groups, labels.size)
-    variance = _placement_variance(placements - area, labels, member)
+    variance = placement_variance(placements - area, labels, member)
     if variance <= 0 or not 0 < area < 1:
         return Auroc(area, *_clopper_pearson_pairs(area, labels, member))
     half_width = float(norm.ppf(0.975)) * variance**0.5 / (area * (1 - area))
@@ -225,7 +241,7 @@ def auroc(scores: ArrayLike, anomalous: ArrayLike, groups: Groups | None = None)
     return Auroc(area, 1 / (1 + exp(half_width - centre)), 1 / (1 + exp(-half_width - centre)))
 
 
-def _placements(scores: FloatArray, anomalous: BoolArray) -> FloatArray:
+def placements_of(scores: FloatArray, anomalous: BoolArray) -> FloatArray:
     """For each image the share of the other class that it is on the right side of: (n,) float64 in [0, 1]."""
     from scipy.stats import rankdata
 
@@ -247,7 +263,7 @@ def group_numbers(groups: Groups | None, n_images: int) -> NDArray[np.intp]:
     return np.unique(np.asarray(groups).astype(str), return_inverse=True)[1]
 
 
-def _placement_variance(excess: FloatArray, anomalous: BoolArray, member: NDArray[np.intp]) -> float:
+def placement_variance(excess: FloatArray, anomalous: BoolArray, member: NDArray[np.intp]) -> float:
     """Obuchowski's variance of the area, DeLong's where every image is its own group; 0 for a class of one group."""
     hit, nominal = (np.bincount(member, of_class) for of_class in (anomalous, ~anomalous))
     n_groups = np.array([np.count_nonzero(hit), np.count_nonzero(nominal), hit.size])

@@ -24,9 +24,10 @@ from ae_models.images import FeatureSpec, ImageSpec
 from ae_models.networks import build_network
 from ae_models.scoring import Score, ScoreDesign, squared_errors
 
-FORMAT = 2
+FORMAT = 3
 BATCH_SIZE = 64
 CACHED_PIXELS = 2**18
+LEAST_OPINION = -3.0  # nominal spreads
 
 
 @dataclass(frozen=True)
@@ -105,8 +106,16 @@ class Detector:
 
     def errors(self, images: Tensor) -> Tensor:
         """Squared errors (N, h, w) of images (N, C, H, W) in [0, 1] on the detector's device."""
+        return self.errors_in(self.features(images))
+
+    def features(self, images: Tensor) -> Tensor:
+        """What the network sees (N, c, h, w) of images (N, C, H, W) in [0, 1] on the detector's device."""
         with torch.inference_mode():
-            features = self.front_end(images)
+            return torch.as_tensor(self.front_end(images))
+
+    def errors_in(self, features: Tensor) -> Tensor:
+        """Squared errors (N, h, w) of features (N, c, h, w)."""
+        with torch.inference_mode():
             return squared_errors(features, self.network(features))
 
     def maps_at_pixels(self, maps: Tensor) -> Tensor:
@@ -154,22 +163,24 @@ class Detector:
 
 @dataclass(frozen=True)
 class FusedDetector:
-    """Scores images by the worst opinion of several detectors, each in units of its own nominal spread.
+    """Scores images by the opinions of several detectors, each in units of its own nominal spread.
 
-    An image's score is the largest of (log s - centre) / scale over the members: a defect that one of them sees is
-    seen. The centre and scale are the median and 1.4826 times the median absolute deviation of the logarithm of a
-    member's scores on held-out nominal images.
+    An image's score is the weighted mean of (log s - centre) / scale over the members, none of them below -3: a member
+    that finds an image very usual does not outweigh one that finds it far off. The centre and scale are the median and
+    1.4826 times the median absolute deviation of the logarithm of a member's scores on held-out nominal images.
 
     Attributes:
         members: the detectors; all of one image size.
         centres: (members,) of the logarithms of nominal scores.
         scales: (members,) above 0.
+        weights: (members,) above 0, in all 1.
         picture: reconstructs images for people.
     """
 
     members: tuple[Detector, ...]
     centres: tuple[float, ...]
     scales: tuple[float, ...]
+    weights: tuple[float, ...]
     picture: PrincipalComponents | None = field(default=None, repr=False)
 
     @property
@@ -198,7 +209,7 @@ class FusedDetector:
         return np.concatenate(parts) if parts else np.empty(0, np.float64)
 
     def error_maps(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The members' error maps, each relative to its usual score, averaged: (N, H, W) float32."""
+        """The members' error maps, each relative to its usual score, in a weighted mean: (N, H, W) float32."""
         parts = [self._maps(batch) for batch in batches(images, self.spec, self.device)]
         return np.concatenate(parts) if parts else np.empty((0, self.spec.height, self.spec.width), np.float32)
 
@@ -212,7 +223,8 @@ class FusedDetector:
 
     def save(self, folder: Path) -> None:
         """Write `detector.json` and `weights.safetensors` into `folder`, made if absent; JSON last, as the seal."""
-        _write(folder, self.spec, self.members, {"centres": self.centres, "scales": self.scales}, self.picture)
+        fusion = {"centres": self.centres, "scales": self.scales, "weights": self.weights}
+        _write(folder, self.spec, self.members, fusion, self.picture)
 
     @property
     def illustrator(self) -> "Detector":
@@ -224,19 +236,32 @@ class FusedDetector:
 
     def _scores(self, images: Tensor) -> NDArray[np.float64]:
         opinions = [
-            (log_score(member.scorer(member.errors(images)).numpy()) - centre) / scale
-            for member, centre, scale in zip(self.members, self.centres, self.scales, strict=True)
+            weight * np.maximum(LEAST_OPINION, (log_score(member.scorer(errors).numpy()) - centre) / scale)
+            for member, errors, centre, scale, weight in zip(
+                self.members, self._errors(images), self.centres, self.scales, self.weights, strict=True
+            )
         ]
-        worst: NDArray[np.float64] = np.max(opinions, axis=0)  # NaN stays NaN
-        return worst
+        mean: NDArray[np.float64] = np.sum(opinions, axis=0)  # NaN stays NaN
+        return mean
 
     def _maps(self, images: Tensor) -> NDArray[np.float32]:
         relative = [
-            member.maps_at_pixels(member.scorer.maps(member.errors(images))) / float(np.exp(centre))
-            for member, centre in zip(self.members, self.centres, strict=True)
+            member.maps_at_pixels(member.scorer.maps(errors)) * (weight / float(np.exp(centre)))
+            for member, errors, centre, weight in zip(
+                self.members, self._errors(images), self.centres, self.weights, strict=True
+            )
         ]
-        maps: NDArray[np.float32] = torch.stack(relative).mean(0).cpu().numpy()
+        maps: NDArray[np.float32] = torch.stack(relative).sum(0).cpu().numpy()
         return maps
+
+    def _errors(self, images: Tensor) -> Iterator[Tensor]:
+        """The squared errors of each member; what several members see alike is computed once."""
+        seen: dict[str, Tensor] = {}
+        for member in self.members:
+            view = repr((member.front_end_name, member.front_end_parameters))
+            if view not in seen:
+                seen[view] = member.features(images)
+            yield member.errors_in(seen[view])
 
 
 AnyDetector = Detector | FusedDetector
@@ -273,21 +298,22 @@ def load_detector(folder: Path) -> AnyDetector:
     """
     try:
         document = _document((folder / "detector.json").read_text(encoding="utf-8"))
-        weights = (folder / "weights.safetensors").read_bytes()
-        if hashlib.sha256(weights).hexdigest() != document["weights_sha256"]:
+        stored = (folder / "weights.safetensors").read_bytes()
+        if hashlib.sha256(stored).hexdigest() != document["weights_sha256"]:
             raise ValueError("the weights are not those of its detector.json")
         spec = ImageSpec.from_json(document["spec"])
         members = [Detector.from_json(spec, member) for member in document["members"]]
         picture = PrincipalComponents(spec, document["picture"]) if document["picture"] else None
-        _modules(members, picture).load_state_dict(safetensors.torch.load(weights), strict=True)
+        _modules(members, picture).load_state_dict(safetensors.torch.load(stored), strict=True)
         if document["fusion"]:
-            _check_keys(document["fusion"], "the fusion in detector.json", {"centres", "scales"})
-            centres, scales = (tuple(map(float, document["fusion"][name])) for name in ("centres", "scales"))
-            if not len(members) == len(centres) == len(scales):
-                raise ValueError("it holds another number of members than of centres or scales")
-            if not (np.isfinite(centres).all() and np.isfinite(scales).all() and min(scales) > 0):
-                raise ValueError("its centres must be finite and its scales above 0")
-            return FusedDetector(tuple(members), centres, scales, picture)
+            names = ("centres", "scales", "weights")
+            _check_keys(document["fusion"], "the fusion in detector.json", set(names))
+            centres, scales, weights = (tuple(map(float, document["fusion"][name])) for name in names)
+            if not len(members) == len(centres) == len(scales) == len(weights):
+                raise ValueError("it holds another number of members than of centres, scales or weights")
+            if not (np.isfinite([*centres, *scales, *weights]).all() and min(*scales, *weights) > 0):
+                raise ValueError("its centres must be finite, and its scales and weights above 0")
+            return FusedDetector(tuple(members), centres, scales, weights, picture)
         if len(members) != 1:
             raise ValueError(f"it holds {len(members)} members, and does not say how they are fused")
         return replace(members[0], picture=picture)

@@ -70,6 +70,11 @@ class Coder:
         )
 
 
+def has_code(network: nn.Module) -> bool:
+    """Whether the network has a code: where its input goes around the narrow part it has none."""
+    return hasattr(network, "encode")
+
+
 @torch.inference_mode()
 def coder_of(network: nn.Module, spec: ImageSpec) -> Coder:
     """The network's coder.
@@ -77,7 +82,7 @@ def coder_of(network: nn.Module, spec: ImageSpec) -> Coder:
     Raises:
         InputError: the network has no code, because its input goes around the narrow part.
     """
-    if not hasattr(network, "encode"):
+    if not has_code(network):
         raise InputError("this network has no code: train linear, convolutional, resnet or variational for codes")
     codes, device = cast(Codes, network), next(iter(network.state_dict().values())).device
     shape = codes.encode(torch.zeros(1, *spec.shape, device=device)).shape[1:]

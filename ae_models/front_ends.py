@@ -203,13 +203,22 @@ def build_front_end(name: str, spec: ImageSpec, parameters: Mapping[str, Any]) -
 def blurred(maps: Tensor, deviation: float) -> Tensor:
     """Maps (N, C, H, W) after a Gaussian blur of that many pixels; borders are repeated."""
     reach = max(1, round(3 * deviation))
-    positions = torch.arange(-reach, reach + 1, device=maps.device, dtype=maps.dtype)
-    kernel = torch.exp(-positions.square() / (2 * deviation**2))
-    kernel = kernel / kernel.sum()
-    channels = maps.shape[1]
-    maps = functional.pad(maps, (reach, reach, reach, reach), mode="replicate")
-    maps = functional.conv2d(maps, kernel.view(1, 1, 1, -1).expand(channels, 1, 1, -1), groups=channels)
-    return functional.conv2d(maps, kernel.view(1, 1, -1, 1).expand(channels, 1, -1, 1), groups=channels)
+    kernel = [math.exp(-(offset**2) / (2 * deviation**2)) for offset in range(reach + 1)]
+    kernel = [value / (2 * sum(kernel) - kernel[0]) for value in kernel]
+    parts = torch.split(maps, 1, dim=1) if maps.device.type == "cpu" else (maps,)  # a channel stays in the cache
+    return torch.cat([_blurred_along(_blurred_along(part, kernel, -1), kernel, -2) for part in parts], dim=1)
+
+
+def _blurred_along(maps: Tensor, kernel: list[float], side: int) -> Tensor:
+    """Weighted sums of shifted maps: on a CPU several times as fast as a convolution of few channels."""
+    reach, size = len(kernel) - 1, maps.shape[side]
+    padding = (reach, reach, 0, 0) if side == -1 else (0, 0, reach, reach)
+    padded = functional.pad(maps, padding, mode="replicate")
+    total = kernel[0] * maps
+    for offset in range(1, reach + 1):
+        before = padded.narrow(side, reach - offset, size)
+        total = torch.add(total, before + padded.narrow(side, reach + offset, size), alpha=kernel[offset])
+    return total
 
 
 def local_mean(maps: Tensor, height: int, width: int) -> Tensor:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from ae_models.calibration import Threshold
-    from ae_models.curves import DetectionCurves
+    from ae_models.curves import DetectionCurves, OperatingPoint
     from ae_models.selection import Selection
     from ae_models.synthetic_defects import SyntheticDefects
     from ae_models.training import Epoch
@@ -24,6 +24,8 @@ TILE = 128
 MARGIN = 8
 TITLES = ("input", "reconstruction", "error map")
 INK, PAPER, ALARM = (30, 30, 34), (255, 255, 255), (190, 30, 45)
+HEAT = matplotlib.colormaps["inferno"](np.arange(256))[:, :3] * 255  # of errors, the brighter the larger
+DIMMED = 0.6
 
 
 def contact_sheet(
@@ -39,14 +41,12 @@ def contact_sheet(
     Args:
         images: (N, C, H, W) in [0, 1].
         reconstructions: (N, C, H, W) in [0, 1].
-        error_maps: (N, H, W), drawn on one scale for all, black (none) to yellow (the 99.9th percentile
-            and above, and NaN).
+        error_maps: (N, H, W), drawn on one scale for all, black (none) to yellow (`brightest`, and NaN).
         captions: one an image, cut to the width of its panel.
         flagged: a flagged image has a red frame and caption, and the word FLAGGED.
         panels_across: panels in a row.
     """
-    finite = error_maps[np.isfinite(error_maps)]
-    top = float(np.quantile(finite, 0.999) or finite.max()) if finite.any() else 1.0
+    top = brightest(error_maps)
     panels = [
         _panel(
             [to_picture(image), to_picture(reconstruction), heat_map(error_map, top)],
@@ -90,10 +90,31 @@ def to_picture(image: NDArray[np.float32]) -> Image.Image:
     return Image.fromarray(np.broadcast_to(pixels, (*pixels.shape[:2], 3)).copy())
 
 
+def compact_picture(image: NDArray[np.float32]) -> Image.Image:
+    """The same with one channel where the image (C, H, W) has one, for small files."""
+    picture = to_picture(image)
+    return picture.convert("L") if image.shape[0] == 1 else picture
+
+
 def heat_map(error_map: NDArray[np.float32], top: float) -> Image.Image:
     """The error map (H, W) as an RGB picture of its own size: `top` and above, and NaN, in the brightest colour."""
-    colours = matplotlib.colormaps["inferno"](np.nan_to_num(np.clip(error_map / top, 0, 1), nan=1))[..., :3]
-    return Image.fromarray((colours * 255).astype(np.uint8))
+    heat = np.nan_to_num(np.clip(error_map / top, 0, 1), nan=1)
+    return Image.fromarray(HEAT[np.rint(heat * 255).astype(np.uint8)].astype(np.uint8))
+
+
+def heat_overlay(image: NDArray[np.float32], error_map: NDArray[np.float32], top: float) -> Image.Image:
+    """The heat map over the image (C, H, W) in [0, 1], which is dimmed and grey so that the brightest is the error."""
+    heat = np.nan_to_num(np.clip(error_map / top, 0, 1), nan=1)
+    below = np.clip(np.nan_to_num(image).mean(0), 0, 1) * (DIMMED * 255)
+    share = np.minimum(1, 2 * heat)[..., None]  # weak errors shine through, strong ones cover
+    pixels = below[..., None] * (1 - share) + HEAT[np.rint(heat * 255).astype(np.uint8)] * share
+    return Image.fromarray(pixels.astype(np.uint8))
+
+
+def brightest(error_maps: NDArray[np.float32]) -> float:
+    """The error that is drawn brightest beside these maps (N, H, W): the 99.9th percentile of what is finite."""
+    finite = error_maps[np.isfinite(error_maps)]
+    return float(np.quantile(finite, 0.999) or finite.max()) if finite.any() else 1.0
 
 
 def loss_figure(epochs: Sequence[Epoch], baseline_loss: float) -> Figure:
@@ -115,9 +136,7 @@ def score_histogram(groups: dict[str, NDArray[np.float64]], threshold: float) ->
     """
     figure, axes = _axes("score", "share of images")
     groups = {name: scores[np.isfinite(scores)] for name, scores in groups.items()}
-    finite = np.concatenate([*groups.values(), [threshold]])
-    logarithmic = finite.min() >= 0
-    edges = _logarithmic_edges(finite) if logarithmic else np.linspace(finite.min(), finite.max(), 50)
+    edges, logarithmic = histogram_edges(groups, threshold)
     for name, scores in groups.items():
         if len(scores):
             weights = np.full(len(scores), 1 / len(scores))
@@ -129,6 +148,13 @@ def score_histogram(groups: dict[str, NDArray[np.float64]], threshold: float) ->
     return figure
 
 
+def histogram_edges(groups: Mapping[str, NDArray[np.float64]], threshold: float) -> tuple[NDArray[np.float64], bool]:
+    """Edges (50,) of bins for finite scores and the threshold, and whether they are logarithmic: not below 0."""
+    values = np.concatenate([*groups.values(), [threshold]])
+    logarithmic = bool(values.min() >= 0)
+    return _logarithmic_edges(values) if logarithmic else np.linspace(values.min(), values.max(), 50), logarithmic
+
+
 def _logarithmic_edges(values: NDArray[np.float64]) -> NDArray[np.float64]:
     positive = values[values > 0]
     smallest, largest = (positive.min(), positive.max()) if len(positive) else (1e-6, 1.0)
@@ -136,33 +162,53 @@ def _logarithmic_edges(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return edges
 
 
-def curves_figure(curves: dict[str, DetectionCurves], labels: dict[str, str]) -> Figure:
-    """ROC, precision-recall and DET curves beside each other, one line for each named detector."""
-    figure = _figure(13, 4.6)
-    roc, precision_recall, det = figure.subplots(1, 3)
+def curves_figure(
+    curves: dict[str, DetectionCurves], labels: dict[str, str], at: OperatingPoint | None = None
+) -> Figure:
+    """ROC, precision-recall and DET curves beside each other, one line for each named detector.
+
+    The operating point of the first one is marked in them, and precision and recall by threshold stand beside them.
+    """
+    figure = _figure(13 if at is None else 17, 4.6)
+    roc, precision_recall, det, *more = figure.subplots(1, 3 if at is None else 4)
     for name, curve in curves.items():
         roc.plot(curve.false_alarm_rate, curve.recall, label=labels[name])
         precision_recall.plot(curve.precision_recall, curve.precision, label=labels[name])
         det.plot(curve.det_false_alarm_rate, curve.det_miss_rate, label=labels[name])
-    for axes, title, across, up in (
+    for axes, title, horizontal, vertical in (
         (roc, "ROC", "false-alarm rate", "recall"),
         (precision_recall, "precision and recall", "recall", "precision"),
         (det, "DET", "false-alarm rate", "miss rate"),
     ):
-        axes.set(title=title, xlabel=across, ylabel=up)
+        axes.set(title=title, xlabel=horizontal, ylabel=vertical)
         axes.grid(alpha=0.3)
     det.set_xscale("symlog", linthresh=1e-3)  # logarithmic, and yet a perfect detector's rates of 0 have a place
     det.set_yscale("symlog", linthresh=1e-3)
     roc.plot([0, 1], [0, 1], color="grey", linewidth=0.8, linestyle=":")
-    figure.legend(*roc.get_legend_handles_labels(), loc="outside lower center", ncols=len(curves))
+    if at is not None:
+        places = (at.false_alarm_rate, at.recall), (at.recall, at.precision), (at.false_alarm_rate, 1 - at.recall)
+        for axes, (across, up) in zip((roc, precision_recall, det), places, strict=True):
+            axes.plot(across, up, "ko", markersize=7, label="the threshold")
+        _draw_by_threshold(more[0], next(iter(curves.values())), at.threshold)
+    figure.legend(*roc.get_legend_handles_labels(), loc="outside lower center", ncols=len(curves) + 1)
     return figure
+
+
+def _draw_by_threshold(axes: Axes, curve: DetectionCurves, threshold: float) -> None:
+    thresholds = curve.precision_recall_thresholds
+    axes.step(thresholds, curve.precision[:-1], where="post", label="precision")
+    axes.step(thresholds, curve.precision_recall[:-1], where="post", linestyle="--", label="recall")
+    axes.axvline(threshold, color="black", linestyle=":", label=f"threshold {threshold:.4g}")
+    axes.set(title="precision and recall by threshold", xlabel="threshold", ylim=(-0.03, 1.03))
+    axes.grid(alpha=0.3)
+    axes.legend()
 
 
 def recipe_figure(selection: Selection, defects: str) -> Figure:
     """AUROC of every recipe by kind of defect as a heat map, the best recipe first; chosen ones are marked."""
     table = selection.table()
     kinds = list(selection.trials[0].aurocs)
-    values = np.array([[float(row[kind]) for kind in kinds] for row in table])
+    values = np.array([[float(row.get(kind, np.nan)) for kind in kinds] for row in table])
     figure = _figure(4.5 + 0.7 * len(kinds), 1.6 + 0.3 * len(table))
     axes = figure.subplots()
     picture = axes.imshow(values, cmap="viridis", vmin=0.5, vmax=1, aspect="auto")
@@ -170,7 +216,8 @@ def recipe_figure(selection: Selection, defects: str) -> Figure:
     axes.set_yticks(range(len(table)), names, fontsize=8)
     axes.set_xticks(range(len(kinds)), kinds, rotation=45, ha="right", fontsize=8)
     for (row, column), value in np.ndenumerate(values):
-        axes.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=7, color="w" if value < 0.8 else "k")
+        words = "taught" if np.isnan(value) else f"{value:.2f}"  # what a network learned from says nothing of it
+        axes.text(column, row, words, ha="center", va="center", fontsize=7, color="w" if value < 0.8 else "k")
     axes.set_title(f"AUROC on {defects}; * in the detector", fontsize=10)
     figure.colorbar(picture, shrink=0.6)
     return figure

@@ -1,5 +1,6 @@
-"""The images of a batch that people look at, with a bounded share of nominal ones among them."""
+"""The images of a batch that people look at: the suspicious ones, and a random sample that tells what was missed."""
 
+from hashlib import sha256
 from math import ceil
 
 import numpy as np
@@ -26,6 +27,24 @@ def review_list(p_values: ArrayLike, q: float) -> BoolArray:
     if known.any():
         listed[known] = false_discovery_control(values[known]) <= q * (1 + ROUNDING)
     return listed
+
+
+def audit_sample(scored: ArrayLike, size: int, key: str) -> BoolArray:
+    """A uniform random sample of the scored images (m,) of a batch: (m,) bool, all of them where there are no more.
+
+    It looks at no score, so that it stands for all images of the batch: those of it that are not flagged tell the share
+    of misses, and the nominal ones of it, flagged or not, are like calibration images. The same key draws the same
+    images whatever version scores them, and from a batch with the same number of images.
+
+    Args:
+        scored: (m,) bool, False for images without a score, which are never drawn.
+        size: images to draw, 0 or more.
+        key: decides the draw, such as the hash of what the batch holds.
+    """
+    drawn = np.asarray(scored, dtype=np.bool_).copy()
+    places = np.flatnonzero(drawn)
+    drawn[sorted(places, key=lambda place: sha256(f"{key}\0{place}".encode()).digest())[size:]] = False
+    return drawn
 
 
 def images_needed_for_review(n_images: int, q: float) -> int:

@@ -4,7 +4,8 @@ Nominal images are split in three by group: recipes are fitted on the first part
 taken from the second, and the third, with synthetic defects made from it, says which recipes tell defects best.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import Any
@@ -17,18 +18,33 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
 from ae_models.baselines import fit_principal_components
+from ae_models.corruptions import build_corruption
 from ae_models.curves import Auroc, auroc
-from ae_models.detector import Detector, FusedDetector, in_parts, log_score
+from ae_models.detector import LEAST_OPINION, Detector, FusedDetector, in_parts, log_score
 from ae_models.front_ends import build_front_end
 from ae_models.images import FeatureSpec, ImageSpec
 from ae_models.networks import build_network
+from ae_models.networks.feature_restoration import FeatureRestoration
 from ae_models.networks.gaussian import fit_positional_gaussian
 from ae_models.scoring import Score, ScoreDesign
 from ae_models.synthetic_defects import SyntheticDefects
+from ae_models.training import TrainingSettings, fit
 
 CODE_SIZE = 64
-FUSED = 3  # recipes in the detector
-TINY, SMALL = 0.01, 0.05  # shares of the positions that small defects cover
+FUSED = 4  # recipes in the detector, at most
+SPECK, TINY, SMALL = 0.003, 0.01, 0.05  # shares of the positions that small defects cover
+FINE = 64  # positions along the short side of the finest features that are looked at
+TAUGHT = (
+    "spots",
+    "scratch",
+    "patch",
+    "missing",
+)  # kinds of defects that networks learn from; they are judged by others
+STEPS, BATCH_SIZE, LEARNING_RATE = 400, 16, 4e-3  # of training
+EPOCH = 400  # images at least, between two looks at the held-out ones
+SMALLEST_TRAINED = 8  # positions along the short side
+HELD_OUT = 256  # images that say when to stop, at most
+SHORTEST_TRAINING = 20.0  # seconds; with less left nothing is trained
 MAD_TO_DEVIATION = 1.4826
 BASELINE_CODE_SIZE = 32
 
@@ -49,10 +65,9 @@ class Recipe:
         return repr((self.front_end, self.front_end_parameters, self.network, self.network_parameters))
 
     @property
-    def view(self) -> str:
-        """The same for recipes that see an image alike, but for its resolution, the size of the code and the score."""
-        parameters = {key: value for key, value in self.front_end_parameters.items() if key != "step"}
-        return repr((self.front_end, parameters, self.network))
+    def trained(self) -> bool:
+        """Whether the network learns step by step, from synthetic defects."""
+        return self.network == "restoration"
 
     @property
     def name(self) -> str:
@@ -61,7 +76,7 @@ class Recipe:
             key if value is True else str(value) for key, value in self.front_end_parameters.items() if key != "step"
         )
         usual = ", positional" if self.design.positional else ""
-        pooling = "mean" if self.design.pooling == 1 else f"top {self.design.pooling:.0%}"
+        pooling = "mean" if self.design.pooling == 1 else f"top {100 * self.design.pooling:g}%"
         size = f"-{self.network_parameters['code_size']}" if "code_size" in self.network_parameters else ""
         return f"{self.network}{size} on {self.front_end}{f' ({details})' if details else ''}{usual}, {pooling}"
 
@@ -74,15 +89,22 @@ class Trial:
     """How well a recipe told defects from held-out nominal images.
 
     Attributes:
-        aurocs: by kind of defect.
-        rank: mean over the kinds of its rank among the recipes, from 1 for the best.
-        chosen: whether it is in the detector.
+        aurocs: by kind of defect; without those that its network learned from, which would flatter it.
+        rank: mean over these kinds of its rank among the recipes, from 1 for the best.
+        auroc: mean over these kinds.
+        weight: its share in the fused score; 0 where it is not in the detector.
     """
 
     recipe: Recipe
     aurocs: dict[str, float]
     rank: float
-    chosen: bool
+    auroc: float
+    weight: float
+
+    @property
+    def chosen(self) -> bool:
+        """Whether it is in the detector."""
+        return self.weight > 0
 
 
 @dataclass(frozen=True)
@@ -109,14 +131,15 @@ class Selection:
         return tuple(trial.recipe.name for trial in sorted(self.trials, key=lambda trial: trial.rank) if trial.chosen)
 
     def table(self) -> list[dict[str, str | float | bool]]:
-        """One row a recipe, the best first: name, whether it is in the detector, mean rank, AUROC by kind of defect."""
+        """One row a recipe, the best first: name, weight in the detector, mean rank, AUROC by kind of defect."""
         rows = sorted(self.trials, key=lambda trial: trial.rank)
         return [
             {
                 "recipe": trial.recipe.name,
                 "chosen": trial.chosen,
+                "weight": trial.weight,
                 "mean_rank": trial.rank,
-                "mean_auroc": float(np.mean(list(trial.aurocs.values()))),
+                "mean_auroc": trial.auroc,
                 **trial.aurocs,
             }
             for trial in rows
@@ -126,7 +149,7 @@ class Selection:
 def linear_recipes(spec: ImageSpec) -> tuple[Recipe, ...]:
     """Recipes whose network is fitted in closed form, or is none: seconds on any machine."""
     short = min(spec.height, spec.width)
-    coarse = max(1, round(short / 32))
+    coarse, fine = max(1, round(short / 32)), max(1, round(short / FINE))
     cell = max(min(4, short // 9), coarse, 1)
     front_ends = (
         ("pixels", {"step": coarse}),
@@ -141,11 +164,23 @@ def linear_recipes(spec: ImageSpec) -> tuple[Recipe, ...]:
         for design in designs
     ]
     recipes += [
-        Recipe("derivatives", "gaussian", ScoreDesign(3, True, pooling), {"step": cell})
-        for pooling in (1.0, SMALL, TINY)
+        Recipe("derivatives", "gaussian", ScoreDesign(3, True, pooling), {"step": fine})
+        for pooling in (1.0, SMALL, TINY, SPECK)
     ]
-    recipes += [Recipe("contrast", "none", ScoreDesign(3, True, pooling)) for pooling in (SMALL, TINY)]
+    recipes += [Recipe("contrast", "none", ScoreDesign(3, True, pooling)) for pooling in (SMALL, TINY, SPECK)]
     return tuple(recipes)
+
+
+def trained_recipes(spec: ImageSpec) -> tuple[Recipe, ...]:
+    """Recipes whose network learns to restore synthetic defects: minutes without a GPU."""
+    step = max(1, round(min(spec.height, spec.width) / FINE))
+    if min(spec.height, spec.width) // step < SMALLEST_TRAINED:
+        return ()
+    return tuple(
+        Recipe("derivatives", "restoration", ScoreDesign(3, positional, pooling), {"step": step})
+        for positional in (False, True)
+        for pooling in (1.0, SMALL, TINY, SPECK)
+    )
 
 
 @dataclass(frozen=True)
@@ -177,10 +212,28 @@ class NominalParts:
 
 
 @dataclass(frozen=True)
+class Fitting:
+    """How recipes are fitted.
+
+    Attributes:
+        seed: of what is random.
+        device: that networks are trained on.
+        on_epoch: called after each epoch of a network in training, with its number and how many there will be.
+        seconds: that the training of a network may take.
+    """
+
+    seed: int = 0
+    device: str = "cpu"
+    on_epoch: Callable[[int, int], None] = lambda epoch, epochs: None
+    seconds: float = math.inf
+
+
+@dataclass(frozen=True)
 class _Tried:
     """A recipe and the logarithms of its scores, fitted without the images that it scored."""
 
     recipe: Recipe
+    detector: Detector
     nominal: NDArray[np.float64]
     defects: NDArray[np.float64]
 
@@ -193,54 +246,85 @@ def select(
     fused: int = FUSED,
     seed: int = 0,
     on_network: Callable[[str], None] = lambda name: None,
+    on_epoch: Callable[[int, int], None] = lambda epoch, epochs: None,
+    seconds: float = math.inf,
+    device: str = "cpu",
 ) -> Selection:
-    """Fit every recipe, rank them on the defects, and fuse the best, fitted again on all that is there.
+    """Fit every recipe, rank them on the defects, and fuse the best of each kind of network.
+
+    Kinds of networks miss different things: one what it can reconstruct, one what is common, one what it was not
+    taught. So the fused ones are the best of each kind, and each counts as much as its mean AUROC is above chance.
 
     Args:
         parts: nominal images.
         defects: images with defects, as a rule synthetic ones made from `parts.selection`.
-        recipes: what to try; the baseline is tried beside them.
+        recipes: what to try, in this order; the baseline is tried before them.
         weights: how much each kind of defect matters; by default all alike.
-        fused: how many of the best are fused.
+        fused: how many are fused, at most.
         seed: of what is random in fitting.
         on_network: called before each network is fitted, with its name.
+        on_epoch: called after each epoch of a network in training, with its number and how many there will be.
+        seconds: that all of it may take; networks that need training are given what is left, if it is enough.
+        device: that they are trained on.
     """
     start = perf_counter()
     tried: list[_Tried] = []
+    fitting = Fitting(seed, device, on_epoch)
     for group in by_network([BASELINE, *recipes]):
-        on_network(group[0].name)
-        tried += _try(group, parts, defects, seed)
+        left = seconds - (perf_counter() - start)
+        if not group[0].trained or left >= SHORTEST_TRAINING:
+            on_network(group[0].name)
+            tried += _try(group, parts, defects, replace(fitting, seconds=left))
     kinds = list(dict.fromkeys(defects.kinds.tolist()))
     aurocs = np.array([[_auroc(one, defects.kinds == kind) for kind in kinds] for one in tried])
-    importance = [(weights or {}).get(kind, 1.0) for kind in kinds]
-    ranks = np.average([rankdata(-column) for column in aurocs.T.round(3)], axis=0, weights=importance)
-    best = _best(ranks, [one.recipe for one in tried], fused)
-    chosen = [tried[place] for place in best]
-    detector = _fused(chosen, parts, seed)
-    truth = np.concatenate([np.zeros(len(parts.compared), np.bool_), np.ones(len(defects.kinds), np.bool_)])
-    sources = defects.sources.tolist()  # a defect and the image that it was made of are one group; -1 for real defects
+    counts = _that_count(tried, kinds, defects)
+    importance = counts * np.array([(weights or {}).get(kind, 1.0) for kind in kinds])
+    places = np.column_stack([rankdata(-column) for column in aurocs.T.round(3)])
+    ranks, means = (np.average(values, axis=1, weights=importance) for values in (places, aurocs))
+    shares = _shares(ranks, means, [one.recipe.network for one in tried], fused)
+    trials = tuple(
+        Trial(
+            one.recipe, {kind: value for kind, value, counted in zip(kinds, row, count, strict=True) if counted}, *rest
+        )
+        for one, row, count, *rest in zip(
+            tried, aurocs.tolist(), counts, ranks.tolist(), means.tolist(), shares, strict=True
+        )
+    )
+    chosen = [(one, share) for one, share in zip(tried, shares, strict=True) if share > 0]
+    detector = _fused(chosen, parts, fitting)
+    told = np.isin(defects.kinds, np.array(kinds)[counts.all(axis=0)])
+    truth = np.concatenate([np.zeros(len(parts.compared), np.bool_), np.ones(int(told.sum()), np.bool_)])
+    sources = defects.sources[told].tolist()  # a defect and the image it was made of are one group; -1 for real defects
     groups = [*map(str, range(len(parts.compared)))]
     groups += [str(source) if source >= 0 else f"defect {place}" for place, source in enumerate(sources)]
-    trials = tuple(
-        Trial(one.recipe, dict(zip(kinds, row.tolist(), strict=True)), float(rank), place in best)
-        for place, (one, row, rank) in enumerate(zip(tried, aurocs, ranks, strict=True))
-    )
-    fused_scores = np.max([_spreads(one) for one in chosen], axis=0)
+    fused_scores = np.sum([share * _spreads(one, told) for one, share in chosen], axis=0)
     return Selection(
         detector,
         trials,
         auroc(fused_scores, truth, groups),
-        auroc(np.concatenate([tried[0].nominal, tried[0].defects]), truth, groups),
+        auroc(np.concatenate([tried[0].nominal, tried[0].defects[told]]), truth, groups),
         perf_counter() - start,
     )
 
 
-def _best(ranks: NDArray[np.float64], recipes: Sequence[Recipe], fused: int) -> list[int]:
-    """The places of the best recipes, no two of one view: they would see the same, and miss the same."""
+def _that_count(tried: Sequence[_Tried], kinds: Sequence[str], defects: SyntheticDefects) -> NDArray[np.bool_]:
+    """Whether a recipe is judged by a kind, (recipes, kinds): not by what it learned from, where there is another."""
+    taught = np.isin(kinds, TAUGHT) & bool((defects.sources >= 0).all())
+    if taught.all():
+        taught[:] = False
+    return np.array([~(taught & one.recipe.trained) for one in tried])
+
+
+def _shares(ranks: NDArray[np.float64], means: NDArray[np.float64], networks: Sequence[str], fused: int) -> list[float]:
+    """What each recipe's opinion counts, in all 1: nothing but for the best `fused` of one kind of network each."""
     best: dict[str, int] = {}
-    for place in np.argsort(ranks, kind="stable"):
-        best.setdefault(recipes[place].view, int(place))
-    return list(best.values())[:fused]
+    for place in np.argsort(ranks, kind="stable").tolist():
+        best.setdefault(networks[place], place)
+    chosen = list(best.values())[:fused]
+    above = {place: max(0.0, float(means[place]) - 0.5) for place in chosen}
+    if not any(above.values()):
+        above = {chosen[0]: 1.0}
+    return [above.get(place, 0.0) / sum(above.values()) for place in range(len(ranks))]
 
 
 def by_network(recipes: Sequence[Recipe]) -> list[list[Recipe]]:
@@ -251,26 +335,31 @@ def by_network(recipes: Sequence[Recipe]) -> list[list[Recipe]]:
     return list(groups.values())
 
 
-def _try(group: Sequence[Recipe], parts: NominalParts, defects: SyntheticDefects, seed: int) -> list[_Tried]:
-    base = fit_recipe(group[0], parts.spec, parts.fit, seed)
+def _try(group: Sequence[Recipe], parts: NominalParts, defects: SyntheticDefects, fitting: Fitting) -> list[_Tried]:
+    base = fit_recipe(group[0], parts, parts.fit, fitting)
     usual, nominal, defective = (errors_of(base, images) for images in (parts.usual, parts.compared, defects.images))
     tried = []
     for recipe in group:
-        score = fit_score(recipe.design, usual)
-        tried.append(_Tried(recipe, *(log_score(score(errors).numpy()) for errors in (nominal, defective))))
+        detector = replace(base, fitted_score=fit_score(recipe.design, usual))
+        scores = (log_score(detector.scorer(errors).numpy()) for errors in (nominal, defective))
+        tried.append(_Tried(recipe, detector, *scores))
     return tried
 
 
-def _fused(chosen: Sequence[_Tried], parts: NominalParts, seed: int) -> FusedDetector:
-    """The chosen recipes fitted again, selection images included; their nominal spread stays that of unseen images."""
+def _fused(chosen: Sequence[tuple[_Tried, float]], parts: NominalParts, fitting: Fitting) -> FusedDetector:
+    """The chosen recipes, those in closed form fitted again, selection images included; their nominal spread stays
+    that of unseen images."""
     images = np.concatenate([parts.fit, parts.selection])
     members = []
-    for one in chosen:
-        base = fit_recipe(one.recipe, parts.spec, images, seed)
+    for one, _ in chosen:
+        if one.recipe.trained:
+            members.append(one.detector)
+            continue
+        base = fit_recipe(one.recipe, parts, images, fitting)
         members.append(replace(base, fitted_score=fit_score(one.recipe.design, errors_of(base, parts.usual))))
-    spreads = [robust_spread(one.nominal[: len(parts.selection)]) for one in chosen]
+    spreads = [robust_spread(one.nominal[: len(parts.selection)]) for one, _ in chosen]
     centres, scales = zip(*spreads, strict=True)
-    return FusedDetector(tuple(members), centres, scales)
+    return FusedDetector(tuple(members), centres, scales, tuple(share for _, share in chosen))
 
 
 def robust_spread(values: NDArray[np.float64]) -> tuple[float, float]:
@@ -279,27 +368,80 @@ def robust_spread(values: NDArray[np.float64]) -> tuple[float, float]:
     return centre, max(1e-6, MAD_TO_DEVIATION * float(np.median(np.abs(values - centre))))
 
 
-def fit_recipe(recipe: Recipe, spec: ImageSpec, images: NDArray[np.float32], seed: int) -> Detector:
-    """The recipe's front end and network, fitted to nominal images (N, C, H, W); its score is not fitted yet."""
-    front_end = build_front_end(recipe.front_end, spec, recipe.front_end_parameters)
+def fit_recipe(recipe: Recipe, parts: NominalParts, images: NDArray[np.float32], fitting: Fitting) -> Detector:
+    """The recipe's front end and network, fitted to nominal images (N, C, H, W); its score is not fitted yet.
+
+    Of the parts, `usual` says when training has to stop.
+    """
+    front_end = build_front_end(recipe.front_end, parts.spec, recipe.front_end_parameters)
     features: FeatureSpec = front_end.spec  # type: ignore[assignment]  # torch types attributes as modules
     if recipe.network == "pca":
         values = np.concatenate([part.numpy() for part in _features(front_end, images)])
         code_size = min(recipe.network_parameters["code_size"], len(images) // 2)
-        network: nn.Module = fit_principal_components(values, features, code_size, seed)
+        network: nn.Module = fit_principal_components(values, features, code_size, fitting.seed)
         parameters = {"code_size": len(network.components)}  # type: ignore[arg-type]  # torch types buffers as modules
     elif recipe.network == "gaussian":
-        network, parameters = fit_positional_gaussian(torch.cat(_features(front_end, images)), features), {}
+        network, parameters = fit_positional_gaussian(_features(front_end, images), features), {}
+    elif recipe.trained:
+        network, parameters = _trained(recipe, front_end, parts, images, fitting), dict(recipe.network_parameters)
     else:
         network, parameters = build_network(recipe.network, features, recipe.network_parameters), {}
     return Detector(
-        spec,
+        parts.spec,
         recipe.network,
         parameters,
         network.eval(),
         front_end_name=recipe.front_end,
         front_end_parameters=recipe.front_end_parameters,
     )
+
+
+class _OnFeatures(nn.Module):
+    """A network that learns on the features of images, which are what is corrupted."""
+
+    def __init__(self, front_end: nn.Module, network: FeatureRestoration) -> None:
+        super().__init__()
+        self.front_end, self.network = front_end, network
+        self.needs_corruption = network.needs_corruption
+
+    def training_loss(self, images: Tensor, clean: Tensor) -> Tensor:
+        """The network's loss, a scalar, of corrupted images (N, C, H, W) whose clean ones are known."""
+        with torch.no_grad():
+            features, wished = self.front_end(images), self.front_end(clean)
+        return self.network.training_loss(features, wished)
+
+    def validation_loss(self, images: Tensor, clean: Tensor) -> Tensor:
+        """The same, of held-out images."""
+        return self.training_loss(images, clean)
+
+
+def _trained(
+    recipe: Recipe, front_end: nn.Module, parts: NominalParts, images: NDArray[np.float32], fitting: Fitting
+) -> nn.Module:
+    features: FeatureSpec = front_end.spec  # type: ignore[assignment]  # torch types attributes as modules
+    usual = fit_positional_gaussian(_features(front_end, images), features)
+
+    def build() -> nn.Module:
+        network = FeatureRestoration(features, **recipe.network_parameters)
+        network.usual.load_state_dict(usual.state_dict())
+        return _OnFeatures(front_end, network)
+
+    images = np.tile(images, (max(1, EPOCH // len(images)), 1, 1, 1))  # each time with another defect
+    epochs = math.ceil(STEPS * BATCH_SIZE / len(images))
+    settings = TrainingSettings(
+        epochs, BATCH_SIZE, LEARNING_RATE, epochs, fitting.seed, fitting.device, fitting.seconds
+    )
+    corruption = build_corruption("synthetic_defects", {"kinds": TAUGHT})
+    trained = fit(
+        build,
+        images,
+        parts.usual[:HELD_OUT],
+        settings,
+        lambda epoch, network: fitting.on_epoch(epoch.number, epochs),
+        corruption,
+    ).network
+    network: nn.Module = trained.network  # type: ignore[assignment]  # torch types attributes as tensors or modules
+    return network
 
 
 def fit_score(design: ScoreDesign, usual: Tensor) -> Score:
@@ -309,9 +451,10 @@ def fit_score(design: ScoreDesign, usual: Tensor) -> Score:
     return score
 
 
-def _features(front_end: nn.Module, images: NDArray[np.float32]) -> list[Tensor]:
+def _features(front_end: nn.Module, images: NDArray[np.float32]) -> Iterator[Tensor]:
     with torch.inference_mode():
-        return [front_end(torch.from_numpy(part)) for part in in_parts(images)]
+        for part in in_parts(images):
+            yield front_end(torch.from_numpy(part))
 
 
 def errors_of(detector: Detector, images: NDArray[np.float32]) -> Tensor:
@@ -319,10 +462,10 @@ def errors_of(detector: Detector, images: NDArray[np.float32]) -> Tensor:
     return torch.cat([detector.errors(torch.from_numpy(part)) for part in in_parts(images)])
 
 
-def _spreads(tried: _Tried) -> NDArray[np.float64]:
-    """The scores of nominal images and defects in nominal spreads above the usual."""
+def _spreads(tried: _Tried, told: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """The scores of nominal images and of the defects that count, in nominal spreads above the usual."""
     centre, scale = robust_spread(tried.nominal)
-    return (np.concatenate([tried.nominal, tried.defects]) - centre) / scale
+    return np.maximum(LEAST_OPINION, (np.concatenate([tried.nominal, tried.defects[told]]) - centre) / scale)
 
 
 def _auroc(tried: _Tried, of_kind: NDArray[np.bool_]) -> float:

@@ -27,6 +27,7 @@ class TrainingSettings:
         patience: epochs without a better validation loss before training stops.
         seed: of the initial weights and the order of the images.
         device: "auto" (CUDA, then MPS, then CPU), or a torch device.
+        seconds: after which the epoch at hand is the last, the learning rate falling to zero by then; None for no end.
     """
 
     epochs: int = 100
@@ -35,6 +36,7 @@ class TrainingSettings:
     patience: int = 15
     seed: int = 0
     device: str = "auto"
+    seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,14 @@ class OwnLoss(Protocol):
 
     def training_loss(self, images: Tensor, clean: Tensor) -> Tensor:
         """The loss, a scalar, of corrupted images (N, C, H, W) whose clean ones are `clean`."""
+
+
+@runtime_checkable
+class OwnValidationLoss(Protocol):
+    """A network whose output is not compared with images while it learns."""
+
+    def validation_loss(self, images: Tensor, clean: Tensor) -> Tensor:
+        """The loss, a scalar, of held-out corrupted images (N, C, H, W) whose clean ones are `clean`."""
 
 
 @runtime_checkable
@@ -164,7 +174,6 @@ def _fit(
     corruption: Corruption,
 ) -> TrainingResult:
     optimizer = torch.optim.Adam(network.parameters(), lr=settings.learning_rate)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, settings.epochs)
     generator = torch.Generator().manual_seed(settings.seed)
     noise = torch.Generator().manual_seed(settings.seed)  # its own, so that a corruption leaves the order as it is
     validation_inputs = corruption(validation_images, torch.Generator().manual_seed(settings.seed))
@@ -173,7 +182,6 @@ def _fit(
     for number in range(1, settings.epochs + 1):
         batches = _batches(torch.randperm(len(images), generator=generator), settings.batch_size)
         loss = _train_one_epoch(network, images, batches, optimizer, device, lambda batch: corruption(batch, noise))
-        schedule.step()
         validation_loss = mean_loss(network, validation_inputs, validation_images, settings.batch_size, device)
         epoch = Epoch(number, loss, validation_loss, perf_counter() - start)
         if not math.isfinite(loss + validation_loss):
@@ -183,9 +191,14 @@ def _fit(
             )
         epochs.append(epoch)
         on_epoch(epoch, network)
+        gone = max(number / settings.epochs, epoch.seconds / (settings.seconds or math.inf))
+        for group in optimizer.param_groups:
+            group["lr"] = settings.learning_rate * (1 + math.cos(math.pi * min(1, gone))) / 2
         if best is None or epoch.validation_loss < best.validation_loss:
             best, best_weights = epoch, copy.deepcopy(network.state_dict())
         elif number - best.number >= settings.patience:
+            break
+        if gone >= 1:
             break
     assert best is not None  # settings.epochs is at least 1
     network.load_state_dict(best_weights)
@@ -227,12 +240,18 @@ def _batches(order: Tensor, batch_size: int) -> list[Tensor]:
 
 @torch.inference_mode()
 def mean_loss(network: nn.Module, images: Tensor, clean: Tensor, batch_size: int, device: torch.device) -> float:
-    """The mean squared error, over images (N, C, H, W), of what the network gives for them against `clean`.
+    """The mean squared error, over images (N, C, H, W), of what the network gives for them against `clean`; or the
+    network's own measure.
 
     It leaves the network in evaluation mode.
     """
     network.eval()
     total = 0.0
     for batch, target in zip(torch.split(images, batch_size), torch.split(clean, batch_size), strict=True):
-        total += nn.functional.mse_loss(network(batch.to(device)), target.to(device)).item() * len(batch)
+        given, wished = batch.to(device), target.to(device)
+        if isinstance(network, OwnValidationLoss):
+            loss = network.validation_loss(given, wished)
+        else:
+            loss = nn.functional.mse_loss(network(given), wished)
+        total += loss.item() * len(batch)
     return total / len(images)

@@ -22,6 +22,7 @@ from sklearn.metrics import roc_auc_score
 from ae_models.curves import Auroc, auroc
 from ae_models.selection import (
     BASELINE,
+    Fitting,
     NominalParts,
     Recipe,
     by_network,
@@ -30,6 +31,7 @@ from ae_models.selection import (
     fit_score,
     linear_recipes,
     select,
+    trained_recipes,
 )
 from ae_models.splits import split_by_group
 from ae_models.synthetic_defects import draw_defects
@@ -61,13 +63,13 @@ class Measured:
         return self.best - self.auto.value
 
 
-def measure(data: DetectionSet, seed: int) -> Measured:
-    """Everything about one set with one seed."""
+def measure(data: DetectionSet, seed: int, linear: bool) -> Measured:
+    """Everything about one set with one seed; with `linear` no network is trained."""
     sides = split_by_group(data.train_groups.tolist(), SHARES, seed)
     parts = NominalParts(*(data.train_images[sides[name]] for name in SHARES))
     start = perf_counter()
     defects = draw_defects(parts.selection, PER_KIND, seed)
-    recipes = linear_recipes(parts.spec)
+    recipes = linear_recipes(parts.spec) + (() if linear else trained_recipes(parts.spec))
     found = select(parts, defects, recipes, seed=seed)
     seconds = perf_counter() - start
     scores, groups = found.detector.score(data.test_images), data.test_groups.tolist()
@@ -95,7 +97,7 @@ def recipe_scores(
     images = np.concatenate([parts.fit, parts.selection])
     scores = {}
     for group in by_network(recipes):
-        base = fit_recipe(group[0], parts.spec, images, seed)
+        base = fit_recipe(group[0], parts, images, Fitting(seed))
         usual, errors = errors_of(base, parts.usual), errors_of(base, data.test_images)
         for recipe in group:
             scores[recipe.name] = fit_score(recipe.design, usual)(errors).numpy()
@@ -167,12 +169,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_arguments(parser)
     parser.add_argument("--seeds", type=int, default=3, help="how many seeds")
+    parser.add_argument("--linear", action="store_true", help="only recipes in closed form")
     parser.add_argument("--output", type=Path, help="a JSON file for every figure")
     given = parser.parse_args(arguments)
     rows = []
     for seed in track(range(given.seeds), description="Seeds", console=Console(stderr=True)):
         for data in sets_of(given, seed):
-            rows.append(measure(data, seed))
+            rows.append(measure(data, seed, given.linear))
             row = rows[-1]
             Console(stderr=True).print(
                 f"{row.data}, seed {seed}: {row.auto.value:.3f}, PCA {row.principal_components.value:.3f}"

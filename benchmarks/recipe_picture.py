@@ -19,7 +19,16 @@ from PIL import Image
 
 from ae_models.images import ImageSpec
 from ae_models.scoring import Score, ScoreDesign
-from ae_models.selection import Recipe, by_network, errors_of, fit_recipe, linear_recipes
+from ae_models.selection import (
+    Fitting,
+    NominalParts,
+    Recipe,
+    by_network,
+    errors_of,
+    fit_recipe,
+    linear_recipes,
+    trained_recipes,
+)
 from benchmarks.detection_sets import DetectionSet, digits, magnetic_tiles
 
 USUAL_SHARE = 0.25
@@ -32,11 +41,11 @@ def recipe_picture(data: DetectionSet, place: int) -> Figure:
     mask = data.test_masks[place] if data.test_masks is not None else None
     _, channels, height, width = data.train_images.shape
     spec = ImageSpec(height, width, channels)
-    recipes = [group[0] for group in by_network(linear_recipes(spec))]
+    recipes = [group[0] for group in by_network(linear_recipes(spec) + trained_recipes(spec))]
     figure = Figure(figsize=(9.2, 1.75 * len(recipes) + 0.3), layout="constrained")
     rows = figure.subplots(len(recipes), 1 + len(COLUMNS))
     for row, recipe in zip(rows, recipes, strict=True):
-        seen, maps = _seen_and_maps(recipe, spec, data.train_images, image)
+        seen, maps = _seen_and_maps(recipe, data.train_images, image)
         _show(row[0], image[0].mean(0), "gray")
         if mask is not None and mask.any():
             row[0].contour(mask, levels=[0.5], colors="red", linewidths=0.8)
@@ -50,15 +59,16 @@ def recipe_picture(data: DetectionSet, place: int) -> Figure:
 
 
 def _seen_and_maps(
-    recipe: Recipe, spec: ImageSpec, nominal: NDArray[np.float32], image: NDArray[np.float32]
+    recipe: Recipe, nominal: NDArray[np.float32], image: NDArray[np.float32]
 ) -> tuple[NDArray[np.float32], list[NDArray[np.float32]]]:
     """What is seen of the image, one channel (h, w) or the strength of all, and three error maps (h, w) of it."""
     first_usual = round(len(nominal) * (1 - USUAL_SHARE))
-    detector = fit_recipe(recipe, spec, nominal[:first_usual], 0)
+    fit, usual_images = nominal[:first_usual], nominal[first_usual:]
+    detector = fit_recipe(recipe, NominalParts(fit, usual_images, usual_images), fit, Fitting())
     with torch.inference_mode():
         features = detector.front_end(torch.from_numpy(image))[0]
     seen = features[0] if recipe.front_end != "gradients" else features.square().sum(0).sqrt()
-    usual, errors = errors_of(detector, nominal[first_usual:]), errors_of(detector, image)
+    usual, errors = errors_of(detector, usual_images), errors_of(detector, image)
     maps = []
     for design in (ScoreDesign(), ScoreDesign(3), ScoreDesign(3, True)):
         score = Score(design, *errors.shape[1:])

@@ -91,6 +91,8 @@ def _html(payload: Mapping[str, Any], has_picture: bool) -> str:
         look = f"background:{colour};color:#fff;padding:8px 16px;border-radius:4px;text-decoration:none"
         parts.append(f'<p style="margin:0 0 16px"><a href="{escape(payload["run_url"])}" style="{look}">'
                      "See the pictures in MLflow</a></p>")  # fmt: skip
+    if payload.get("review_url"):
+        parts.append(f'<p style="margin:0 0 16px"><a href="{escape(payload["review_url"])}">Label its images</a></p>')
     facts = [payload["severity"], f"pipeline {payload['pipeline']}"]
     facts += [f"batch {payload['batch']}"] if payload["batch"] else []
     footer = escape(one_line(" · ".join(facts)))

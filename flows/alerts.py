@@ -62,6 +62,7 @@ class Alert:
             dedupe_key.
         run_id: the MLflow run that holds the picture, or None.
         picture: the name of that run's artifact with the worst images, a PNG, or None.
+        review_url: where the batch's images are labelled, or None.
         headline: the title, where it is not that of the kind; without a full stop.
     """
 
@@ -77,6 +78,7 @@ class Alert:
     incident: str = ""
     run_id: str | None = None
     picture: str | None = None
+    review_url: str | None = None
     headline: str = ""
 
     def title(self) -> str:
@@ -91,6 +93,8 @@ class Alert:
             lines.append(f"Worst images: {', '.join(self.worst)}.")
         if self.run_url:
             lines.append(f"Pictures: {self.run_url}")
+        if self.review_url:
+            lines.append(f"Label its images: {self.review_url}")
         return "\n".join(lines)
 
     def payload(self) -> dict[str, Any]:
@@ -107,6 +111,7 @@ class Alert:
                 "sentences": self.sentences,
                 "worst": self.worst,
                 "run_url": self.run_url,
+                "review_url": self.review_url,
                 "run_id": self.run_id,
                 "picture": self.picture,
                 "verdict": self.verdict,

@@ -1,13 +1,10 @@
 """The Prefect flow that calibrates a pipeline."""
 
-from pathlib import Path
-
 from prefect import State, flow
 
 from flows import running
 from flows.calibration import CalibrationReport
-from flows.flow_record import failed, flow_progress, record
-from flows.workspace import open_workspace
+from flows.flow_record import failed, flow_progress, flow_workspace, record
 
 
 @flow(name="calibrate", flow_run_name="calibrate-{pipeline}", validate_parameters=True)
@@ -19,9 +16,9 @@ def calibrate(config: str, pipeline: str) -> CalibrationReport | State[Calibrati
         pipeline: its name there.
     """
     try:
-        workspace = open_workspace(Path(config))
+        workspace = flow_workspace(config)
         report = running.calibrate(workspace, pipeline, flow_progress())
-        record(f"calibrate-{pipeline}", report.run_url, report.sentences())
+        record(workspace, f"calibrate-{pipeline}", report.run_url, report.sentences())
     except Exception as error:
         return failed(error)
     return report

@@ -1,7 +1,7 @@
 """Calibration: the newest detector and nominal images it never saw in, a champion in MLflow out."""
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -22,10 +22,11 @@ from ae_models.calibration import (
 )
 from ae_models.certificate import Certificate, certify, installed_versions
 from ae_models.champion import Champion
+from ae_models.curves import OperatingPoint, detection_curves
 from ae_models.detector import AnyDetector
 from ae_models.errors import InputError
 from ae_models.images import stream
-from ae_models.panels import score_histogram
+from ae_models.panels import curves_figure, score_histogram
 from ae_models.training import choose_device
 from flows.config import (
     ConformalThreshold,
@@ -41,13 +42,17 @@ from flows.planning import standing
 from flows.processes import this_process
 from flows.progress import Progress
 from flows.sources import Item, content_hash, labelled_items, nominal_items
-from flows.tracking import Tracking, TrainedRun
+from flows.tracking import CHALLENGER, CHAMPION, Tracking, TrainedRun
 from flows.training import CHOOSERS
 
 
 @dataclass(frozen=True)
 class CalibrationReport:
-    """What a calibration gave: the version that now decides batches, its threshold, and what that allows."""
+    """What a calibration gave: the version that now decides batches, its threshold, and what that allows.
+
+    Attributes:
+        role: "champion", or "challenger" of a version that decides none.
+    """
 
     pipeline: str
     version: str
@@ -57,10 +62,11 @@ class CalibrationReport:
     n_unreadable: int
     n_chose: int  # labelled images that took no part, since they chose the recipe
     standing: str
+    role: str = CHAMPION
 
     def sentences(self) -> tuple[str, ...]:
         """What came out, for people."""
-        lines = (f"Version {self.version} is champion of {self.pipeline}.", *self.threshold.sentences())
+        lines = (f"Version {self.version} is {self.role} of {self.pipeline}.", *self.threshold.sentences())
         return (*lines, *filter(None, [_left_out(self.n_chose), self.standing]))
 
 
@@ -77,17 +83,33 @@ class Scored:
 def calibrate(
     pipeline: PipelineConfig, tracking: Tracking, progress: Progress, clock: Callable[[], datetime] = utc_now
 ) -> CalibrationReport:
-    """Find the pipeline's threshold and let the newest detector, with it, decide batches from now on.
+    """Find the pipeline's threshold and let the newest detector, or the one that decides since, decide with it.
 
     Raises:
         InputError: nothing was trained yet, or too few images are left to calibrate on.
     """
-    tracking.end_abandoned(pipeline.name, "calibration")
-    training = tracking.latest_training(pipeline.name)
+    training = detector_to_calibrate(pipeline, tracking)
     if training is None:
         raise InputError(
             f"pipeline {pipeline.name!r} has no trained detector yet: run 'reconwatch train {pipeline.name}'"
         )
+    return calibrate_detector(pipeline, training, tracking, progress, clock)
+
+
+def calibrate_detector(
+    pipeline: PipelineConfig,
+    training: TrainedRun,
+    tracking: Tracking,
+    progress: Progress,
+    clock: Callable[[], datetime] = utc_now,
+    role: str = CHAMPION,
+) -> CalibrationReport:
+    """Find the threshold of a detector and register both, as champion or as challenger.
+
+    Raises:
+        InputError: too few images are left to calibrate on.
+    """
+    tracking.end_abandoned(pipeline.name, "calibration")
     detector = tracking.detector(training.run_id).on(choose_device(pipeline.training.device))
     items = calibration_items(pipeline, tracking, training)
     labelled, n_chose = judging_items(pipeline, tracking, training)
@@ -107,7 +129,10 @@ def calibrate(
         champion = Champion(detector.on(choose_device("cpu")), threshold, nominal.scores, certificate)
         _log_calibration(tracking, run_id, threshold, certificate, nominal, rated, truth, n_chose)
         version = _register(pipeline, tracking, run_id, training, champion)
-        tracking.promote(pipeline.name, version)
+        if role == CHALLENGER:
+            tracking.challenge(pipeline.name, version)
+        else:
+            tracking.promote(pipeline.name, version)
     if nominal.unreadable:
         progress.warn(f"{len(nominal.unreadable)} calibration images could not be read: {nominal.unreadable[0][1]}")
     return CalibrationReport(
@@ -119,7 +144,16 @@ def calibrate(
         len(nominal.unreadable),
         n_chose,
         standing(pipeline, threshold.n_nominal),
+        role,
     )
+
+
+def detector_to_calibrate(pipeline: PipelineConfig, tracking: Tracking) -> TrainedRun | None:
+    """The newest training that no calibration ended for; else that of the champion, which people may have changed."""
+    newest, champion = tracking.latest_training(pipeline.name), tracking.champion_version(pipeline.name)
+    if newest is None or champion is None or not tracking.is_calibrated(pipeline.name, newest.run_id):
+        return newest
+    return tracking.training(champion[1]["reconwatch.training_run"])
 
 
 def calibration_items(pipeline: PipelineConfig, tracking: Tracking, training: TrainedRun) -> tuple[Item, ...]:
@@ -138,6 +172,13 @@ def calibration_items(pipeline: PipelineConfig, tracking: Tracking, training: Tr
             f"'reconwatch train {pipeline.name}', which sets some aside, or add new ones"
         )
     return tuple(unseen[: pipeline.training.max_images])
+
+
+def learnt_uris(tracking: Tracking, training_run: str) -> frozenset[str]:
+    """The addresses of the images that a training learnt from, or stopped by."""
+    with tempfile.TemporaryDirectory() as folder:
+        table = pd.read_parquet(tracking.artifact(training_run, "data/splits.parquet", Path(folder)))
+    return frozenset(table.loc[table["side"] != "calibration", "uri"])
 
 
 def judging_items(
@@ -259,6 +300,10 @@ def _log_calibration(
         flags = threshold.flags(labelled.scores)
         for name, those in (("labelled_recall", anomalous), ("labelled_false_alarm_rate", ~anomalous)):
             metrics |= {name: float(flags[those].mean())} if those.any() else {}
+    if labelled is not None and anomalous is not None and anomalous.any() and not anomalous.all():
+        at = OperatingPoint.of(threshold.value, threshold.flags(labelled.scores), anomalous)
+        curves, words = detection_curves(labelled.scores, anomalous), f"{len(anomalous):,} labelled images"
+        tracking.log_picture(run_id, curves_figure({"detector": curves}, {"detector": words}, at), "curves.png")
     sentences = filter(None, (*threshold.sentences(), _left_out(n_chose), *certificate.sentences()))
     description = "\n".join(f"- {sentence}" for sentence in sentences)
     tracking.log(
@@ -287,8 +332,28 @@ def _register(
         "threshold": f"{threshold.value:.6g}",
         "threshold.method": threshold.method,
     }
-    description = (
-        f"Detector of [the training run]({tracking.run_url(pipeline.name, training.run_id)}) with the threshold of "
-        f"[the calibration run]({tracking.run_url(pipeline.name, run_id)}).\n\n{' '.join(threshold.sentences())}"
-    )
-    return tracking.register(pipeline.name, run_id, champion, tags, description)
+    version = tracking.register(pipeline.name, run_id, champion, tags)
+    tracking.describe(pipeline.name, version, version_description(pipeline, tracking, version, tags, champion))
+    return version
+
+
+def version_description(
+    pipeline: PipelineConfig, tracking: Tracking, version: str, tags: Mapping[str, str], champion: Champion
+) -> str:
+    """The version's page in Markdown: what it promises, what it was made of, and what it decided."""
+    name, training = pipeline.name, tags["reconwatch.training_run"]
+    others = tracking.search_url(name, {"kind": "calibration", "training_run": training})
+    batches = tracking.search_url(name, {"kind": "batch", "version": version})
+    trained = f"[the training run]({tracking.run_url(name, training)})"
+    calibrated = f"[the calibration run]({tracking.run_url(name, tags['reconwatch.calibration_run'])})"
+    lines = [
+        f"Detector of {trained} with the threshold of {calibrated}. [All calibrations of this detector]({others}). "
+        f"**[The batches that it decided]({batches})**",
+        "",
+        *(f"- {sentence}" for sentence in champion.threshold.sentences()),
+        "",
+        "**Certificate**",
+        "",
+        *(f"- {sentence}" for sentence in champion.certificate.sentences()),
+    ]
+    return "\n".join(lines)

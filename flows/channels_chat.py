@@ -56,9 +56,9 @@ def slack_message(payload: Mapping[str, Any]) -> dict[str, Any]:
     """The alert in Slack's blocks, with the plain text for notifications and for rooms that know no blocks."""
     title = one_line(payload["title"], SLACK_TITLE)
     blocks: list[dict[str, Any]] = [{"type": "header", "text": _plain_text(title)}, _slack_section(payload)]
-    if link := _link(payload):
-        button = {"type": "button", "text": _plain_text("See the pictures"), "url": link}
-        blocks.append({"type": "actions", "elements": [button]})
+    if links := _links(payload):
+        buttons = [{"type": "button", "text": _plain_text(words), "url": url} for words, url in links.items()]
+        blocks.append({"type": "actions", "elements": buttons})
     return {"text": _slack_escaped(payload["text"][:SLACK_TEXT]), "mrkdwn": False, "blocks": blocks}
 
 
@@ -94,14 +94,13 @@ def teams_message(payload: Mapping[str, Any]) -> dict[str, Any]:
     if payload["worst"]:
         body.append(_teams_block(_teams_text("Worst images:", weight="Bolder")))
         body += [_teams_block(_teams_text(name)) for name in payload["worst"]]
-    link = _link(payload)
     card = {
         "$schema": "http://adaptivecards.io/schemas/adaptive-card.json",
         "type": "AdaptiveCard",
         "version": "1.4",
         "msteams": {"width": "Full"},
         "body": body,
-        "actions": [{"type": "Action.OpenUrl", "title": "See the pictures", "url": link}] if link else [],
+        "actions": [{"type": "Action.OpenUrl", "title": words, "url": url} for words, url in _links(payload).items()],
     }
     attachment = {"contentType": "application/vnd.microsoft.card.adaptive", "contentUrl": None, "content": card}
     return {"type": "message", "attachments": [attachment]}
@@ -116,6 +115,8 @@ def _teams_text(text: str, **look: str) -> dict[str, Any]:
     return {"type": "TextRun", "text": one_line(text, TEAMS_TEXT), **look}
 
 
-def _link(payload: Mapping[str, Any]) -> str | None:
-    url = payload["run_url"]
-    return url if url and url.startswith(("http://", "https://")) and len(url) <= LINK else None
+def _links(payload: Mapping[str, Any]) -> dict[str, str]:
+    """Where people may go on, by what they find there."""
+    links = {"See the pictures": payload["run_url"], "Label its images": payload.get("review_url")}
+    usable = (url and url.startswith(("http://", "https://")) and len(url) <= LINK for url in links.values())
+    return {words: url for (words, url), use in zip(links.items(), usable, strict=True) if use}

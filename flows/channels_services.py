@@ -49,6 +49,7 @@ def pagerduty_event(payload: Mapping[str, Any], now: datetime) -> dict[str, Any]
         return event
     if payload["run_url"]:
         event["links"] = [{"href": payload["run_url"], "text": "See the pictures"}]
+        event["links"] += [{"href": url, "text": "Label its images"} for url in [payload.get("review_url")] if url]
     details = {key: payload[key] for key in ("kind", "batch", "sentences", "worst", "verdict")}
     about = {
         "summary": one_line(payload["title"], SUMMARY),

@@ -11,10 +11,11 @@ from ae_models.curves import Auroc
 from ae_models.detector import FusedDetector
 from ae_models.errors import InputError
 from ae_models.panels import recipe_figure
-from ae_models.selection import NominalParts, Selection, linear_recipes, select
+from ae_models.selection import NominalParts, Selection, linear_recipes, select, trained_recipes
 from ae_models.splits import split_by_group
 from ae_models.synthetic_defects import KINDS, SyntheticDefects, draw_defects
 from flows.config import AutoConfig
+from flows.config_incidents import in_words
 from flows.progress import Progress
 from flows.tracking import Tracking
 
@@ -52,6 +53,7 @@ def choose(
     labelled: LabelledImages | None,
     picture: PrincipalComponents,
     seed: int,
+    device: str,
     tracking: Tracking,
     run_id: str,
     progress: Progress,
@@ -65,6 +67,7 @@ def choose(
         labelled: real defects to choose by, where there are enough.
         picture: reconstructs images for people.
         seed: of the split, the defects and the fits.
+        device: that networks are trained on.
         tracking: gets the table of recipes and its picture.
         run_id: the training run.
         progress: told how far it is.
@@ -74,12 +77,27 @@ def choose(
     if labelled is not None and words == REAL:
         nominal = np.array([label is None for label in labelled.labels])
         parts = replace(parts, other=labelled.pixels[nominal])
-    recipes = linear_recipes(parts.spec)
+    recipes = linear_recipes(parts.spec) + trained_recipes(parts.spec)
     networks = len({one.network_key for one in recipes}) + 1
     weights = {str(kind): weight for kind, weight in (model.defects or {}).items()}
     with progress.track("Trying recipes", networks) as advance:
         found = select(
-            parts, defects, recipes, weights, model.fused, seed, lambda name: advance(1, name.partition(",")[0])
+            parts,
+            defects,
+            recipes,
+            weights,
+            model.fused,
+            seed,
+            lambda name: advance(1, name.partition(", ")[0]),
+            lambda epoch, epochs: advance(0, f"training, epoch {epoch} of {epochs}"),
+            model.time_budget.total_seconds(),
+            device,
+        )
+    if untrained := {one.network for one in recipes} - {trial.recipe.network for trial in found.trials}:
+        names, budget = ", ".join(untrained), in_words(model.time_budget)
+        progress.warn(
+            f"Trying recipes may take {budget}, which was not enough to train {names}: what is quicker is fused; "
+            "with a higher model.time_budget it is tried too."
         )
     _log(tracking, run_id, found, words)
     detector = replace(found.detector, picture=picture)

@@ -5,10 +5,10 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,6 +16,9 @@ from ae_models.errors import InputError
 from flows.cli_alert import app as alert_app
 from flows.cli_codes import app as codes_app
 from flows.cli_incidents import watchdog
+from flows.cli_prune import prune
+from flows.cli_review import review
+from flows.cli_versions import promote, recalibrate, retrain, rollback, versions
 from flows.terminal import (
     ALARMED,
     FAILED,
@@ -30,15 +33,16 @@ from flows.terminal import (
     say,
     settings_of,
 )
+from flows.terminal import flow_or_plain as _flow_or_plain
+from flows.terminal import plain as _plain
+from flows.terminal import print_replay as _print_replay
+from flows.terminal import progress as _progress
 
 if TYPE_CHECKING:
     from flows.progress import Progress
-    from flows.replay import Replay
     from flows.running import RunReport
     from flows.scoring import BatchReport
     from flows.workspace import Workspace
-
-Result = TypeVar("Result")
 
 app = typer.Typer(
     name="reconwatch",
@@ -345,7 +349,7 @@ def status(context: typer.Context, config: ConfigOption = None, as_json: JsonOpt
     path = config_path(context, config)
     settings_of(path)  # as above
     from flows.alerts import in_words
-    from flows.status import pipeline_states
+    from flows.status import COLUMNS, pipeline_states
     from flows.workspace import open_workspace
 
     workspace = open_workspace(path)
@@ -353,36 +357,20 @@ def status(context: typer.Context, config: ConfigOption = None, as_json: JsonOpt
     if as_json:
         print_json([_plain(state) for state in states])
         return
-    columns = (
-        "pipeline",
-        "state",
-        "champion",
-        "threshold",
-        "batches",
-        "last batch",
-        "open incidents",
-        "alerts waiting",
-    )
-    rows = [
-        (
-            state.name,
-            state.state,
-            state.champion or "none",
-            state.threshold or "",
-            str(state.batches),
-            state.last_batch or "none",
-            ", ".join(state.open_incidents) or "none",
-            str(state.alerts_waiting),
-        )
-        for state in states
-    ]
-    print_table(columns, rows, "Pipelines")
+    print_table(COLUMNS, [state.cells() for state in states], "Pipelines")
     for state in states:
         for sentence in (*map(in_words, state.waiting_channels), *filter(None, [state.sentence()])):
             typer.echo(sentence)
 
 
 app.command()(watchdog)
+app.command()(review)
+app.command()(recalibrate)
+app.command()(retrain)
+app.command()(promote)
+app.command()(rollback)
+app.command()(versions)
+app.command()(prune)
 
 
 @app.command()
@@ -458,22 +446,6 @@ def _sentences_for_failures() -> Iterator[None]:
         sys.exit(FAILED)
 
 
-def _flow_or_plain(
-    path: Path, as_flow: Callable[[str], Result], plain: Callable[["Workspace", "Progress"], Result]
-) -> Result:
-    """The work as a Prefect flow where a server is at hand, and plainly where none is."""
-    from flows.prefect_server import find_server
-
-    settings_of(path)  # a wrong file is said before any server is asked
-    server = find_server(os.environ)
-    if server.url is not None:
-        return as_flow(str(path.absolute()))
-    from flows.workspace import open_workspace
-
-    say(f"Prefect records nothing of this: {server.reason}.")
-    return plain(open_workspace(path), _progress())
-
-
 def _write_output(
     context: typer.Context,
     config: Path | None,
@@ -485,7 +457,7 @@ def _write_output(
     """One Parquet file with the rows of every batch; those known already are scored again for it."""
     import pandas as pd
 
-    from flows.scoring import score_batch, write_scores
+    from flows.scoring import known_manifest, score_batch, write_scores
     from flows.sources import path_batches
     from flows.workspace import open_workspace
 
@@ -495,7 +467,9 @@ def _write_output(
         workspace = open_workspace(config_path(context, config))
         champion, pipeline = workspace.tracking.champion(name).champion, workspace.settings.pipeline(name)
         for batch in absent:
-            tables[batch.id] = score_batch(batch, champion, pipeline, _progress(), lambda: None).table
+            manifest_hash = known_manifest(pipeline, batch, workspace.ledger)
+            scored = score_batch(batch, champion, pipeline, _progress(), lambda: None, manifest_hash=manifest_hash)
+            tables[batch.id] = scored.table
     if not tables:
         raise InputError(f"there is no image in {', '.join(map(str, paths))}: nothing was written to {output}")
     write_scores(pd.concat([tables[batch.id] for batch in batches if batch.id in tables], ignore_index=True), output)
@@ -545,52 +519,6 @@ def _print_batches(reports: "Sequence[BatchReport]", as_json: bool) -> None:
             typer.echo(f"ALARM stream of {report.pipeline}: {' '.join(report.stream)}")
         if report.outcome == "failed":
             complain(f"batch {report.batch}: {report.reason}; it is tried again by the next run")
-
-
-def _print_replay(report: "Replay", as_json: bool) -> None:
-    if as_json:
-        print_json(_plain(report) | {"first_alarm": report.alarms[0].batch if report.alarms else None})
-        return
-    rows = []
-    for batch in report.batches:
-        then, now = batch.then, batch.now
-        before = "?" if then.threshold is None else f"{then.threshold:.4g}"
-        rows.append(
-            (
-                batch.batch,
-                f"{batch.decided_at:%Y-%m-%d %H:%M}",
-                batch.version,
-                f"{before} -> {now.threshold:.4g}" if now else before,
-                f"{then.flagged} -> {now.flagged} of {batch.scored}" if now else f"{then.flagged} of {batch.scored}",
-                f"{then.verdict} -> {now.verdict}" if now and batch.changed else then.verdict,
-                "changed" if batch.changed else "" if now else "not decided again",
-            )
-        )
-    columns = ("batch", "decided (UTC)", "version", "threshold", "flagged", "verdict", "")
-    print_table(columns, rows, "Decided again")
-    for sentence in report.sentences():
-        typer.echo(sentence)
-    for batch in report.batches:
-        if batch.reason:
-            say(f"{batch.batch}: {batch.reason}")
-
-
-def _plain(report: Any) -> Any:
-    """A report as JSON values, without the rows of its images."""
-    from dataclasses import fields, is_dataclass
-
-    if is_dataclass(report):
-        values = {field.name: _plain(getattr(report, field.name)) for field in fields(report) if field.name != "table"}
-        return values | ({"alarm": report.alarm} if hasattr(report, "alarm") else {})
-    if isinstance(report, list | tuple):
-        return [_plain(part) for part in report]
-    return report
-
-
-def _progress() -> "Progress":
-    from flows.progress import terminal_or_log
-
-    return terminal_or_log()
 
 
 def _exit(failed: bool, alarmed: bool) -> None:

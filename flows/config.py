@@ -26,6 +26,7 @@ from flows.config_sections import (
     LabelledFScore,
     LabelledRecall,
     MonitorConfig,
+    ReviewConfig,
     ThresholdConfig,
     TrainingConfig,
 )
@@ -58,6 +59,7 @@ __all__ = [
     "MonitorConfig",
     "PathSource",
     "PipelineConfig",
+    "ReviewConfig",
     "Settings",
     "Source",
     "ThresholdConfig",
@@ -91,6 +93,8 @@ class PipelineEntry(Part):
     incidents: IncidentsConfig = Field(
         default=IncidentsConfig(), description="which alarms are one incident, and when people hear of it again"
     )
+
+    review: ReviewConfig = Field(default=ReviewConfig(), description="which images people are asked to label")
 
     @field_validator("threshold")
     @classmethod
@@ -182,6 +186,7 @@ VOCABULARY = Vocabulary(
         "training": TrainingConfig.model_fields,
         "monitor": MonitorConfig.model_fields,
         "incidents": IncidentsConfig.model_fields,
+        "review": ReviewConfig.model_fields,
     }
     | {
         str(tag_of(model)): keys_of(model)

@@ -21,6 +21,13 @@ def _duration(value: object) -> object:
     return timedelta(seconds=int(written[1]) * SECONDS[written[2]])
 
 
+def read_duration(text: str) -> timedelta:
+    """The time that a person wrote, as in the file; raises ValueError that says how."""
+    found = _duration(text)
+    assert isinstance(found, timedelta)
+    return found
+
+
 def in_words(time: timedelta) -> str:
     """The time as it is written in the file, in the largest unit that it is a whole number of."""
     seconds = int(time.total_seconds())

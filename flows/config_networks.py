@@ -4,6 +4,7 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, Field, Tag, field_validator
 
+from flows.config_incidents import Duration
 from flows.config_types import NOT_BOOLEAN, Count, Part, Positive, Share, chosen_by, integer_of_digits, shorthand
 
 DefectKind = Literal[
@@ -105,7 +106,12 @@ class AutoConfig(Part):
     network: Literal["auto"] = Field(
         default="auto", description="recipes chosen for these very images, by synthetic defects made from them"
     )
-    fused: Count = Field(default=3, description="recipes in the detector")
+    fused: Count = Field(default=4, description="recipes in the detector, at most; each of another kind of network")
+    time_budget: Duration = Field(
+        default="10min",
+        validate_default=True,
+        description="time for trying recipes; a network that has to be trained gets what the others leave of it",
+    )
     defects: Annotated[dict[DefectKind, Positive], Field(min_length=1)] | None = Field(
         default=None, description="the kinds of defects to find, and how much each matters; by default all, all alike"
     )

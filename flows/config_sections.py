@@ -136,3 +136,14 @@ class MonitorConfig(Part):
     expect_run_every: Duration | None = Field(
         default=None, description="time without a run of reconwatch that raises an alarm"
     )
+
+
+class ReviewConfig(Part):
+    """What people are asked to label of a batch, beside its flagged images."""
+
+    audit: Annotated[int, Field(ge=0, le=1000), NOT_BOOLEAN] = Field(
+        default=10, description="images of a batch that are drawn at random, flagged or not; 0 for none"
+    )
+    flagged: Annotated[int, Field(ge=0, le=1000), NOT_BOOLEAN] = Field(
+        default=50, description="flagged images of a batch that are asked for, at most; more are drawn at random"
+    )

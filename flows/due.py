@@ -5,14 +5,12 @@ from flows.workspace import Workspace
 
 
 def calibration_is_due(workspace: Workspace, pipeline: PipelineConfig) -> bool:
-    """Whether the newest detector decides no batches yet."""
-    newest, champion = (
-        workspace.tracking.latest_training(pipeline.name),
-        workspace.tracking.champion_version(pipeline.name),
-    )
+    """Whether the newest detector was never calibrated; that another one decides since then may be somebody's wish."""
+    newest = workspace.tracking.latest_training(pipeline.name)
     if newest is None:
         return False
-    return champion is None or champion[1].get("reconwatch.training_run") != newest.run_id
+    no_champion = workspace.tracking.champion_version(pipeline.name) is None
+    return no_champion or not workspace.tracking.is_calibrated(pipeline.name, newest.run_id)
 
 
 def changes_since_training(workspace: Workspace, pipeline: PipelineConfig) -> bool:

@@ -3,15 +3,20 @@
 import re
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from prefect import State, get_run_logger
 from prefect.artifacts import create_markdown_artifact
+from prefect.runtime import flow_run
 from prefect.states import Failed
 
 from ae_models.errors import InputError
+from flows.alerts import in_words
 from flows.progress import LogProgress, Progress, TerminalProgress
+from flows.status import COLUMNS, PipelineState, pipeline_states
 from flows.tracking import TrackingUnavailable
+from flows.workspace import Workspace, open_workspace
 
 
 class PartFailedError(RuntimeError):
@@ -47,8 +52,14 @@ def report_of(state: State[Any]) -> Any:
     return result
 
 
-def record(key: str, url: str, sentences: Sequence[str]) -> None:
-    """Leave a Markdown artifact with the sentences and the address of the MLflow page."""
+def flow_workspace(config: str) -> Workspace:
+    """The stores of the configuration; what the flow run begins in MLflow leads back to it by its tags."""
+    tags = {"reconwatch.flow_run": flow_run.id, "reconwatch.flow_run_url": flow_run.ui_url}
+    return open_workspace(Path(config), tags={name: str(value) for name, value in tags.items() if value})
+
+
+def record(workspace: Workspace, key: str, url: str, sentences: Sequence[str]) -> None:
+    """Leave a Markdown artifact with the sentences and the address of the MLflow page, and one of all pipelines."""
     lines = [f"- {_as_markdown(sentence)}" for sentence in sentences if sentence]
     create_markdown_artifact(
         key=re.sub(r"[^a-z0-9]+", "-", key.lower()).strip("-"),
@@ -56,7 +67,21 @@ def record(key: str, url: str, sentences: Sequence[str]) -> None:
         description="What this flow run did",
     )
 
+    create_markdown_artifact(
+        key="status", markdown=status_markdown(pipeline_states(workspace)), description="How every pipeline stands"
+    )
+
+
+def status_markdown(states: Sequence[PipelineState]) -> str:
+    """The table of `reconwatch status`, with each pipeline's name leading to its runs in MLflow."""
+    lines = [f"| {' | '.join(COLUMNS)} |", f"|{'---|' * len(COLUMNS)}"]
+    for state in states:
+        name, *cells = map(_as_markdown, state.cells())
+        lines.append(f"| [{name}]({state.url}) | {' | '.join(cells)} |")
+    waiting = [in_words(channel) for state in states for channel in state.waiting_channels]
+    return "\n".join([*lines, "", *(f"- {_as_markdown(sentence)}" for sentence in waiting)])
+
 
 def _as_markdown(sentence: str) -> str:
     """The sentence as Markdown that shows it as it is: names of batches may hold anything."""
-    return re.sub(r"([\\`*_\[\]<>])", r"\\\1", " ".join(sentence.split()))
+    return re.sub(r"([\\`*_\[\]<>|])", r"\\\1", " ".join(sentence.split()))

@@ -8,6 +8,7 @@ import hashlib
 import json
 import math
 import weakref
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -32,6 +33,7 @@ from sqlalchemy.types import TypeDecorator
 
 from ae_models.errors import InputError
 from flows.incidents import Incident, Judgement
+from flows.labels import Label
 from flows.processes import Process, owner_is_alive, this_process
 
 SCHEMA = 1
@@ -128,6 +130,28 @@ class StreamRecord:
 
     calibration: int
     state: str
+
+
+@dataclass(frozen=True)
+class Point:
+    """A finished batch on the time line of its pipeline.
+
+    Attributes:
+        number: 1 for the pipeline's first batch, then 2, 3, ..., in the order in which they were finished.
+        values: what is told of it beside its verdict, by name, as `finish` was given them.
+    """
+
+    number: int
+    batch: BatchRecord
+    values: Mapping[str, float | None]
+
+
+@dataclass(frozen=True)
+class MonitorRun:
+    """The run in MLflow that shows a pipeline over time, and the number of the last point that is known to be there."""
+
+    run_id: str
+    shown: int
 
 
 FollowStream = Callable[[int, str | None], tuple[str, Sequence[OutboxEntry]]]
@@ -277,10 +301,11 @@ class Ledger:
         alerts: Sequence[OutboxEntry] = (),
         stream: FollowStream | None = None,
         settle: Callable[["IncidentBook"], None] | None = None,
+        point: Callable[[], Mapping[str, float | None]] = dict,
     ) -> None:
-        """Writes that the batch is done, its alerts, what `stream` makes of its calibration's stream, and then what
-        `settle` does to the pipeline's incidents, in one transaction; raises LostClaim (and writes nothing) where
-        another process has taken the batch over meanwhile."""
+        """Writes that the batch is done, its alerts, what `stream` makes of its calibration's stream, what `settle`
+        does to the pipeline's incidents, and then the `point` of the time line, in one transaction; raises LostClaim
+        (and writes nothing) where another process has taken the batch over meanwhile."""
         now = self._clock()
         done = sa.update(_BATCHES).where(_held_by(claim))
         done = done.values(status="done", run_id=run_id, finished_at=now, verdict=_json_text(verdict), alarm=alarm)
@@ -293,6 +318,7 @@ class Ledger:
                 _enter(connection, claim.pipeline, claim.key, alert, now)
             if settle is not None:
                 settle(self._book(connection, claim.pipeline, now))
+            _add_point(connection, claim, point())
 
     def is_done(self, pipeline: str, manifest_hash: str, model_version: str | None = None) -> bool:
         """Whether these images were judged before: under any model, or under this one."""
@@ -307,6 +333,11 @@ class Ledger:
         done = (_BATCHES.c.pipeline == pipeline) & (_BATCHES.c.status == "done")
         newest = (_BATCHES.c.finished_at.desc(), _BATCHES.c.key)
         return tuple(map(_record, self._rows(_RECORDS.where(done).order_by(*newest).limit(limit))))
+
+    def batch(self, key: str) -> BatchRecord | None:
+        """The finished batch of that key; None where there is none."""
+        rows = self._rows(_RECORDS.where((_BATCHES.c.key == key) & (_BATCHES.c.status == "done")))
+        return _record(rows[0]) if rows else None
 
     def decided(
         self, pipeline: str, since: datetime | None = None, until: datetime | None = None
@@ -347,6 +378,91 @@ class Ledger:
         """How many batches of a pipeline are finished."""
         done = (_BATCHES.c.pipeline == pipeline) & (_BATCHES.c.status == "done")
         return int(self._rows(sa.select(sa.func.count()).select_from(_BATCHES).where(done))[0][0])
+
+    # What people said of images
+
+    def add_labels(self, labels: Sequence[Label]) -> int:
+        """Enters labels and says how many were new; earlier ones stay. One that repeats what the person last said of
+        the image, or last said by the same way, is not new: so a file may be read twice."""
+        last: dict[tuple[str, ...], tuple[str, str]] = {}
+        for pipeline in {label.pipeline for label in labels}:
+            for known in self.labels(pipeline):
+                last |= dict.fromkeys(_ways_of(known), (known.verdict, known.comment))
+        new = 0
+        with self._transaction() as connection:
+            for label in sorted(labels, key=lambda label: label.labelled_at):
+                said = (label.verdict, label.comment)
+                if said not in (last.get(way) for way in _ways_of(label)):
+                    _insert_once(connection, _LABELS, **vars(label))
+                    last |= dict.fromkeys(_ways_of(label), said)
+                    new += 1
+        return new
+
+    def labels(self, pipeline: str, batch_key: str | None = None) -> tuple[Label, ...]:
+        """Every label on images of a pipeline, or of one of its batches, the oldest first."""
+        query = sa.select(_LABELS).where(_LABELS.c.pipeline == pipeline)
+        if batch_key is not None:
+            query = query.where(_LABELS.c.batch_key == batch_key)
+        rows = self._rows(query.order_by(_LABELS.c.labelled_at, _LABELS.c.id))
+        return tuple(Label(**{name: row._mapping[name] for name in Label.__dataclass_fields__}) for row in rows)
+
+    def note_queue(self, batch_key: str, queue: str) -> None:
+        """Keeps in which queue the images of a finished batch are to be labelled; empty where there is nothing to."""
+        with self._transaction() as connection:
+            _insert_once(connection, _QUEUES, batch_key=batch_key, queue=queue, made_at=self._clock())
+
+    def queue(self, batch_key: str) -> str | None:
+        """In which queue a batch's images are labelled; None where there is none."""
+        rows = self._rows(sa.select(_QUEUES.c.queue).where(_QUEUES.c.batch_key == batch_key))
+        return rows[0].queue or None if rows else None
+
+    def queues(self, pipeline: str) -> tuple[tuple[str, str], ...]:
+        """The key and the queue of each batch that has one, the newest batch first."""
+        query = sa.select(_QUEUES.c.batch_key, _QUEUES.c.queue).join(_BATCHES, _BATCHES.c.key == _QUEUES.c.batch_key)
+        query = query.where((_BATCHES.c.pipeline == pipeline) & (_QUEUES.c.queue != ""))
+        rows = self._rows(query.order_by(_BATCHES.c.finished_at.desc(), _BATCHES.c.key))
+        return tuple((row.batch_key, row.queue) for row in rows)
+
+    def drop_queue(self, batch_key: str) -> None:
+        """Writes that a batch's images are labelled nowhere any more; it gets no other queue."""
+        self._changed(_QUEUES, _QUEUES.c.batch_key == batch_key, queue="")
+
+    def without_queue(self, pipeline: str, limit: int) -> tuple[BatchRecord, ...]:
+        """Those of the last `limit` finished batches that `note_queue` was not told of, the oldest first."""
+        newest = self.history(pipeline, limit)
+        noted = sa.select(_QUEUES.c.batch_key).where(_QUEUES.c.batch_key.in_([record.key for record in newest]))
+        known = {row.batch_key for row in self._rows(noted)}
+        return tuple(record for record in reversed(newest) if record.key not in known)
+
+    # The pipeline over time
+
+    def points(self, pipeline: str, after: int = 0) -> tuple[Point, ...]:
+        """The points of a pipeline's time line with a number above `after`, by number."""
+        query = _RECORDS.add_columns(_POINTS.c.number, _POINTS.c.numbers).join(
+            _POINTS, _POINTS.c.batch_key == _BATCHES.c.key
+        )
+        query = query.where((_POINTS.c.pipeline == pipeline) & (_POINTS.c.number > after)).order_by(_POINTS.c.number)
+        return tuple(map(_point, self._rows(query)))
+
+    def monitor_run(self, pipeline: str) -> MonitorRun | None:
+        """The run that shows the pipeline over time; None where there is none yet."""
+        rows = self._rows(sa.select(_MONITORS).where(_MONITORS.c.pipeline == pipeline))
+        return MonitorRun(rows[0].run_id, rows[0].shown) if rows else None
+
+    def take_monitor_run(self, pipeline: str, run_id: str, instead_of: str = "") -> MonitorRun:
+        """Lets `run_id` show the pipeline, from its first point on, where no run does or `instead_of` did; the run that
+        shows it from now on, which is another one where another process was first."""
+        with self._transaction() as connection:
+            _insert_once(connection, _MONITORS, pipeline=pipeline, run_id=instead_of, shown=0)
+            ours = (_MONITORS.c.pipeline == pipeline) & (_MONITORS.c.run_id == instead_of)
+            connection.execute(sa.update(_MONITORS).where(ours).values(run_id=run_id, shown=0))
+            row = connection.execute(sa.select(_MONITORS).where(_MONITORS.c.pipeline == pipeline)).one()
+            return MonitorRun(row.run_id, row.shown)
+
+    def mark_shown(self, pipeline: str, run_id: str, number: int) -> None:
+        """Writes that the points up to this number are in that run."""
+        behind = (_MONITORS.c.pipeline == pipeline) & (_MONITORS.c.run_id == run_id) & (_MONITORS.c.shown < number)
+        self._changed(_MONITORS, behind, shown=number)
 
     # Incidents
 
@@ -469,6 +585,7 @@ class Ledger:
             _METADATA.create_all(connection)
             for index in (_OUTBOX_BY_MATTER, _INCIDENTS_OF_A_BATCH):  # ledgers from before have the tables without them
                 index.create(connection, checkfirst=True)
+            _number_earlier(connection)
             found = connection.execute(sa.select(_META.c.value).where(_META.c.key == "schema")).scalar()
             if found is None:
                 connection.execute(sa.insert(_META).values(key="schema", value=str(SCHEMA)))
@@ -735,6 +852,21 @@ _FINGERPRINTS = sa.Table(
     sa.Column("stat_hash", _Words, primary_key=True),
     sa.Column("manifest_hash", _Words, nullable=False),
 )
+_POINTS = sa.Table(
+    "points",
+    _METADATA,
+    sa.Column("pipeline", _Words, primary_key=True),
+    sa.Column("number", sa.Integer, primary_key=True),
+    sa.Column("batch_key", _Words, sa.ForeignKey("batches.key"), nullable=False, unique=True),
+    sa.Column("numbers", _Words, nullable=False),
+)
+_MONITORS = sa.Table(
+    "monitors",
+    _METADATA,
+    sa.Column("pipeline", _Words, primary_key=True),
+    sa.Column("run_id", _Words, nullable=False),
+    sa.Column("shown", sa.Integer, nullable=False),
+)
 _WATCHES = sa.Table(
     "watches",
     _METADATA,
@@ -815,6 +947,33 @@ _WORST_WORD = (
 )
 _JUDGED_INCIDENTS = sa.select(_INCIDENTS, _WORST_WORD.scalar_subquery().label("judgement"))
 
+_LABELS = sa.Table(
+    "labels",
+    _METADATA,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("pipeline", _Words, nullable=False),
+    sa.Column("batch_key", _Words, sa.ForeignKey("batches.key"), nullable=False),
+    sa.Column("batch", _Words, nullable=False),
+    sa.Column("uri", _Words, nullable=False),
+    sa.Column("verdict", _Words, nullable=False),
+    sa.Column("comment", _Words, nullable=False),
+    sa.Column("reviewer", _Words, nullable=False),
+    sa.Column("labelled_at", _Time, nullable=False),
+    sa.Column("way", _Words, nullable=False),
+    sa.Column("score", sa.Float),
+    sa.Column("threshold", sa.Float, nullable=False),
+    sa.Column("flagged", sa.Boolean, nullable=False),
+    sa.Column("audit", sa.Boolean, nullable=False),
+    sa.UniqueConstraint("batch_key", "uri", "reviewer", "way", "labelled_at"),
+    sa.Index("labels_by_pipeline", "pipeline", "labelled_at"),
+)
+_QUEUES = sa.Table(
+    "review_queues",
+    _METADATA,
+    sa.Column("batch_key", _Words, sa.ForeignKey("batches.key"), primary_key=True),
+    sa.Column("queue", _Words, nullable=False),
+    sa.Column("made_at", _Time, nullable=False),
+)
 
 _DERIVED = {"number", "judgement"}  # of an incident's row: the database gives them
 _UNSENT: dict[str, Any] = {"sender": "", "sender_since": None}
@@ -883,17 +1042,48 @@ def _followed(connection: sa.Connection, claim: Claim, follow: FollowStream) -> 
     return alerts
 
 
-def _insert_once(connection: sa.Connection, table: sa.Table, **row: Any) -> None:
+def _number_earlier(connection: sa.Connection) -> None:
+    """Gives numbers to the batches of a ledger from before there were points."""
+    if connection.execute(sa.select(_POINTS.c.number).limit(1)).first() is not None:
+        return
+    done = sa.select(_BATCHES.c.pipeline, _BATCHES.c.key).where(_BATCHES.c.status == "done")
+    last = Counter[str]()
+    for pipeline, key in connection.execute(done.order_by(_BATCHES.c.finished_at, _BATCHES.c.key)).all():
+        last[pipeline] += 1
+        row = {"pipeline": pipeline, "number": last[pipeline], "batch_key": key, "numbers": "{}"}
+        connection.execute(sa.insert(_POINTS).values(row))
+
+
+def _add_point(connection: sa.Connection, claim: Claim, values: Mapping[str, float | None]) -> None:
+    """Gives the batch the next number; where another process takes it at the same time, the one after."""
+    last = sa.select(sa.func.coalesce(sa.func.max(_POINTS.c.number), 0)).where(_POINTS.c.pipeline == claim.pipeline)
+    row = {"pipeline": claim.pipeline, "batch_key": claim.key, "numbers": _json_text(values)}
+    while not _insert_once(connection, _POINTS, **row, number=connection.execute(last).scalar_one() + 1):
+        pass
+
+
+def _insert_once(connection: sa.Connection, table: sa.Table, **row: Any) -> bool:
+    """Whether the row was not there yet and is now; the rest of the transaction stands either way."""
     try:
         with connection.begin_nested():
             connection.execute(sa.insert(table).values(row))
-    except IntegrityError:  # there already; the rest of the transaction stands
-        pass
+    except IntegrityError:
+        return False
+    return True
+
+
+def _ways_of(label: Label) -> tuple[tuple[str, ...], ...]:
+    """The keys of what a person said of an image: by this way, and by any."""
+    return (*label.image, label.reviewer, label.way), (*label.image, label.reviewer)
 
 
 def _record(row: sa.Row[Any]) -> BatchRecord:
     names = [name for name in BatchRecord.__dataclass_fields__ if name != "verdict"]
     return BatchRecord(**{name: row._mapping[name] for name in names}, verdict=json.loads(row.verdict))
+
+
+def _point(row: sa.Row[Any]) -> Point:
+    return Point(row.number, _record(row), json.loads(row.numbers))
 
 
 def _pending(row: sa.Row[Any]) -> PendingAlert:

@@ -4,7 +4,7 @@ Neither the network nor an image is needed, and nothing is recorded.
 """
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from functools import cache
@@ -21,6 +21,9 @@ from flows.ledger import BatchRecord, Ledger
 from flows.progress import Progress
 from flows.tracking import ArtifactMissing, Tracking
 from flows.verdicts import NOMINAL_BATCHES, verdict_on
+
+Calibration = tuple[Threshold, NDArray[np.float64]]
+"""A threshold, and the calibration scores (n,) behind it."""
 
 
 @dataclass(frozen=True)
@@ -54,10 +57,15 @@ class ReplayedBatch:
 
 @dataclass(frozen=True)
 class Replay:
-    """The batches of a pipeline decided again, the oldest first; a rate of batches of None is each one's own."""
+    """The batches of a pipeline decided again, the oldest first.
+
+    Attributes:
+        false_alarm_rate: None where another threshold decides than one of this rate from each one's own calibration.
+        batch_false_alarm_rate: None where it is each batch's own.
+    """
 
     pipeline: str
-    false_alarm_rate: float
+    false_alarm_rate: float | None
     batch_false_alarm_rate: float | None
     batches: tuple[ReplayedBatch, ...]
 
@@ -76,8 +84,10 @@ class Replay:
         changed = [batch for batch in self.decided if batch.changed]
         more = [batch for batch in changed if batch in self.alarms and not batch.then.alarm]
         fewer = [batch for batch in changed if batch.then.alarm and batch not in self.alarms]
+        rate = self.false_alarm_rate
+        how = "With the new threshold" if rate is None else f"At a false-alarm rate of {rate:g}"
         sentences = [
-            f"At a false-alarm rate of {self.false_alarm_rate:g}, {len(changed)} of {len(self.decided)} batches of "
+            f"{how}, {len(changed)} of {len(self.decided)} batches of "
             f"{self.pipeline} are decided otherwise: {len(more)} alarm that did not, {len(fewer)} no longer do."
         ]
         if self.alarms:
@@ -130,19 +140,57 @@ def replay(
         InputError: the rate is none, or no calibration among them has the images for it.
     """
     confidence = pipeline.threshold.confidence if isinstance(pipeline.threshold, ConformalThreshold) else None
+
+    def cut(own: Calibration) -> Calibration:
+        return conformal_threshold(own[1], false_alarm_rate, confidence), own[1]
+
+    records = ledger.decided(pipeline.name, since, until)
+    batches = _decided_again(pipeline, records, cut, batch_false_alarm_rate, tracking, progress)
+    return Replay(pipeline.name, false_alarm_rate, batch_false_alarm_rate, batches)
+
+
+def replay_with(
+    pipeline: PipelineConfig,
+    records: Sequence[BatchRecord],
+    calibration: Calibration,
+    tracking: Tracking,
+    progress: Progress,
+) -> Replay:
+    """Decide batches again by another threshold and the calibration scores behind it, all else as it was then.
+
+    The scores of the batches must be those of the detector that the threshold is for.
+    """
+    return Replay(
+        pipeline.name, None, None, _decided_again(pipeline, records, lambda _: calibration, None, tracking, progress)
+    )
+
+
+def _decided_again(
+    pipeline: PipelineConfig,
+    records: Sequence[BatchRecord],
+    cut: Callable[[Calibration], Calibration],
+    batch_false_alarm_rate: float | None,
+    tracking: Tracking,
+    progress: Progress,
+) -> tuple[ReplayedBatch, ...]:
+    """The batches decided by what `cut` makes of their own calibrations.
+
+    Raises:
+        InputError: none of them can be.
+    """
     rates = {} if batch_false_alarm_rate is None else {"false_alarm_rate": batch_false_alarm_rate}
     nominal: dict[str, list[tuple[int, int]]] = defaultdict(list)
     refused: list[InputError] = []
 
     @cache
-    def calibration(run_id: str) -> tuple[Threshold, NDArray[np.float64]]:
+    def calibration(run_id: str) -> Calibration:
         return tracking.threshold(run_id)
 
     def again(record: BatchRecord) -> ReplayedBatch:
         before = None
         try:
-            before, scores = calibration(record.calibration_version)
-            threshold = conformal_threshold(scores, false_alarm_rate, confidence)
+            before, own = calibration(record.calibration_version)
+            threshold, scores = cut((before, own))
             monitor = _monitor(pipeline.monitor, record.verdict | rates)
             known = nominal[record.calibration_version]
             verdict = verdict_on(tracking.scores(record.run_id), threshold, scores, monitor, known[-NOMINAL_BATCHES:])
@@ -153,7 +201,6 @@ def replay(
             known.append((verdict.flagged, verdict.scored))
         return _replayed(record, before, _decision(threshold, asdict(verdict)))
 
-    records = ledger.decided(pipeline.name, since, until)
     batches = []
     with progress.track(f"Deciding batches of {pipeline.name} again", len(records)) as advance:
         for record in records:
@@ -161,7 +208,7 @@ def replay(
             advance()
     if refused and all(batch.now is None for batch in batches):
         raise refused[0]
-    return Replay(pipeline.name, false_alarm_rate, batch_false_alarm_rate, tuple(batches))
+    return tuple(batches)
 
 
 def moment(text: str, option: str, end_of_day: bool) -> datetime:

@@ -1,14 +1,11 @@
 """The Prefect flow that does whatever is due."""
 
-from pathlib import Path
-
 from prefect import State, flow
 
 from flows import running
-from flows.flow_record import PartFailedError, failed, flow_progress, record
+from flows.flow_record import PartFailedError, failed, flow_progress, flow_workspace, record
 from flows.running import RunReport
 from flows.score import score_as_task, sentences
-from flows.workspace import open_workspace
 
 
 @flow(name="run", flow_run_name="run-{pipeline}", validate_parameters=True)
@@ -20,12 +17,12 @@ def run(config: str, pipeline: str) -> RunReport | State[RunReport]:
         pipeline: its name there.
     """
     try:
-        workspace = open_workspace(Path(config))
+        workspace = flow_workspace(config)
         url = workspace.tracking.experiment_url(workspace.settings.pipeline(pipeline).name)
         report = running.run(workspace, pipeline, flow_progress(), score_as_task)
         lines = [line for part in (report.training, report.calibration) if part for line in part.sentences()]
         lines += [report.failure] if report.failure else sentences(report.batches)
-        record(f"run-{pipeline}", url, lines)
+        record(workspace, f"run-{pipeline}", url, lines)
     except Exception as error:
         return failed(error)
     failure = report.failure or running.failures(report.batches)

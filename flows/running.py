@@ -1,6 +1,6 @@
 """What is due, done in its order: train, calibrate, score, tell.
 
-What only training and calibration need is imported by them: scoring is quicker without.
+What only one of them needs is imported by it: scoring is quicker without the rest.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,8 +20,11 @@ from flows.alerts import DeliveryReport
 from flows.channels import send_due
 from flows.config import PipelineConfig
 from flows.due import calibration_is_due, changes_since_training
+from flows.monitor import update_monitor
 from flows.progress import Progress
+from flows.review_queue import make_missing_queues, read_answers, retire_queues
 from flows.scoring import BatchReport, due_batches, score_and_record
+from flows.shadow import challenger_of, score_in_shadow
 from flows.sources import Batch, path_batches
 from flows.tracking import ChampionVersion
 from flows.watchdog import begin_run, end_run, look_after
@@ -28,6 +32,9 @@ from flows.workspace import Workspace
 
 if TYPE_CHECKING:
     from flows.calibration import CalibrationReport
+    from flows.recalibration import RecalibrationReport
+    from flows.retraining import RetrainingReport
+    from flows.review_report import ReviewReport
     from flows.training import TrainingReport
 
 ScoreOne = Callable[[PipelineConfig, Batch, ChampionVersion, Workspace, Progress], BatchReport]
@@ -81,6 +88,34 @@ def _calibrated(workspace: Workspace, pipeline: PipelineConfig, progress: Progre
     return calibrate(pipeline, workspace.tracking, progress)
 
 
+def review(workspace: Workspace, name: str, progress: Progress) -> ReviewReport:
+    """Take in what people labelled of a pipeline's images, and measure."""
+    from flows.review_report import review as review_pipeline
+
+    return review_pipeline(workspace.settings.pipeline(name), workspace, progress)
+
+
+def recalibrate(
+    workspace: Workspace, name: str, since: datetime | None, until: datetime | None, progress: Progress
+) -> RecalibrationReport:
+    """Recalibrate a pipeline on its audit while no other process trains or calibrates it."""
+    from flows.recalibration import recalibrate as recalibrate_pipeline
+
+    pipeline = workspace.settings.pipeline(name)
+    with _alone(workspace, pipeline, progress):
+        return recalibrate_pipeline(pipeline, workspace, since, until, progress)
+
+
+def retrain(workspace: Workspace, name: str, progress: Progress) -> RetrainingReport:
+    """Train and calibrate a challenger while no other process trains or calibrates the pipeline."""
+    from flows.retraining import retrain as retrain_pipeline
+
+    pipeline = workspace.settings.pipeline(name)
+    read_answers(pipeline, workspace, progress)
+    with _alone(workspace, pipeline, progress):
+        return retrain_pipeline(pipeline, workspace, progress)
+
+
 def score_one(
     pipeline: PipelineConfig, batch: Batch, champion: ChampionVersion, workspace: Workspace, progress: Progress
 ) -> BatchReport:
@@ -126,17 +161,52 @@ def failures(reports: Sequence[BatchReport]) -> str:
 def _score(
     workspace: Workspace, pipeline: PipelineConfig, paths: Sequence[Path], progress: Progress, score_one: ScoreOne
 ) -> tuple[BatchReport, ...]:
+    reports = _score_due(workspace, pipeline, paths, progress, score_one)
+    try:
+        update_monitor(pipeline.name, workspace.tracking, workspace.ledger)
+    except Exception as error:  # what is decided is decided
+        progress.warn(f"The monitor run of {pipeline.name} is behind, and the next run adds what it lacks: {error}")
+    return reports
+
+
+def _score_due(
+    workspace: Workspace, pipeline: PipelineConfig, paths: Sequence[Path], progress: Progress, score_one: ScoreOne
+) -> tuple[BatchReport, ...]:
     send_alerts(workspace, progress)
+    make_missing_queues(pipeline, workspace, progress)
+    retire_queues(pipeline, workspace, progress)
     batches = path_batches(paths) if paths else due_batches(pipeline, workspace.ledger, progress)
     if not batches:
         return ()
     champion = workspace.tracking.champion(pipeline.name).on(choose_device(pipeline.training.device))
+    challenger = _challenger(pipeline, workspace, progress)
     reports = []
     for batch in batches:
         reports.append(score_one(pipeline, batch, champion, workspace, progress))
+        if challenger is not None:
+            _shadow(batch, reports[-1], challenger, workspace, progress)
         if reports[-1].alarm:
             send_alerts(workspace, progress)
     return tuple(reports)
+
+
+def _challenger(pipeline: PipelineConfig, workspace: Workspace, progress: Progress) -> ChampionVersion | None:
+    try:
+        return challenger_of(pipeline, workspace.tracking)
+    except Exception as error:  # who decides nothing stops nothing
+        progress.warn(f"The challenger of {pipeline.name} cannot be loaded: {error}")
+        return None
+
+
+def _shadow(
+    batch: Batch, report: BatchReport, challenger: ChampionVersion, workspace: Workspace, progress: Progress
+) -> None:
+    if report.outcome != "scored" or report.run_id is None:
+        return
+    try:
+        score_in_shadow(batch, report.run_id, challenger, workspace.tracking, progress)
+    except Exception as error:
+        progress.warn(f"Batch {batch.id} was not scored in the shadow: {error}")
 
 
 def run(workspace: Workspace, name: str, progress: Progress, score_one: ScoreOne = score_one) -> RunReport:

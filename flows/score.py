@@ -8,12 +8,12 @@ from prefect.cache_policies import NO_CACHE
 
 from flows import running
 from flows.config import PipelineConfig
-from flows.flow_record import PartFailedError, failed, flow_progress, record, report_of
+from flows.flow_record import PartFailedError, failed, flow_progress, flow_workspace, record, report_of
 from flows.progress import Progress
 from flows.scoring import BatchReport
 from flows.sources import Batch
 from flows.tracking import ChampionVersion
-from flows.workspace import Workspace, open_workspace
+from flows.workspace import Workspace
 
 
 @flow(name="score", flow_run_name="score-{pipeline}", validate_parameters=True)
@@ -28,9 +28,9 @@ def score(
         paths: folders (a batch each) or image files (one batch together); none for the inbox.
     """
     try:
-        workspace = open_workspace(Path(config))
+        workspace = flow_workspace(config)
         reports = running.score(workspace, pipeline, [Path(path) for path in paths], flow_progress(), score_as_task)
-        record(f"score-{pipeline}", workspace.tracking.experiment_url(pipeline), sentences(reports))
+        record(workspace, f"score-{pipeline}", workspace.tracking.experiment_url(pipeline), sentences(reports))
     except Exception as error:
         return failed(error)
     failure = running.failures(reports)

@@ -4,10 +4,8 @@ import os
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from heapq import heappush, heappushpop
 from pathlib import Path
 from time import monotonic, perf_counter
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,42 +16,25 @@ from ae_models.champion import Champion
 from ae_models.errors import InputError
 from ae_models.images import stream
 from ae_models.monitoring import BatchVerdict
-from ae_models.panels import contact_sheet, score_histogram
-from ae_models.review import review_list
+from ae_models.review import audit_sample, review_list
 from flows.alerts import Alert
+from flows.batch_run import WORST, Surroundings, record_batch
 from flows.config import PipelineConfig
 from flows.ledger import AlreadyDone, Busy, Claim, IncidentBook, Ledger
+from flows.monitor import monitor_run, point_of
 from flows.progress import Progress
+from flows.report import ScoredBatch
+from flows.review_queue import ask_about, open_queue
+from flows.reviewing import asked_images
 from flows.sources import Batch, inbox_batches, loose_files
-from flows.streams import Stream, StreamStep, counts_in_stream, stream_of
-from flows.tracking import ChampionVersion, Tracking
+from flows.streams import StreamStep, counts_in_stream, stream_of
+from flows.tracking import ChampionVersion, ReviewQueue, Tracking
 from flows.verdicts import NOMINAL_BATCHES, verdict_on
 from flows.watchdog import after_batch
 from flows.workspace import Workspace
 
-SHOWN = 12  # images in a batch's contact sheet
-WORST = "worst.png"  # the contact sheet, in the batch's run
 NAMED = 5  # images named in an alert
 RENEW_SECONDS = 30.0
-
-
-@dataclass(frozen=True)
-class ScoredBatch:
-    """What a batch scored: one row an image, its verdict, and the pixels of the worst.
-
-    Attributes:
-        table: columns uri, score (float64; NaN where unreadable), p_value, flagged, status, reason, review.
-        verdict: the batch's counts and tests.
-        worst: places in the table of the images that score highest, worst first.
-        worst_pixels: (K, C, H, W) float32 in [0, 1], of those.
-        seconds: that scoring took.
-    """
-
-    table: pd.DataFrame
-    verdict: BatchVerdict
-    worst: tuple[int, ...]
-    worst_pixels: NDArray[np.float32]
-    seconds: float
 
 
 @dataclass(frozen=True)
@@ -84,10 +65,13 @@ def score_batch(
     progress: Progress,
     renew: Callable[[], None],
     nominal_batches: NominalBatches = (),
+    *,
+    manifest_hash: str,
 ) -> ScoredBatch:
     """Score every image of a batch; memory does not grow with its size but for the rows of its table.
 
-    `nominal_batches` are (flagged, scored) of earlier ones of this champion that raised no alarm, or a false one.
+    `nominal_batches` are (flagged, scored) of earlier ones of this champion that raised no alarm, or a false one. The
+    batch's hash draws the images of the audit.
 
     Raises:
         InputError: the batch holds no image at all.
@@ -97,31 +81,27 @@ def score_batch(
     start, renewed = perf_counter(), monotonic()
     scores = np.full(len(batch.items), np.nan)
     reasons = np.full(len(batch.items), "", dtype=object)
-    worst: list[tuple[float, int, NDArray[np.float32]]] = []
     with progress.track(f"Scoring {pipeline.name} {batch.id}", len(batch.items)) as advance:
         for part in stream((item.content for item in batch.items), champion.detector.spec):
-            values = champion.detector.score(part.pixels)
-            scores[part.indices] = values
+            scores[part.indices] = champion.detector.score(part.pixels)
             for index, reason in part.unreadable:
                 reasons[index] = reason
-            for value, index, pixels in zip(values, part.indices, part.pixels, strict=True):
-                keep = (np.nan_to_num(value, nan=np.inf), -int(index), pixels)
-                heappush(worst, keep) if len(worst) < SHOWN else heappushpop(worst, keep)
             if monotonic() - renewed > RENEW_SECONDS:
                 renewed = monotonic()
                 renew()
             advance(len(part.indices) + len(part.unreadable))
-    worst.sort(reverse=True, key=lambda entry: entry[:2])
-    table = _table(batch, champion, scores, reasons, pipeline.monitor.review_fdr)
+    table = _table(batch, champion, scores, reasons, pipeline, manifest_hash)
     verdict = verdict_on(table, champion.threshold, champion.calibration_scores, pipeline.monitor, nominal_batches)
-    pixels = (
-        np.stack([entry[2] for entry in worst]) if worst else np.empty((0, *champion.detector.spec.shape), np.float32)
-    )
-    return ScoredBatch(table, verdict, tuple(-entry[1] for entry in worst), pixels, perf_counter() - start)
+    return ScoredBatch(table, verdict, perf_counter() - start)
 
 
 def _table(
-    batch: Batch, champion: Champion, scores: NDArray[np.float64], reasons: NDArray[np.object_], review_fdr: float
+    batch: Batch,
+    champion: Champion,
+    scores: NDArray[np.float64],
+    reasons: NDArray[np.object_],
+    pipeline: PipelineConfig,
+    manifest_hash: str,
 ) -> pd.DataFrame:
     readable = reasons == ""
     p_values = np.where(readable, champion.p_values(scores), np.nan)
@@ -133,7 +113,8 @@ def _table(
             "flagged": champion.threshold.flags(scores),
             "status": np.where(readable, "scored", "unreadable"),
             "reason": reasons.astype(str),
-            "review": review_list(p_values, review_fdr),
+            "review": review_list(p_values, pipeline.monitor.review_fdr),
+            "audit": audit_sample(readable, pipeline.review.audit, manifest_hash),
         }
     )
 
@@ -182,15 +163,28 @@ def score_and_record(
         return BatchReport(pipeline.name, batch.id, "busy", reason=f"{claim.owner} is scoring it")
     try:
         nominal = ledger.nominal_counts(pipeline.name, champion.calibration_run, NOMINAL_BATCHES)
-        scored = score_batch(batch, champion.champion, pipeline, progress, lambda: ledger.renew(claim), nominal)
+        scored = score_batch(
+            batch,
+            champion.champion,
+            pipeline,
+            progress,
+            lambda: ledger.renew(claim),
+            nominal,
+            manifest_hash=manifest_hash,
+        )
         # As it is known now: another process may finish a batch first. What is decided is decided by the ledger.
         stream = stream_of(pipeline, champion, ledger)
         if counts_in_stream(scored.verdict):
             stream = stream.after(scored.verdict.flagged, scored.verdict.scored)
-        run_id = _log_batch(pipeline, batch, champion, scored, stream, claim, manifest_hash, tracking)
+        before = ledger.history(pipeline.name, 1)
+        monitor = monitor_run(pipeline.name, tracking, ledger)
+        asked = asked_images(scored.table, pipeline.review.flagged, manifest_hash)
+        queue = open_queue(pipeline, batch.id, claim.key, asked, tracking, progress)
+        around = Surroundings(stream, monitor, (before[0].batch, before[0].run_id) if before else None, queue)
+        run_id = record_batch(pipeline, batch, champion, scored, around, claim, manifest_hash, tracking)
         url = tracking.run_url(pipeline.name, run_id)
         step = StreamStep(pipeline, champion, scored.verdict, _stream_alert(pipeline, claim, url))
-        alert = _alert(pipeline, batch, champion, scored, claim, run_id, url)
+        alert = _alert(pipeline, batch, champion, scored, claim, run_id, url, queue)
         ledger.finish(
             claim,
             run_id=run_id,
@@ -201,10 +195,12 @@ def score_and_record(
             n_unreadable=scored.verdict.unreadable,
             stream=step if counts_in_stream(scored.verdict) else None,
             settle=_settle(after_batch(pipeline, claim.key, scored.verdict, alert, batch.taken_at()), step),
+            point=lambda: point_of(champion.champion, scored, step.stream or stream),
         )
     except BaseException:
         ledger.release(claim)
         raise
+    ask_about(batch, claim.key, scored.table, queue, champion.champion, pipeline, tracking, ledger, progress)
     return BatchReport(
         pipeline.name,
         batch.id,
@@ -242,120 +238,6 @@ def write_scores(table: pd.DataFrame, path: Path) -> None:
     os.replace(file.name, path)
 
 
-def _log_batch(
-    pipeline: PipelineConfig,
-    batch: Batch,
-    champion: ChampionVersion,
-    scored: ScoredBatch,
-    stream: Stream,
-    claim: Claim,
-    manifest_hash: str,
-    tracking: Tracking,
-) -> str:
-    """The batch's one MLflow run; what an attempt that died left behind is discarded."""
-    if claim.attempt > 1:
-        tracking.discard(pipeline.name, claim.key)
-    verdict, table = scored.verdict, scored.table
-    tags = {
-        "reconwatch.key": claim.key,
-        "reconwatch.batch": batch.id,
-        "reconwatch.manifest": manifest_hash,
-        "reconwatch.version": champion.version,
-        "reconwatch.alarm": str(verdict.alarm).lower(),
-        "reconwatch.diagnosis": verdict.diagnosis,
-        "reconwatch.severity": verdict.severity,
-        "mlflow.note.content": _description(pipeline, batch, champion, scored, stream, tracking),
-    }
-    run_id = tracking.start_run(pipeline.name, "batch", f"batch {batch.id}", tags)
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        table.to_parquet(folder / "scores.parquet", index=False)
-        if scored.worst:
-            _worst_sheet(champion.champion, scored).save(folder / WORST)
-            groups = {"calibration": champion.champion.calibration_scores, "this batch": table["score"].to_numpy()}
-            score_histogram(groups, champion.champion.threshold.value).savefig(folder / "scores.png", dpi=110)
-        tracking.log_folder(run_id, folder)
-    metrics: dict[str, float | None] = {
-        "images_scored": verdict.scored,
-        "images_flagged": verdict.flagged,
-        "images_unreadable": verdict.unreadable,
-        "flag_rate": verdict.flagged / verdict.scored if verdict.scored else 0.0,
-        "expected_flagged": verdict.expected_flagged,
-        "flagged_p_value": verdict.flagged_p_value,
-        "unreadable_p_value": verdict.unreadable_p_value,
-        "moved_p_value": verdict.moved_p_value,
-        "moved_distance": verdict.moved_distance,
-        "median_shift": verdict.median_shift,
-        "overdispersion": verdict.overdispersion,
-        "images_to_review": int(table["review"].sum()),
-        "stream_e_value": stream.evidence.e_value,
-        "stream_change": stream.change.statistic if stream.change else None,
-        "threshold": champion.champion.threshold.value,
-        "images_per_second": len(table) / max(scored.seconds, 1e-9),
-    }
-    if verdict.scored:
-        metrics |= {"median_score": float(table["score"].median()), "highest_score": float(table["score"].max())}
-    tracking.log(run_id, metrics=metrics)
-    tracking.finish(run_id)
-    return run_id
-
-
-def _worst_sheet(champion: Champion, scored: ScoredBatch) -> Any:
-    rows = scored.table.iloc[list(scored.worst)]
-    captions = [
-        f"{Path(uri).name}  score {score:.4g}  p {p_value:.3g}"
-        for uri, score, p_value in zip(rows["uri"], rows["score"], rows["p_value"], strict=True)
-    ]
-    detector, pixels = champion.detector, scored.worst_pixels
-    return contact_sheet(
-        pixels, detector.reconstruct(pixels), detector.error_maps(pixels), captions, list(rows["flagged"])
-    )
-
-
-def _description(
-    pipeline: PipelineConfig,
-    batch: Batch,
-    champion: ChampionVersion,
-    scored: ScoredBatch,
-    stream: Stream,
-    tracking: Tracking,
-) -> str:
-    state = (
-        f"**{scored.verdict.severity.upper()}: {scored.verdict.diagnosis}**" if scored.verdict.alarm else "**Nominal**"
-    )
-
-    def address(run_id: str) -> str:
-        return tracking.run_url(pipeline.name, run_id)
-
-    lines = [
-        f"{state}. {' '.join(scored.verdict.sentences())}",
-        "",
-        f"Images to review: {int(scored.table['review'].sum())} (`review` in `scores.parquet`). "
-        f"The batches without an alarm, together: {' '.join(stream.sentences())}",
-        "",
-        f"Decided by version {champion.version} ([calibration]({address(champion.calibration_run)}), "
-        f"[training]({address(champion.training_run)})). The worst images are in `worst.png`, every image is a row of "
-        "`scores.parquet`.",
-    ]
-    if batch.left_out:
-        names = ", ".join(_as_text(Path(name).name) for name in batch.left_out[:3])
-        lines += ["", f"{len(batch.left_out)} files are no images by name and were left out, such as {names}."]
-    unreadable = scored.table[scored.table["status"] == "unreadable"]
-    if len(unreadable):
-        lines += ["", "| unreadable file | reason |", "|---|---|"]
-        rows = zip(unreadable["uri"][:20], unreadable["reason"][:20], strict=True)
-        lines += [f"| {_as_text(Path(uri).name)} | {_as_text(reason)} |" for uri, reason in rows]
-        if len(unreadable) > 20:
-            lines += ["", f"and {len(unreadable) - 20} more, in `scores.parquet`."]
-    return "\n".join(lines)
-
-
-def _as_text(words: str) -> str:
-    """Words of others as Markdown that shows them as they are: no HTML, no links, no table cells of their own."""
-    escaped = "".join(f"\\{letter}" if letter in r"\`*_{}[]()#+!|~" else letter for letter in words)
-    return escaped.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("\n", " ")
-
-
 def _stream_alert(pipeline: PipelineConfig, claim: Claim, url: str) -> Alert:
     """What is said where the batch takes the stream over a limit, but for how badly and in which words."""
     return Alert(pipeline.name, None, {}, "", (), url, f"{claim.key}/stream", kind="stream")
@@ -379,10 +261,11 @@ def _alert(
     claim: Claim,
     run_id: str,
     url: str,
+    queue: ReviewQueue | None,
 ) -> Alert:
     """What is said of the batch where it alarms."""
-    table = scored.table
-    flagged = [table["uri"].iloc[place] for place in scored.worst if table["flagged"].iloc[place]]
+    table, worst = scored.table, scored.worst(NAMED).tolist()
+    flagged = [table["uri"].iloc[place] for place in worst if table["flagged"].iloc[place]]
     unreadable = table.loc[table["status"] == "unreadable", "uri"].tolist()
     named = unreadable + flagged if scored.verdict.diagnosis == "unreadable" else flagged + unreadable
     return Alert(
@@ -394,5 +277,6 @@ def _alert(
         run_url=url,
         dedupe_key=claim.key,
         run_id=run_id,
-        picture=WORST if scored.worst else None,
+        picture=WORST if worst else None,
+        review_url=queue.url if queue else None,
     )

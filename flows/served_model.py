@@ -5,6 +5,7 @@ It imports `ae_models` alone, which travels with it, so whoever serves it needs 
 
 import base64
 import binascii
+import io
 from pathlib import Path
 from typing import Any
 
@@ -33,22 +34,27 @@ class ServedDetector(PythonModel):
     ) -> pd.DataFrame:
         """One row an image: score, threshold, flag, p_value, status ("scored" or "unreadable") and reason.
 
-        An unreadable image is flagged, and has None for score and p-value.
+        An unreadable image is flagged, and has None for score and p-value. On request a row has heat_map too: a PNG in
+        base64 of the error over the image, at the network's size; empty for an unreadable one.
 
         Args:
             context: unused.
             model_input: a DataFrame whose first column (or the one named `image`), or a list, holds the encoded bytes
                 of an image file, the same in base64, or an array (H, W) or (H, W, C), uint8 or float in [0, 1]; or one
                 array of such images (N, H, W) or (N, H, W, C).
-            params: unused.
+            params: {"heat_map": True} asks for the heat maps, whose scale is one for the images of a request.
         """
-        images = _images(model_input)
+        images, wants_maps = _images(model_input), bool((params or {}).get("heat_map", False))
         scores, reasons = np.full(len(images), np.nan), np.full(len(images), "", dtype=object)
+        seen: dict[int, tuple[NDArray[np.float32], NDArray[np.float32]]] = {}
         for batch in stream(images, self.champion.detector.spec):
             scores[batch.indices] = self.champion.detector.score(batch.pixels)
             for index, reason in batch.unreadable:
                 reasons[index] = reason
-        return pd.DataFrame(
+            if wants_maps:
+                maps = self.champion.detector.error_maps(batch.pixels)
+                seen |= dict(zip(batch.indices.tolist(), zip(batch.pixels, maps, strict=True), strict=True))
+        answer = pd.DataFrame(
             {
                 "score": _or_none(scores, reasons == ""),
                 "threshold": self.champion.threshold.value,
@@ -58,6 +64,20 @@ class ServedDetector(PythonModel):
                 "reason": reasons.astype(str),
             }
         )
+        return answer.assign(heat_map=_heat_maps(seen, len(images))) if wants_maps else answer
+
+
+def _heat_maps(seen: dict[int, tuple[NDArray[np.float32], NDArray[np.float32]]], count: int) -> list[str]:
+    """A PNG in base64 for each image that could be read, and an empty text for the others."""
+    from ae_models.panels import brightest, heat_overlay  # draws; most who serve want numbers alone
+
+    drawn = [""] * count
+    top = brightest(np.stack([error_map for _, error_map in seen.values()])) if seen else 1.0
+    for index, (pixels, error_map) in seen.items():
+        file = io.BytesIO()
+        heat_overlay(pixels, error_map, top).save(file, "PNG")
+        drawn[index] = base64.b64encode(file.getvalue()).decode()
+    return drawn
 
 
 def _or_none(numbers: NDArray[np.float64], readable: NDArray[np.bool_]) -> NDArray[Any]:

@@ -197,6 +197,18 @@ def images_in(folder: Path) -> Found:
     return _images_among(paths, folder)
 
 
+def groups_of(data: DataConfig, uris: Sequence[str]) -> dict[str, str]:
+    """The group of each image that has one, by address: what `data.group` finds in it, or the inbox's manifest says."""
+    if data.group is None:
+        return {}
+    if isinstance(data.inbox, ManifestSource) and data.group in _read_manifest(data.inbox):
+        named = {item.uri: item.group for item in _manifest_items(data.inbox, data.group)}
+        return {uri: str(named[uri]) for uri in uris if named.get(uri) is not None}
+    pattern = re.compile(data.group)
+    matches = {uri: pattern.search(uri) for uri in uris}
+    return {uri: match.group(1 if pattern.groups else 0) for uri, match in matches.items() if match}
+
+
 def as_text(path: Path) -> str:
     """The path as text that every store takes: bytes of a name that are no UTF-8 as `\\xNN`."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")

@@ -10,6 +10,8 @@ from flows.incident_alerts import in_short
 from flows.ledger import WaitingChannel
 from flows.workspace import Workspace
 
+COLUMNS = ("pipeline", "state", "champion", "threshold", "batches", "last batch", "open incidents", "alerts waiting")
+
 
 @dataclass(frozen=True)
 class PipelineState:
@@ -40,6 +42,19 @@ class PipelineState:
         promised = percent(self.batch_false_alarm_rate)
         return (
             f"{self.name}: false alarms, as people say: {self.false_alarms}, where {promised} of nominal batches may."
+        )
+
+    def cells(self) -> tuple[str, ...]:
+        """What stands below COLUMNS."""
+        return (
+            self.name,
+            self.state,
+            self.champion or "none",
+            self.threshold or "",
+            str(self.batches),
+            self.last_batch or "none",
+            ", ".join(self.open_incidents) or "none",
+            str(self.alerts_waiting),
         )
 
 

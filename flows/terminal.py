@@ -3,11 +3,18 @@
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
+
+if TYPE_CHECKING:
+    from flows.progress import Progress
+    from flows.replay import Replay
+    from flows.workspace import Workspace
+
+Result = TypeVar("Result")
 
 DEFAULT_CONFIG = Path("pipelines.yaml")
 DONE, FAILED, WRONG_INPUT, ALARMED = 0, 1, 2, 3
@@ -65,3 +72,67 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: st
         table.add_row(*(Text(cell) for cell in row))
     width = None if sys.stdout.isatty() else 200  # in a file, an address is worth more than a narrow table
     Console(width=width).print(table)
+
+
+def flow_or_plain(
+    path: Path, as_flow: Callable[[str], Result], plain: Callable[["Workspace", "Progress"], Result]
+) -> Result:
+    """The work as a Prefect flow where a server is at hand, and plainly where none is."""
+    from flows.prefect_server import find_server
+
+    settings_of(path)  # a wrong file is said before any server is asked
+    server = find_server(os.environ)
+    if server.url is not None:
+        return as_flow(str(path.absolute()))
+    from flows.workspace import open_workspace
+
+    say(f"Prefect records nothing of this: {server.reason}.")
+    return plain(open_workspace(path), progress())
+
+
+def progress() -> "Progress":
+    """Bars where a person watches, lines in the log where nobody does."""
+    from flows.progress import terminal_or_log
+
+    return terminal_or_log()
+
+
+def print_replay(report: "Replay", as_json: bool, sentences: Sequence[str] = ()) -> None:
+    """The batches of a replay, then and now, and below them its sentences, or these."""
+    if as_json:
+        print_json(plain(report) | {"first_alarm": report.alarms[0].batch if report.alarms else None})
+        return
+    rows = []
+    for batch in report.batches:
+        then, now = batch.then, batch.now
+        before = "?" if then.threshold is None else f"{then.threshold:.4g}"
+        rows.append(
+            (
+                batch.batch,
+                f"{batch.decided_at:%Y-%m-%d %H:%M}",
+                batch.version,
+                f"{before} -> {now.threshold:.4g}" if now else before,
+                f"{then.flagged} -> {now.flagged} of {batch.scored}" if now else f"{then.flagged} of {batch.scored}",
+                f"{then.verdict} -> {now.verdict}" if now and batch.changed else then.verdict,
+                "changed" if batch.changed else "" if now else "not decided again",
+            )
+        )
+    columns = ("batch", "decided (UTC)", "version", "threshold", "flagged", "verdict", "")
+    print_table(columns, rows, "Decided again")
+    for sentence in sentences or report.sentences():
+        typer.echo(sentence)
+    for batch in report.batches:
+        if batch.reason:
+            say(f"{batch.batch}: {batch.reason}")
+
+
+def plain(report: Any) -> Any:
+    """A report as JSON values, without the rows of its images."""
+    from dataclasses import fields, is_dataclass
+
+    if is_dataclass(report):
+        values = {field.name: plain(getattr(report, field.name)) for field in fields(report) if field.name != "table"}
+        return values | ({"alarm": report.alarm} if hasattr(report, "alarm") else {})
+    if isinstance(report, list | tuple):
+        return [plain(part) for part in report]
+    return report

@@ -1,13 +1,10 @@
 """The Prefect flow that trains a pipeline."""
 
-from pathlib import Path
-
 from prefect import State, flow
 
 from flows import running
-from flows.flow_record import failed, flow_progress, record
+from flows.flow_record import failed, flow_progress, flow_workspace, record
 from flows.training import TrainingReport
-from flows.workspace import open_workspace
 
 
 @flow(name="train", flow_run_name="train-{pipeline}", validate_parameters=True)
@@ -19,9 +16,9 @@ def train(config: str, pipeline: str) -> TrainingReport | State[TrainingReport]:
         pipeline: its name there.
     """
     try:
-        workspace = open_workspace(Path(config))
+        workspace = flow_workspace(config)
         report = running.train(workspace, pipeline, flow_progress())
-        record(f"train-{pipeline}", report.run_url, report.sentences())
+        record(workspace, f"train-{pipeline}", report.run_url, report.sentences())
     except Exception as error:
         return failed(error)
     return report

@@ -11,20 +11,24 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from PIL import Image
 from torch import nn
 
 from ae_models.baselines import PrincipalComponents, fit_principal_components
+from ae_models.code_maps import MappedImages, map_page
 from ae_models.corruptions import Corruption, build_corruption
 from ae_models.curves import Auroc, auroc, detection_curves
-from ae_models.detector import AnyDetector, Detector
+from ae_models.detector import AnyDetector, Detector, FusedDetector
+from ae_models.embeddings import best_projection, code_map, coder_of, has_code
 from ae_models.errors import InputError
 from ae_models.images import ImageSpec, infer_spec, stream
 from ae_models.networks import build_network
-from ae_models.panels import curves_figure, loss_figure, reconstruction_sheet
+from ae_models.panels import curves_figure, image_rows, loss_figure
 from ae_models.splits import groups_of, near_duplicates, perceptual_hashes, split_by_group
 from ae_models.training import Epoch, TrainingResult, TrainingSettings, fit
 from flows.choosing import MOST, REAL, LabelledImages, choose, held_out
 from flows.config import AutoConfig, PipelineConfig, fingerprint
+from flows.markdown import as_text
 from flows.planning import standing
 from flows.processes import this_process
 from flows.progress import Progress
@@ -32,6 +36,7 @@ from flows.requirements import calibration_images_needed, network_parameters, re
 from flows.sources import Found, Item, content_hash, labelled_items, nominal_items
 from flows.tracking import Tracking
 
+MAPPED = 600  # images on the map of codes
 SHOWN = 8  # images in the sheets of reconstructions
 CHOOSERS = "labelled_that_chose.parquet"  # the artifact of a training run by labelled images
 ENOUGH_BASELINE = 32  # components of the baseline, as many as the linear network's code
@@ -109,16 +114,27 @@ class TrainingReport:
         return lines
 
 
-def train(pipeline: PipelineConfig, tracking: Tracking, progress: Progress) -> TrainingReport:
+def train(
+    pipeline: PipelineConfig,
+    tracking: Tracking,
+    progress: Progress,
+    confirmed: Sequence[Item] = (),
+    kind: str = "training",
+) -> TrainingReport:
     """Train the pipeline's network on its nominal images and record it in MLflow.
+
+    `confirmed` are further nominal images to learn from, which stay away from early stopping and calibration: people
+    confirmed them because of their scores. Those of a group on one of these sides are left out. `kind` is the run's.
 
     Raises:
         InputError: the images or the configuration do not allow it; said before any training time is spent.
     """
-    tracking.end_abandoned(pipeline.name, "training")
+    tracking.end_abandoned(pipeline.name, kind)
     found = nominal_items(pipeline.data)
     images = read_nominal(pipeline, found, progress)
     sides = split(pipeline, images.items)
+    if confirmed:
+        images, sides = _with_confirmed(images, sides, confirmed, progress)
     if isinstance(pipeline.model, AutoConfig):
         held_out(_training_groups(images, sides), pipeline.training.seed)  # refused now rather than after a start
     labelled = labelled_items(pipeline.data)
@@ -126,14 +142,15 @@ def train(pipeline: PipelineConfig, tracking: Tracking, progress: Progress) -> T
         "reconwatch.process": this_process().owner(),
         "reconwatch.configuration": fingerprint(pipeline, "data", "model", "training"),
     }
-    with tracking.run(pipeline.name, "training", f"train {pipeline.model.network}", tags) as run_id:
+    with tracking.run(pipeline.name, kind, f"train {pipeline.model.network}", tags) as run_id:
         progress.say(f"Training {pipeline.name}: {tracking.run_url(pipeline.name, run_id)}")
         _log_data(pipeline, tracking, run_id, found, images, sides)
         pairs = _log_near_duplicates(tracking, run_id, images, sides, progress)
         learnt = _learn(pipeline, tracking, run_id, images, sides, labelled, progress)
         _log_choosers(tracking, run_id, learnt, labelled)
         aurocs = _log_detection(tracking, run_id, learnt, labelled, progress)
-        _log_detector(tracking, run_id, learnt.detector, images.pixels[sides["validation"]])
+        _log_detector(tracking, run_id, learnt, images.pixels[sides["validation"]])
+        _log_code_map(pipeline, tracking, run_id, learnt, images, sides)
     spec = spec_of(images.pixels)
     report = TrainingReport(
         pipeline=pipeline.name,
@@ -150,7 +167,9 @@ def train(pipeline: PipelineConfig, tracking: Tracking, progress: Progress) -> T
         baseline_auroc=aurocs[1] if aurocs else None,
         standing=standing(pipeline, len(sides["calibration"])),
     )
-    return replace(report, **learnt.report)
+    report = replace(report, **learnt.report)
+    _log_description(pipeline, tracking, report)
+    return report
 
 
 @dataclass(frozen=True)
@@ -188,6 +207,7 @@ def _learn(
         shown,
         baseline,
         pipeline.training.seed,
+        pipeline.training.device,
         tracking,
         run_id,
         progress,
@@ -291,6 +311,22 @@ def split(pipeline: PipelineConfig, items: Sequence[Item]) -> dict[str, NDArray[
     return split_by_group(_groups(items), shares, training.seed, {"calibration": calibration_images_needed(pipeline)})
 
 
+def _with_confirmed(
+    images: ReadImages, sides: dict[str, NDArray[np.int64]], confirmed: Sequence[Item], progress: Progress
+) -> tuple[ReadImages, dict[str, NDArray[np.int64]]]:
+    """The images with the confirmed ones on the side of training, but for those that another side has already."""
+    apart = [images.items[place] for side in ("validation", "calibration") for place in sides[side]]
+    groups = {item.group for item in apart if item.group is not None}
+    hashes, uris = {content_hash(item) for item in apart}, {item.uri for item in images.items}
+    usable = [item for item in confirmed if item.group not in groups and item.uri not in uris]
+    usable = [item for item in usable if content_hash(item) not in hashes]
+    more = read_images(usable, spec_of(images.pixels), "Reading confirmed images", progress)
+    start = len(images.items)
+    sides = sides | {"train": np.concatenate([sides["train"], np.arange(start, start + len(more.items))])}
+    pixels = np.concatenate([images.pixels, more.pixels])
+    return ReadImages(images.items + more.items, pixels, images.unreadable + more.unreadable), sides
+
+
 def _groups(items: Sequence[Item]) -> list[str]:
     """The group of each image, which is its own where none is named; the same wherever the images lie."""
     common = len(commonpath([item.uri for item in items]))
@@ -384,7 +420,8 @@ def _fit(
             if key in TrainingSettings.__dataclass_fields__
         }
     )
-    baseline_loss = float(Detector(spec, "pca", {}, baseline).score(validation).mean())
+    rival = Detector(spec, "pca", {}, baseline)
+    baseline_loss = float(rival.score(validation).mean())
     shown = validation[:SHOWN]
 
     with progress.track(f"Training {pipeline.model.network}", settings.epochs) as advance:
@@ -393,7 +430,9 @@ def _fit(
             metrics = {"loss": epoch.training_loss, "validation_loss": epoch.validation_loss}
             tracking.log(run_id, metrics=metrics, step=epoch.number)
             if epoch.number & (epoch.number - 1) == 0:  # 1, 2, 4, 8, ...: as fast as reconstructions change
-                _log_reconstructions(tracking, run_id, network, shown, epoch.number)
+                learner = Detector(spec, pipeline.model.network, {}, network, str(next(network.parameters()).device))
+                name = f"reconstructions/epoch_{epoch.number:04d}.png"
+                tracking.log_picture(run_id, reconstructions(shown, learner, rival), name)
             advance(1, f"validation error {epoch.validation_loss:.4g}")
 
         result = fit(
@@ -407,14 +446,10 @@ def _fit(
     return result, baseline_loss
 
 
-def _log_reconstructions(
-    tracking: Tracking, run_id: str, network: nn.Module, shown: NDArray[np.float32], number: int
-) -> None:
-    device = next(network.parameters()).device
-    reconstructions = Detector(spec_of(shown), "", {}, network, str(device)).reconstruct(shown)
-    tracking.log_picture(
-        run_id, reconstruction_sheet(shown, reconstructions), f"reconstructions/epoch_{number:04d}.png"
-    )
+def reconstructions(shown: NDArray[np.float32], learner: AnyDetector, rival: Detector) -> Image.Image:
+    """Images (N, C, H, W), below them what the network makes of them, and what principal components do."""
+    rows = {"input": shown, learner.name: learner.reconstruct(shown)}
+    return image_rows(rows | {"principal components": rival.reconstruct(shown)})
 
 
 def _log_fit(tracking: Tracking, run_id: str, result: TrainingResult, baseline_loss: float, n_training: int) -> None:
@@ -432,13 +467,51 @@ def _log_fit(tracking: Tracking, run_id: str, result: TrainingResult, baseline_l
     )
 
 
-def _log_detector(tracking: Tracking, run_id: str, detector: AnyDetector, validation: NDArray[np.float32]) -> None:
+def _log_detector(tracking: Tracking, run_id: str, learnt: Learnt, validation: NDArray[np.float32]) -> None:
+    detector = learnt.detector
     with tempfile.TemporaryDirectory() as folder:
         detector.save(Path(folder))
         tracking.log_folder(run_id, Path(folder), "detector")
     shown = validation[:SHOWN]
-    sheet = reconstruction_sheet(shown, detector.reconstruct(shown))
+    if isinstance(detector, FusedDetector):  # principal components reconstruct for people
+        sheet = image_rows({"input": shown, "principal components": detector.reconstruct(shown)})
+    else:
+        sheet = reconstructions(shown, detector, Detector(detector.spec, "pca", {}, learnt.baseline))
     tracking.log_picture(run_id, sheet, "reconstructions/best.png")
+
+
+def _log_code_map(
+    pipeline: PipelineConfig,
+    tracking: Tracking,
+    run_id: str,
+    learnt: Learnt,
+    images: ReadImages,
+    sides: dict[str, NDArray[np.int64]],
+) -> None:
+    """The map of the codes of nominal images, those that the network learnt from and others, where it has codes."""
+    detector = learnt.detector.illustrator if isinstance(learnt.detector, FusedDetector) else learnt.detector
+    if not has_code(detector.network):
+        return
+    kinds = {"train": "learnt from", "validation": "held out", "calibration": "held out"}
+    kind_of = np.empty(len(images.items), dtype=object)
+    for side, places in sides.items():
+        kind_of[places] = kinds[side]
+    random = np.random.default_rng(pipeline.training.seed)
+    kept = np.sort(random.permutation(len(images.items))[:MAPPED])
+    pixels = images.pixels[kept]
+    codes = coder_of(detector.network, detector.spec).encode(pixels)
+    drawn = code_map(codes, None, best_projection(), pipeline.training.seed)
+    uris, scores = [images.items[place].uri for place in kept], learnt.detector.score(pixels)
+    mapped = MappedImages(uris, kind_of[kept].tolist(), scores, None, pixels)
+    title = f"{pipeline.name}: codes of nominal images, by {drawn.method}"
+    tracking.log_text(run_id, map_page(drawn, mapped, title), "codes.html")
+
+
+def _log_description(pipeline: PipelineConfig, tracking: Tracking, report: TrainingReport) -> None:
+    """What came of it, and where its calibrations are found."""
+    found = tracking.search_url(pipeline.name, {"training_run": report.run_id})
+    lines = [*(f"- {as_text(sentence)}" for sentence in report.sentences()), "", f"[Its calibrations]({found})"]
+    tracking.log(report.run_id, tags={"mlflow.note.content": "\n".join(lines)})
 
 
 def _log_choosers(

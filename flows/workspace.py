@@ -4,6 +4,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from flows.config import Settings, load
 from flows.ledger import Ledger, open_ledger
@@ -19,8 +20,10 @@ class Workspace:
     ledger: Ledger
 
 
-def open_workspace(path: Path, environment: Mapping[str, str] = os.environ) -> Workspace:
-    """The stores of the configuration at `path`, made where they are not there yet.
+def open_workspace(
+    path: Path, environment: Mapping[str, str] = os.environ, tags: Mapping[str, str] = MappingProxyType({})
+) -> Workspace:
+    """The stores of the configuration at `path`, made where they are not there yet; new runs in MLflow get the tags.
 
     Raises:
         InputError: the configuration is wrong.
@@ -28,4 +31,4 @@ def open_workspace(path: Path, environment: Mapping[str, str] = os.environ) -> W
     """
     settings = load(path, environment)
     settings.workspace.mkdir(parents=True, exist_ok=True)
-    return Workspace(settings, Tracking(settings, environment), open_ledger(settings.workspace, environment))
+    return Workspace(settings, Tracking(settings, environment, tags), open_ledger(settings.workspace, environment))

@@ -2,9 +2,17 @@
 
 import os
 import shutil
+import signal
+import socket
+import subprocess
+import sys
 import tempfile
+import time
+import urllib.request
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +20,7 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
+from playwright.sync_api import Browser, sync_playwright
 
 PREFIXES = ("MLFLOW_", "PREFECT_", "RECONWATCH_")
 HOME = pytest.StashKey[tempfile.TemporaryDirectory[str]]()
@@ -27,6 +36,7 @@ def pytest_configure(config: pytest.Config) -> None:
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "DO_NOT_TRACK": "1",
+        "OMP_NUM_THREADS": "1",  # tests share the cores: threads that wait for each other take many times as long
     }
 
 
@@ -94,3 +104,66 @@ def project(small_images: Callable[[Path, int, int], list[Path]], empty_store: P
         return path
 
     return make
+
+
+@dataclass(frozen=True)
+class Dashboard:
+    """A project on whose stores a real MLflow server is being started, and the server's address on loopback."""
+
+    config: Path
+    url: str
+    server: "subprocess.Popen[bytes]"
+
+    def wait(self) -> None:
+        """Until the server answers; it takes the better part of a minute to start."""
+        for _ in range(1800):
+            assert self.server.poll() is None, "the MLflow server ended"
+            try:
+                with urllib.request.urlopen(f"{self.url}/health", timeout=1):
+                    return
+            except OSError:
+                time.sleep(0.1)
+        raise TimeoutError("the MLflow server does not answer")
+
+
+@pytest.fixture(scope="session")
+def dashboard(project: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dashboard]:
+    """`reconwatch ui` on a project of its own, started once for all tests; wait for it before a page is opened."""
+    with _served(project(tmp_path_factory.mktemp("dashboard"))) as dashboard:
+        yield dashboard
+
+
+@pytest.fixture(scope="session")
+def serve() -> Callable[[Path], AbstractContextManager[Dashboard]]:
+    """A context that starts `reconwatch ui` on a configuration which says nothing of a dashboard."""
+    return _served
+
+
+@contextmanager
+def _served(config: Path) -> Iterator[Dashboard]:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    config.write_text(f"dashboard: http://127.0.0.1:{port}\n{config.read_text(encoding='utf-8')}", encoding="utf-8")
+    command = [sys.executable, "-m", "flows.cli", "ui", "--config", str(config)]
+    environment = os.environ | {"NO_PROXY": "127.0.0.1", "PYTHONPATH": str(Path(__file__).parents[1])}
+    with (config.parent / "server.log").open("wb") as log:
+        server = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        try:
+            yield Dashboard(config, f"http://127.0.0.1:{port}", server)
+        finally:
+            os.killpg(server.pid, signal.SIGTERM)
+            server.wait()
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """The machine's own Chromium; tests that need it are skipped where there is none."""
+    found = [path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))]
+    if not found:
+        pytest.skip("no Chromium is installed (on Debian: apt-get install chromium)")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=found[0], args=["--no-sandbox", "--disable-gpu"])
+        yield browser
+        browser.close()

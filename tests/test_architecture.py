@@ -18,6 +18,7 @@ MAY_IMPORT = {
         "flows/calibrate.py",
         "flows/score.py",
         "flows/run.py",
+        "flows/review.py",
         "flows/flow_record.py",
         "flows/prefect_server.py",
         "flows/serve.py",

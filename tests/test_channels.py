@@ -302,6 +302,24 @@ def test_slack_gets_title_sentences_names_and_a_button(receiver: Receiver) -> No
     assert message["text"] == ALERT.text()
 
 
+def test_rooms_are_led_to_the_labels_too() -> None:
+    """A second button, where the batch's images can be labelled, and only to a web address."""
+    alert = replace(ALERT, review_url="http://127.0.0.1:5000/#/review")
+    slack = slack_message(alert.payload())["blocks"][-1]["elements"]
+    assert [(button["text"]["text"], button["url"]) for button in slack] == [
+        ("See the pictures", ALERT.run_url),
+        ("Label its images", alert.review_url),
+    ]
+    teams = teams_message(alert.payload())["attachments"][0]["content"]["actions"]
+    assert [(action["title"], action["url"]) for action in teams] == [
+        ("See the pictures", ALERT.run_url),
+        ("Label its images", alert.review_url),
+    ]
+    assert alert.text().endswith("Label its images: http://127.0.0.1:5000/#/review")
+    odd = replace(alert, review_url="javascript:x")
+    assert len(slack_message(odd.payload())["blocks"][-1]["elements"]) == 1
+
+
 def test_slack_reads_no_markup_from_names() -> None:
     """Names stand in parts that Slack does not parse, and escaped in the text that it does."""
     message = slack_message(replace(ALERT, batch=ODD, worst=(ODD,)).payload())

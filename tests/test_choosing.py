@@ -34,7 +34,8 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:(mlflow|sqla
 Project = Callable[..., Path]
 SmallImages = Callable[[Path, int, int], list[Path]]
 QUIET = LogProgress(logging.getLogger("quiet"))
-AUTO = {"network": "auto", "defects": {"spots": 1, "scratch": 1, "brightness": 1}}
+AUTO = {"network": "auto", "defects": {"spots": 1, "scratch": 1, "brightness": 1}, "time_budget": "45s"}
+QUICK = AUTO | {"time_budget": "10s"}  # too little for a network to be trained
 
 
 def store_of(workspace: Workspace) -> mlflow.MlflowClient:
@@ -61,6 +62,18 @@ def report(workspace: Workspace) -> TrainingReport:
     return report
 
 
+def test_too_little_time_to_train_is_said(project: Project, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """What is quicker is fused, and what was not tried is named with the key that gives it time."""
+    workspace = open_workspace(project(tmp_path, model=QUICK), {})
+    with caplog.at_level(logging.WARNING):
+        report = train(workspace, "tiles", QUIET)
+    assert (
+        "Trying recipes may take 10s, which was not enough to train restoration: what is quicker is fused; with a "
+        "higher model.time_budget it is tried too."
+    ) in caplog.messages
+    assert not any(recipe.startswith("restoration") for recipe in report.recipes)
+
+
 class TestWithoutLabels:
     """The recipe is chosen from nominal images alone."""
 
@@ -69,7 +82,7 @@ class TestWithoutLabels:
         table = recipes_of(workspace, report, tmp_path)
         assert len(table) == report.recipes_tried
         assert table["mean_rank"].is_monotonic_increasing
-        assert sorted(table.columns[4:]) == ["brightness", "scratch", "spots"]
+        assert sorted(table.columns[5:]) == ["brightness", "scratch", "spots"]
         assert tuple(table.loc[table["chosen"], "recipe"]) == report.recipes
         assert "pca-32 on pixels, mean" in set(table["recipe"])
 
@@ -105,10 +118,12 @@ class TestWithoutLabels:
         """It is read from the run with as many members as there are recipes, and draws images for people."""
         detector = workspace.tracking.detector(report.run_id)
         assert isinstance(detector, FusedDetector)
-        assert len(detector.members) == len(report.recipes) == 3
+        networks = [member.network_name for member in detector.members]
+        assert len(networks) == len(set(networks)) == len(report.recipes) > 1
         assert detector.picture is not None
         names = [file.path for file in store_of(workspace).list_artifacts(report.run_id, "reconstructions")]
         assert names == ["reconstructions/best.png"]
+        assert "codes.html" in workspace.tracking.artifact_names(report.run_id)  # of the components that draw for it
 
     def test_the_champion_flags_damaged_images(self, workspace: Workspace, report: TrainingReport) -> None:
         """It is calibrated as any network is, and its scores tell damaged images from others."""
@@ -166,7 +181,7 @@ def labelled(
             "nominal": "data/nominal",
             "labelled": {"nominal": "labelled/nominal", "anomalous": "labelled/chequered"},
         }
-        workspace = open_workspace(project(folder, model=AUTO, data=data, **sections), {})
+        workspace = open_workspace(project(folder, model=QUICK, data=data, **sections), {})
         return workspace, train(workspace, "tiles", QUIET)
 
     return make
@@ -193,7 +208,7 @@ class TestWithLabels:
         """No image that chose the recipe counts for the AUROC that people are told."""
         workspace, report = labelled(50)
         assert report.chosen_by == "labelled defects"
-        assert list(recipes_of(workspace, report, tmp_path).columns[4:]) == ["anomalous"]
+        assert list(recipes_of(workspace, report, tmp_path).columns[5:]) == ["anomalous"]
         found = labelled_items(workspace.settings.pipeline("tiles").data)
         assert found is not None
         items, truth = found[0].items, found[1]
@@ -250,6 +265,15 @@ class TestWithLabels:
         scores = scores_of(workspace.tracking.detector(report.run_id), [item.uri for item in items])
         assert report.auroc is not None
         assert report.auroc.value == pytest.approx(auroc(scores, truth).value, abs=1e-9)
+
+    def test_calibration_draws_the_curves_with_the_threshold(
+        self, labelled: Callable[..., tuple[Workspace, TrainingReport]], tmp_path: Path
+    ) -> None:
+        """ROC, precision and recall, DET, and both by threshold, of the labelled images, are a picture of its run."""
+        workspace, _ = labelled(12)
+        report = calibrate(workspace, "tiles", QUIET)
+        with Image.open(workspace.tracking.artifact(report.run_id, "curves.png", tmp_path)) as picture:
+            assert picture.width > 3 * picture.height
 
 
 class TestSentences:
@@ -337,7 +361,7 @@ def test_near_duplicates_on_both_sides_are_said(
     """Copies of one image under several names are learnt from and judged by: the run holds groups that keep them."""
     for path in small_images(tmp_path / "twice", 30, 0):
         Image.open(path).save(path.with_stem(f"{path.stem}-again"))
-    workspace = open_workspace(project(tmp_path, model=AUTO, data={"nominal": "twice"}), {})
+    workspace = open_workspace(project(tmp_path, model=QUICK, data={"nominal": "twice"}), {})
     with caplog.at_level(logging.WARNING):
         report = train(workspace, "tiles", LogProgress(logging.getLogger("told")))
     assert report.near_duplicates > 0
@@ -360,7 +384,7 @@ def test_the_choice_does_not_depend_on_where_the_images_lie(project: Project, tm
     """The same folder at another place gives the same recipes and scores."""
     reports = []
     for place in ("a", "elsewhere"):
-        workspace = open_workspace(project(tmp_path / place, model=AUTO | {"fused": 1}), {})
+        workspace = open_workspace(project(tmp_path / place, model=QUICK | {"fused": 1}), {})
         reports.append(train(workspace, "tiles", QUIET))
     assert reports[0].recipes == reports[1].recipes
     assert reports[0].selection_auroc == reports[1].selection_auroc

@@ -455,6 +455,7 @@ class TestOutput:
             "status": "string",
             "reason": "string",
             "review": "bool",
+            "audit": "bool",
         }
 
     def test_its_rows(self, call: Call, trained: Path, tmp_path: Path, paths: Sequence[Path]) -> None:

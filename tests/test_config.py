@@ -349,7 +349,7 @@ colour: red
     assert str(caught.value) == (
         f"pipelines.yaml ({tmp_path}/pipelines.yaml): 7 faults\n"
         "line 4  pipelines.tiles.modle: unknown key; did you mean 'model'? "
-        "(choices: alerts, data, incidents, model, monitor, threshold, training)\n"
+        "(choices: alerts, data, incidents, model, monitor, review, threshold, training)\n"
         "line 5  pipelines.tiles.data.nominal: missing\n"
         "line 6  pipelines.tiles.data.inbox: the variable DATA is not set: export it, or give a default, ${DATA:-...}\n"
         "line 8  pipelines.tiles.training.epochs: 'many' is not a whole number\n"
@@ -389,6 +389,8 @@ NO_SOURCE = "must be a path, or a mapping with one of these keys: path, manifest
         ("    monitor: {unreadable_rate: -1}", "monitor.unreadable_rate: -1 must be at least 0"),
         ("    monitor: {smallest_distance: 1}", "monitor.smallest_distance: 1 must be less than 1"),
         ("    monitor: {review_fdr: 0}", "monitor.review_fdr: 0 must be greater than 0"),
+        ("    review: {audit: -1}", "review.audit: -1 must be at least 0"),
+        ("    review: {audit: 2000}", "review.audit: 2000 must be at most 1000"),
         ("    monitor: {stream_run_length: 1}", "monitor.stream_run_length: 1 must be greater than 1"),
         ("    monitor: {batch_false_alarm_rate: 0.6}", "monitor.batch_false_alarm_rate: 0.6 must be at most 0.5"),
         ("      nominal_labels: [1]", "data.nominal_labels[0]: 1 is not text; put it in quotes"),
@@ -427,7 +429,7 @@ NO_SOURCE = "must be a path, or a mapping with one of these keys: path, manifest
         ),
         (
             "    name: tiles",
-            "name: unknown key (choices: alerts, data, incidents, model, monitor, threshold, training)",
+            "name: unknown key (choices: alerts, data, incidents, model, monitor, review, threshold, training)",
         ),
         # choices of a model
         (

@@ -101,21 +101,23 @@ class TestTheFirstCall:
         tags = [run.data.tags for run in runs]
         assert {tag["reconwatch.batch"]: tag["reconwatch.diagnosis"] for tag in tags} == VERDICTS
         for run in runs:
-            assert {"scores.parquet", "worst.png"} <= {file.path for file in client.list_artifacts(run.info.run_id)}
+            assert {"report.html", "scores.parquet", "worst.png"} <= {
+                file.path for file in client.list_artifacts(run.info.run_id)
+            }
 
     def test_prefect_has_the_flow_run(self, first: Process, second: Process, folder: Path) -> None:
-        """One run, completed, with a task a batch, a log and an artifact; the second call had nothing to do there."""
+        """One run, completed, with a task a batch, a log, its artifact and that of all; the second call added none."""
         database = folder / ".reconwatch" / "prefect" / "prefect.db"
         with sqlite3.connect(f"file:{database}?mode=ro", uri=True) as prefect:
             runs = prefect.execute("select name, state_type from flow_run").fetchall()
             tasks = prefect.execute("select name, state_type from task_run order by name").fetchall()
             logs = prefect.execute("select count(*) from log where message like 'Training digits: http%'").fetchone()
-            artifacts = prefect.execute("select key from artifact").fetchall()
+            artifacts = prefect.execute("select key from artifact order by key").fetchall()
         prefect.close()
         assert runs == [("run-digits", "COMPLETED")]
         assert tasks == [(f"digits {batch}", "COMPLETED") for batch in VERDICTS]
         assert logs == (1,)
-        assert artifacts == [("run-digits",)]
+        assert artifacts == [("run-digits",), ("status",)]
 
     def test_no_server_is_left(self, first: Process, folder: Path) -> None:
         """The Prefect server of the demo ended with it."""

@@ -25,11 +25,12 @@ from ae_models.front_ends import FRONT_ENDS
 from ae_models.images import ImageSpec
 from ae_models.networks import NETWORKS, build_network
 from ae_models.scoring import Score, ScoreDesign
-from ae_models.selection import Recipe, fit_recipe
+from ae_models.selection import Fitting, NominalParts, Recipe, fit_recipe
 from ae_models.training import TrainingSettings, fit
 
 SPEC = ImageSpec(8, 6, 1)
 PARAMETERS = {"code_size": 5}
+WEIGHTS = (0.5, 0.2, 0.3)  # of the members of a fused detector
 KEYS = ["format", "fusion", "members", "picture", "spec", "weights_sha256"]
 
 
@@ -168,7 +169,7 @@ class TestDamage:
     def test_an_unknown_format(self, folder: Path, number: object) -> None:
         """A format of another version is named beside this version's."""
         edit(folder, lambda document: document.update(format=number))
-        assert refusal(folder) == f"its format is {number!r}, and this version reads format 2"
+        assert refusal(folder) == f"its format is {number!r}, and this version reads format 3"
 
     @pytest.mark.parametrize("key", [key for key in KEYS if key != "format"])
     def test_a_missing_key(self, folder: Path, key: str) -> None:
@@ -250,7 +251,8 @@ class TestDamage:
 def recipe(front_end: str, network: str, design: ScoreDesign, parameters: dict[str, Any]) -> Detector:
     """A detector with a front end and a score, both fitted to the images."""
     code = {"code_size": 3} if network == "pca" else {}
-    fitted = fit_recipe(Recipe(front_end, network, design, parameters, code), SPEC, images(30), 0)
+    parts = NominalParts(images(30), images(20, seed=1), images(20, seed=1))
+    fitted = fit_recipe(Recipe(front_end, network, design, parameters, code), parts, parts.fit, Fitting())
     errors = fitted.errors(torch.from_numpy(images(20, seed=1)))
     score = Score(design, *errors.shape[1:])
     score.fit(errors)
@@ -267,7 +269,7 @@ def fused() -> FusedDetector:
     )
     logarithms = [np.log(member.score(images(20, seed=1))) for member in members]
     centres = tuple(float(np.median(values)) for values in logarithms)
-    return FusedDetector(members, centres, (0.5, 0.25, 2.0), fit_principal_components(images(30), SPEC, 4))
+    return FusedDetector(members, centres, (0.5, 0.25, 2.0), WEIGHTS, fit_principal_components(images(30), SPEC, 4))
 
 
 @pytest.fixture
@@ -280,19 +282,18 @@ def fused_folder(fused: FusedDetector, tmp_path: Path) -> Path:
 class TestFused:
     """Several detectors as one."""
 
-    def test_the_score_is_the_worst_opinion(self, fused: FusedDetector) -> None:
-        """The largest, over the members, of how many spreads the logarithm of a score lies above the centre."""
-        opinions = [
-            (np.log(member.score(images())) - centre) / scale
-            for member, centre, scale in zip(fused.members, fused.centres, fused.scales, strict=True)
-        ]
-        np.testing.assert_allclose(fused.score(images()), np.max(opinions, axis=0), rtol=1e-9)
+    def test_the_score_is_the_mean_opinion(self, fused: FusedDetector) -> None:
+        """The weighted mean of how many spreads the logarithm of a member's score lies above the centre."""
+        opinions = [(np.log(member.score(images())) - centre) / scale for member, centre, scale in members(fused)]
+        expected = np.average(np.maximum(opinions, -3), axis=0, weights=WEIGHTS)
+        np.testing.assert_allclose(fused.score(images()), expected, rtol=1e-9)
 
     def test_everything_comes_back(self, fused: FusedDetector, fused_folder: Path) -> None:
         """Saved and loaded, it scores, maps and draws to the last bit as before."""
         loaded = load_detector(fused_folder)
         assert isinstance(loaded, FusedDetector)
         assert (loaded.name, loaded.centres, loaded.scales) == (fused.name, fused.centres, fused.scales)
+        assert loaded.weights == fused.weights
         assert loaded.score(images()).tolist() == fused.score(images()).tolist()
         assert np.array_equal(loaded.error_maps(images()), fused.error_maps(images()))
         assert np.array_equal(loaded.reconstruct(images()), fused.reconstruct(images()))
@@ -301,12 +302,13 @@ class TestFused:
         """Network and front end of each; the front end in full only where it is not the plain pixels."""
         assert fused.name == "pca on pixels + pca on gradients + none on contrast"
 
-    def test_members_need_not_agree(self, fused: FusedDetector) -> None:
-        """An image that one member finds far off is far off, whatever the others find."""
-        odd = images(1)
-        odd[:, :, 2:5, 2:5] = 0.0
-        opinions = [FusedDetector((m,), (c,), (s,)).score(odd)[0] for m, c, s in members(fused)]
-        assert fused.score(odd)[0] == max(opinions) > min(opinions)
+    def test_a_member_that_finds_an_image_very_usual_does_not_outweigh_the_others(self) -> None:
+        """However well one member reconstructs an image, it counts as 3 spreads below the usual, and no more."""
+        perfect, blind = Detector(SPEC, "", {}, nn.Identity()), Detector(SPEC, "", {}, Nothing())
+        centre = float(np.log(blind.score(images(1))[0])) - 10
+        assert FusedDetector((perfect, blind), (-5.0, centre), (1.0, 1.0), (0.5, 0.5)).score(images(1)) == [
+            pytest.approx((10 - 3) / 2)
+        ]
 
     def test_error_maps_have_the_size_of_the_images(self, fused: FusedDetector) -> None:
         """At whatever resolution the members work, the map is in the images' own coordinates."""
@@ -316,8 +318,9 @@ class TestFused:
         assert (maps >= 0).all()
 
     def test_the_error_map_weighs_members_by_what_is_usual(self, fused: FusedDetector) -> None:
-        """It is the mean of the members' maps, each divided by its usual score."""
-        by_hand = np.mean([m.error_maps(images()) / np.exp(c) for m, c, _ in members(fused)], axis=0)
+        """It is the weighted mean of the members' maps, each divided by its usual score."""
+        relative = [m.error_maps(images()) / np.exp(c) for m, c, _ in members(fused)]
+        by_hand = np.average(relative, axis=0, weights=WEIGHTS)
         np.testing.assert_allclose(fused.error_maps(images()), by_hand, rtol=1e-5)
 
     def test_no_images_have_no_scores(self, fused: FusedDetector) -> None:
@@ -341,11 +344,9 @@ class TestFused:
         np.testing.assert_allclose(scores[others], fused.score(images())[others], rtol=1e-5)
 
     def test_an_image_without_any_error_has_a_score(self) -> None:
-        """The logarithm of 0 is not taken: a perfect reconstruction is far below the usual, and finite."""
+        """The logarithm of 0 is not taken: a perfect reconstruction is as far below the usual as there is."""
         perfect = Detector(SPEC, "", {}, nn.Identity())
-        (score,) = FusedDetector((perfect,), (-5.0,), (1.0,)).score(images(1))
-        assert np.isfinite(score)
-        assert score < -50
+        assert FusedDetector((perfect,), (-5.0,), (1.0,), (1.0,)).score(images(1)) == [-3]
 
     def test_people_are_shown_principal_components(self, fused: FusedDetector) -> None:
         """Members that see features cannot draw an image: its reconstruction is the picture's, within [0, 1]."""
@@ -383,11 +384,11 @@ class TestFusedDamage:
         weights.write_bytes(weights.read_bytes()[:-1])
         assert refusal(fused_folder) == "the weights are not those of its detector.json"
 
-    @pytest.mark.parametrize("name", ["centres", "scales"])
+    @pytest.mark.parametrize("name", ["centres", "scales", "weights"])
     def test_another_number_of_members_than_of_centres_or_scales(self, fused_folder: Path, name: str) -> None:
-        """Each member has its own of both."""
+        """Each member has its own of each."""
         edit(fused_folder, lambda document: document["fusion"][name].pop())
-        assert refusal(fused_folder) == "it holds another number of members than of centres or scales"
+        assert refusal(fused_folder) == "it holds another number of members than of centres, scales or weights"
 
     def test_a_member_too_few(self, fused_folder: Path) -> None:
         """The weights of a member that is gone are not passed over."""
@@ -405,10 +406,11 @@ class TestFusedDamage:
         assert refusal(fused_folder) == "it holds 3 members, and does not say how they are fused"
 
     @pytest.mark.parametrize("scale", [0, -1, float("nan"), float("inf")])
-    def test_an_impossible_scale(self, fused_folder: Path, scale: float) -> None:
-        """A scale by which no score can be divided is refused."""
-        edit(fused_folder, lambda document: document["fusion"]["scales"].__setitem__(1, scale))
-        assert refusal(fused_folder) == "its centres must be finite and its scales above 0"
+    @pytest.mark.parametrize("name", ["scales", "weights"])
+    def test_an_impossible_scale(self, fused_folder: Path, name: str, scale: float) -> None:
+        """A scale by which no score can be divided is refused, and so is a weight that weighs nothing."""
+        edit(fused_folder, lambda document: document["fusion"][name].__setitem__(1, scale))
+        assert refusal(fused_folder) == "its centres must be finite, and its scales and weights above 0"
 
     @pytest.mark.parametrize("centre", [float("nan"), "low", None])
     def test_an_impossible_centre(self, fused_folder: Path, centre: object) -> None:
@@ -420,7 +422,9 @@ class TestFusedDamage:
     def test_another_fusion(self, fused_folder: Path, fusion: object) -> None:
         """The keys that there must be are named."""
         edit(fused_folder, lambda document: document.update(fusion=fusion))
-        assert refusal(fused_folder).startswith("the fusion in detector.json must hold exactly ['centres', 'scales'],")
+        assert refusal(fused_folder).startswith(
+            "the fusion in detector.json must hold exactly ['centres', 'scales', 'weights'],"
+        )
 
     @pytest.mark.parametrize("picture", [0, 3, -1, "4"])
     def test_a_picture_that_the_weights_do_not_fit(self, fused_folder: Path, picture: object) -> None:
@@ -475,6 +479,14 @@ def test_a_pickle_in_place_of_the_weights_is_never_run(
         (folder / "weights.safetensors").write_bytes(weights)
     assert refusal(folder)
     assert not (tmp_path / "marker").exists()
+
+
+class Nothing(nn.Module):
+    """Gives nothing back."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Zeros, as many as there are pixels."""
+        return torch.zeros_like(images)
 
 
 class Forgetful(nn.Module):

@@ -15,6 +15,7 @@ from typing import Any
 from urllib.request import Request, urlopen
 
 import pytest
+from mlflow import MlflowClient
 from prefect.blocks.abstract import NotificationBlock
 from prefect.blocks.notifications import (
     CustomWebhookNotificationBlock,
@@ -33,6 +34,7 @@ from flows.prefect_server import find_server
 from flows.run import run
 from flows.score import score
 from flows.train import train
+from flows.workspace import open_workspace
 
 pytestmark = pytest.mark.slow
 
@@ -264,12 +266,36 @@ class TestARun:
 
     def test_an_artifact_leads_to_mlflow(self, first: Process, config: Path, server: Server) -> None:
         """It is Markdown that says what was done, names batches as they are, and links to the experiment."""
-        (artifact,) = server.of_run("artifacts", server.flow_run(config, "run-tiles"), 1)
+        artifacts = server.of_run("artifacts", server.flow_run(config, "run-tiles"), 2)
+        (artifact,) = [artifact for artifact in artifacts if artifact["key"] != "status"]
         assert (artifact["key"], artifact["type"]) == ("run-tiles", "markdown")
         text = artifact["data"]
         assert "- Version 1 is champion of tiles." in text
         assert "- 2 {da} {{m}} ü \\[x\\](y): scored. 10 of 20 images are flagged" in text
         assert text.splitlines()[-1].startswith("[Open in MLflow](http://127.0.0.1:5000/#/experiments/")
+
+    def test_an_artifact_says_how_all_pipelines_stand(self, first: Process, config: Path, server: Server) -> None:
+        """The table of `reconwatch status`, each pipeline leading to MLflow."""
+        artifacts = server.of_run("artifacts", server.flow_run(config, "run-tiles"), 2)
+        (status,) = [artifact["data"] for artifact in artifacts if artifact["key"] == "status"]
+        assert status.startswith("| pipeline | state | champion | threshold | batches | last batch |")
+        assert (
+            "| [tiles](http://127.0.0.1:5000/#/experiments/1/runs?workflowType=machine_learning) | ready | 1 | "
+            in status
+        )
+
+    def test_every_mlflow_run_leads_back(self, first: Process, config: Path, server: Server) -> None:
+        """Its tags name the flow run, and the address of its page."""
+        flow_run = server.flow_run(config, "run-tiles")
+        tracking = open_workspace(config, {}).tracking
+        client = MlflowClient(tracking.uri, tracking.uri)
+        experiment = client.get_experiment_by_name("reconwatch/tiles")
+        assert experiment is not None
+        of_it = f"tags.`reconwatch.flow_run` = '{flow_run['id']}'"
+        found = client.search_runs([experiment.experiment_id], of_it)
+        kinds = sorted(run.data.tags["reconwatch.kind"] for run in found)
+        assert kinds == ["batch", "batch", "batch", "calibration", "monitor", "training"]
+        assert all(run.data.tags["reconwatch.flow_run_url"].endswith(flow_run["id"]) for run in found)
 
     def test_its_log_is_kept(self, first: Process, config: Path, server: Server) -> None:
         """The server shows what the run said."""
@@ -307,7 +333,8 @@ class TestTheOtherVerbs:
         """It has completed, with an artifact that leads to its MLflow run."""
         run = server.flow_run(config, f"{verb}-tiles")
         assert run["state_type"] == "COMPLETED"
-        (artifact,) = server.of_run("artifacts", run, 1)
+        artifacts = server.of_run("artifacts", run, 2)
+        (artifact,) = [artifact for artifact in artifacts if artifact["key"] != "status"]
         assert artifact["key"] == f"{verb}-tiles"
         assert "/runs/" in artifact["data"].splitlines()[-1]
 

@@ -79,7 +79,7 @@ def add_batches(inbox: Path, number: int, small_images: Callable[[Path, int, int
 def settled(path: Path) -> tuple[list[str], list[str], list[str]]:
     """Of a workspace: names of the decided batches, of those that alarmed, and of the finished MLflow runs.
 
-    Its stream holds exactly the batches that raised no alarm.
+    Its stream holds exactly the batches that raised no alarm, and its one monitor run has a point for each batch.
     """
     settings = load(path, {})
     ledger = Ledger.open(f"sqlite:///{settings.workspace / 'ledger.db'}")
@@ -96,6 +96,9 @@ def settled(path: Path) -> tuple[list[str], list[str], list[str]]:
     runs = client.search_runs([experiment.experiment_id], "tags.`reconwatch.kind` = 'batch'")
     assert {run.info.status for run in runs} == {"FINISHED"}
     assert {run.info.run_id for run in runs} == {record.run_id for record in history}
+    (monitor,) = client.search_runs([experiment.experiment_id], "tags.`reconwatch.kind` = 'monitor'")
+    steps = [point.step for point in client.get_metric_history(monitor.info.run_id, "flag_rate")]
+    assert sorted(steps) == list(range(1, len(history) + 1))
     names = [run.data.tags["reconwatch.batch"] for run in runs]
     return [record.batch for record in history], [record.batch for record in history if record.alarm], names
 

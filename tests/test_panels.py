@@ -12,7 +12,7 @@ from PIL import Image
 from scipy.stats import beta
 
 from ae_models.calibration import conformal_threshold
-from ae_models.curves import detection_curves
+from ae_models.curves import OperatingPoint, detection_curves
 from ae_models.panels import (
     ALARM,
     MARGIN,
@@ -307,6 +307,23 @@ class TestCurves:
         curves = detection_curves(scores, [0, 0, 1, 1])
         figure = curves_figure({"network": curves, "baseline": curves}, {"network": "linear", "baseline": "PCA"})
         assert legend(figure) == ["linear", "PCA"]
+        assert as_png(figure).startswith(b"\x89PNG")
+
+    @pytest.mark.parametrize("value", [0.25, 0.45, 0.0, 1.0])
+    def test_the_threshold_has_its_place_in_them(self, value: float) -> None:
+        """A point on each curve, where all are flagged or none is too, and precision and recall by threshold."""
+        scores, truth = np.array([0.1, 0.2, 0.3, 0.4, 0.5, 0.6]), np.array([0, 0, 1, 0, 1, 1], bool)
+        flags = scores > value
+        at = OperatingPoint.of(value, flags, truth)
+        rate, recall = flags[~truth].mean(), flags[truth].mean()
+        figure = curves_figure({"network": detection_curves(scores, truth)}, {"network": "linear"}, at)
+        roc, precision_recall, det, by_threshold = figure.axes
+        precision = truth[flags].mean() if flags.any() else 1
+        for axes, place in ((roc, (rate, recall)), (precision_recall, (recall, precision)), (det, (rate, 1 - recall))):
+            (point,) = [line for line in axes.lines if line.get_marker() == "o"]
+            assert np.ravel(point.get_xydata()) == pytest.approx(place)
+        assert legend(figure) == ["linear", "the threshold"]
+        assert by_threshold.get_title() == "precision and recall by threshold"
         assert as_png(figure).startswith(b"\x89PNG")
 
 

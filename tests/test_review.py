@@ -1,4 +1,4 @@
-"""The review list: Benjamini-Hochberg by its definition, the share of nominal images on it, and what one flag needs."""
+"""The review list: Benjamini-Hochberg by its definition, and what one flag needs. The audit: a fair draw."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 
 from ae_models.calibration import p_values
 from ae_models.errors import InputError
-from ae_models.review import images_needed_for_review, review_list
+from ae_models.review import audit_sample, images_needed_for_review, review_list
 
 
 def by_definition(values: NDArray[np.float64], q: float) -> NDArray[np.bool_]:
@@ -67,3 +67,34 @@ def test_a_share_out_of_range_is_refused(q: float) -> None:
     """With what to give instead."""
     with pytest.raises(InputError, match=rf"review list is {q:g}: give a number above 0 and below 1, such as 0\.1\."):
         review_list([0.5], q)
+
+
+class TestAudit:
+    """A uniform random sample of the scored images of a batch."""
+
+    def test_it_has_the_wished_size_and_holds_scored_images_alone(self) -> None:
+        """Unreadable files have nothing to look at; a batch with fewer images is taken whole."""
+        scored = np.arange(100) % 4 != 0
+        drawn = audit_sample(scored, 10, "key")
+        assert drawn.sum() == 10
+        assert drawn.dtype == bool
+        assert scored[drawn].all()
+        assert audit_sample(scored, 1000, "key").tolist() == scored.tolist()
+        assert audit_sample(scored, 0, "key").sum() == 0
+        assert audit_sample([], 10, "key").tolist() == []
+
+    def test_a_key_draws_the_same_again_and_another_key_others(self) -> None:
+        """So that a batch that is scored again asks for the same labels."""
+        scored = np.ones(1000, bool)
+        first, again, other = (audit_sample(scored, 20, key) for key in ("a", "a", "b"))
+        assert first.tolist() == again.tolist()
+        assert first.tolist() != other.tolist()
+
+    def test_what_it_draws_of_a_key_stays_for_ever(self) -> None:
+        """The draw is a hash's, no generator's that another version of a library may change."""
+        assert np.flatnonzero(audit_sample(np.ones(20, bool), 5, "batch")).tolist() == [2, 11, 12, 17, 18]
+
+    def test_every_image_is_drawn_equally_often(self) -> None:
+        """Over 5,000 keys each of 50 images is among the 10 in 20% of draws, give or take 5 standard errors (2.8%)."""
+        drawn = np.mean([audit_sample(np.ones(50, bool), 10, str(key)) for key in range(5000)], axis=0)
+        np.testing.assert_allclose(drawn, 0.2, atol=0.028)

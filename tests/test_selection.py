@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
 from ae_models.baselines import PrincipalComponents, fit_principal_components
@@ -14,6 +15,8 @@ from ae_models.images import ImageSpec
 from ae_models.scoring import ScoreDesign
 from ae_models.selection import (
     BASELINE,
+    TAUGHT,
+    Fitting,
     NominalParts,
     Recipe,
     Selection,
@@ -21,6 +24,7 @@ from ae_models.selection import (
     linear_recipes,
     robust_spread,
     select,
+    trained_recipes,
 )
 from ae_models.synthetic_defects import SyntheticDefects, draw_defects
 
@@ -139,7 +143,7 @@ class TestTable:
         rows = choose(["spots", "brightness"], [SEES_LIGHT, SEES_DETAIL]).table()
         assert [row["mean_rank"] for row in rows] == sorted(float(row["mean_rank"]) for row in rows)
         assert [row["chosen"] for row in rows] == [True, False, False]
-        assert list(rows[0]) == ["recipe", "chosen", "mean_rank", "mean_auroc", "spots", "brightness"]
+        assert list(rows[0]) == ["recipe", "chosen", "weight", "mean_rank", "mean_auroc", "spots", "brightness"]
         for row in rows:
             assert row["mean_auroc"] == pytest.approx((float(row["spots"]) + float(row["brightness"])) / 2)
 
@@ -207,12 +211,91 @@ class TestDetector:
         parts = parts_of()
         selection = select(parts, planted(parts.selection, ["brightness"]), [], fused=1)
         (member,) = selection.detector.members
-        without = fit_recipe(BASELINE, parts.spec, parts.fit, 0)
+        without = fit_recipe(BASELINE, parts, parts.fit, Fitting())
         assert member.score(parts.selection).mean() < 0.9 * without.score(parts.selection).mean()
 
-    def test_one_more_than_there_are_recipes_fuses_all(self) -> None:
-        """Fewer recipes than are to be fused are all fused."""
-        assert len(choose(["spots"], [SEES_DETAIL], fused=5).detector.members) == 2
+    def test_one_of_each_kind_of_network_is_fused(self) -> None:
+        """The best of each, as many as there are; what does not tell defects better than chance is left out."""
+        recipes = [SEES_DETAIL, SEES_LIGHT, Recipe("pixels", "gaussian", ScoreDesign())]
+        networks = [one.network for one in chosen(choose(["spots"], recipes, fused=5))]
+        assert sorted(networks) == sorted(set(networks))
+        assert "none" in networks
+
+    def test_opinions_weigh_as_much_as_they_are_worth(self) -> None:
+        """By their mean AUROC above chance, and in all 1."""
+        selection = choose(["spots", "brightness"], [SEES_LIGHT, SEES_DETAIL], fused=2)
+        assert sum(trial.weight for trial in selection.trials) == pytest.approx(1)
+        first, second = (trial for trial in selection.trials if trial.chosen)
+        assert first.weight / second.weight == pytest.approx((first.auroc - 0.5) / (second.auroc - 0.5))
+        assert selection.detector.weights == (first.weight, second.weight)
+
+
+@pytest.fixture(scope="module")
+def parts() -> NominalParts:
+    """Nominal images of 16 x 16 pixels."""
+    return parts_of((16, 16, 1))
+
+
+@pytest.fixture(scope="module")
+def defects(parts: NominalParts) -> SyntheticDefects:
+    """One kind that networks are taught, and two that they are not."""
+    return draw_defects(parts.selection, 20, 0, ["spots", "step", "smudge"])
+
+
+@pytest.fixture(scope="module")
+def selection(parts: NominalParts, defects: SyntheticDefects) -> Selection:
+    """A choice in which a network was trained."""
+    return select(parts, defects, trained_recipes(parts.spec), fused=2)
+
+
+class TestTrained:
+    """Recipes whose network learns from synthetic defects."""
+
+    def test_it_learns_to_tell_defects(self, selection: Selection) -> None:
+        """Kinds that it was not taught among them, better than the baseline does."""
+        best = max(trial.auroc for trial in selection.trials if trial.recipe.trained)
+        assert best > max(0.7, selection.trials[0].auroc)
+
+    def test_it_is_not_judged_by_what_it_was_taught(self, selection: Selection) -> None:
+        """Its AUROC on those kinds would flatter it; the others are judged by all."""
+        for trial in selection.trials:
+            assert set(trial.aurocs) == ({"step", "smudge"} if trial.recipe.trained else {"spots", "step", "smudge"})
+            assert trial.auroc == pytest.approx(np.mean(list(trial.aurocs.values())))
+
+    def test_it_is_judged_by_what_it_was_taught_where_there_is_nothing_else(self, parts: NominalParts) -> None:
+        """An owner who fears nothing but what networks are taught still gets one."""
+        defects = draw_defects(parts.selection, 10, 0, TAUGHT)
+        selection = select(parts, defects, trained_recipes(parts.spec)[:1])
+        assert set(selection.trials[1].aurocs) == set(TAUGHT)
+
+    def test_real_defects_judge_all(self, parts: NominalParts, defects: SyntheticDefects) -> None:
+        """A label that has the name of a synthetic kind is nothing that a network was taught."""
+        real = replace(defects, sources=np.full(len(defects.kinds), -1, np.int64))
+        selection = select(parts, real, trained_recipes(parts.spec)[:1])
+        assert set(selection.trials[1].aurocs) == {"spots", "step", "smudge"}
+
+    def test_without_time_nothing_is_trained(self, parts: NominalParts, defects: SyntheticDefects) -> None:
+        """What is in closed form is tried all the same, and fused."""
+        selection = select(parts, defects, [*trained_recipes(parts.spec), SEES_DETAIL], seconds=1)
+        assert {trial.recipe.network for trial in selection.trials} == {"pca", "none"}
+
+    def test_the_squared_error_is_a_share(self, selection: Selection, parts: NominalParts) -> None:
+        """Between 0 and 1 at every position, on nominal images, on noise and on blank ones."""
+        (member,) = [one for one in selection.detector.members if one.network_name == "restoration"]
+        noise = np.random.default_rng(0).random((4, 1, 16, 16), dtype=np.float32)
+        for images in (parts.selection, noise, np.zeros_like(noise)):
+            errors = member.errors(torch.from_numpy(images))
+            assert 0 <= errors.min() <= errors.max() <= 1 + 1e-5
+
+    def test_images_too_small_for_it(self) -> None:
+        """A side of fewer than 8 pixels has no trained recipes."""
+        assert trained_recipes(ImageSpec(7, 40, 1)) == ()
+
+    def test_progress_counts_epochs(self, parts: NominalParts, defects: SyntheticDefects) -> None:
+        """Each epoch is told, with how many there will be."""
+        told: list[tuple[int, int]] = []
+        select(parts, defects, trained_recipes(parts.spec)[:1], on_epoch=lambda *epoch: told.append(epoch))
+        assert told == [(number, told[-1][1]) for number in range(1, told[-1][1] + 1)]
 
 
 class TestImages:
@@ -246,13 +329,13 @@ class TestImages:
         assert np.isfinite(selection.detector.score(defects.images)).all()
 
     def test_recipes_that_differ_in_their_score_share_a_network(self) -> None:
-        """It is fitted once, and only the best of those that see an image alike is fused, the baseline among them."""
+        """It is fitted once, and only the best of one kind of network is fused; contrast tells nothing of light."""
         recipes = [SEES_DETAIL, SEES_LIGHT, *(replace(SEES_LIGHT, design=ScoreDesign(1, True, p)) for p in (1, 0.5))]
         parts, fitted = parts_of(), list[str]()
         defects = planted(parts.selection, ["brightness"])
         selection = select(parts, defects, recipes, fused=3, on_network=fitted.append)
         assert fitted == [BASELINE.name, SEES_DETAIL.name, SEES_LIGHT.name]
-        assert sorted(one.front_end for one in chosen(selection)) == ["contrast", "pixels"]
+        assert [one.front_end for one in chosen(selection)] == ["pixels"]
 
     def test_grey_images_in_colour(self) -> None:
         """Colours that nominal images never have are divided by a number, and coloured defects are told."""

@@ -1,6 +1,7 @@
 """The registered model gives anybody who has MLflow the scores that the batch gets, and needs no reconwatch for it."""
 
 import base64
+import io
 import json
 import logging
 import os
@@ -154,9 +155,32 @@ class TestScores:
         """The columns are those that the model's signature promises."""
         given = model.predict(files(expected))
         columns = ["score", "threshold", "flag", "p_value", "status", "reason"]
-        assert list(given.columns) == columns == model.metadata.signature.outputs.input_names()
+        assert list(given.columns) == columns
+        assert model.metadata.signature.outputs.input_names() == [*columns, "heat_map"]
         assert (given["flag"] == (given["score"] > given["threshold"])).all()
         assert given["reason"].tolist() == [""] * len(given)
+
+
+class TestHeatMaps:
+    """Where an image differs from what the network expects, for those who ask."""
+
+    def test_they_come_on_request(self, model: Any, expected: pd.DataFrame) -> None:
+        """One picture an image, of the network's size, and the same scores as without."""
+        given = model.predict(files(expected), params={"heat_map": True})
+        assert_same(given, expected)
+        for text in given["heat_map"]:
+            with Image.open(io.BytesIO(base64.b64decode(text))) as picture:
+                assert (picture.format, picture.size) == ("PNG", (16, 16))
+
+    def test_an_unreadable_image_has_none(self, model: Any, expected: pd.DataFrame) -> None:
+        """The others keep theirs."""
+        given = model.predict([b"no image", files(expected)[0]], params={"heat_map": True})
+        assert [bool(text) for text in given["heat_map"]] == [False, True]
+        assert model.predict([b""], params={"heat_map": True})["heat_map"].tolist() == [""]
+
+    def test_an_unknown_wish_is_no_wish(self, model: Any, expected: pd.DataFrame) -> None:
+        """Nor is one that says no."""
+        assert "heat_map" not in model.predict(files(expected), params={"heat_map": False})
 
 
 class TestUnreadable:
@@ -282,3 +306,23 @@ class TestServing:
             raise AssertionError(f"{constant} is no JSON")
 
         json.loads(invoke(server, {"dataframe_records": [{"image": "bm8gaW1hZ2U="}]}), parse_constant=refuse)
+
+    def test_heat_maps_come_on_request(self, server: str, expected: pd.DataFrame) -> None:
+        """By `params`, as MLflow's protocol has it."""
+        document = {"inputs": base64_of(files(expected)[:2]), "params": {"heat_map": True}}
+        rows = json.loads(invoke(server, document))["predictions"]
+        with Image.open(io.BytesIO(base64.b64decode(rows[0]["heat_map"]))) as picture:
+            assert picture.size == (16, 16)
+
+    def test_the_example_client(self, server: str, images: Path, expected: pd.DataFrame, tmp_path: Path) -> None:
+        """It prints a line an image, and writes heat maps where it is told to."""
+        client = Path(__file__).parents[1] / "examples" / "ask_served_model.py"
+        command = [sys.executable, str(client), server, *map(str, sorted(images.iterdir())), "--heat-maps", "maps"]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+        lines = done.stdout.splitlines()
+        assert len(lines) == 6
+        row = expected[expected["uri"].str.endswith("colour.png")].iloc[0]
+        assert lines[0].startswith(f"{images / 'colour.png'}: {'FLAGGED' if row['flagged'] else 'nominal'}")
+        assert f"score {row['score']:.4g}" in lines[0]
+        with Image.open(tmp_path / "maps" / "colour.png") as picture:
+            assert picture.size == (16, 16)

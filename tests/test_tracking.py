@@ -10,6 +10,7 @@ from mlflow import MlflowClient
 from PIL import Image
 
 from ae_models.errors import InputError
+from ae_models.panels import TILE
 from flows.calibration import CalibrationReport
 from flows.progress import LogProgress
 from flows.running import RunReport, run, score
@@ -110,6 +111,30 @@ class TestTraining:
         for name in names:
             Image.open(folder / name).verify()
 
+    def test_principal_components_stand_beside_the_network(
+        self, workspace: Workspace, training: TrainingReport, tmp_path: Path
+    ) -> None:
+        """Each picture has three rows: the images, what the network makes of them, and what the baseline does."""
+        folder = workspace.tracking.artifact(training.run_id, "reconstructions", tmp_path)
+        for path in folder.iterdir():
+            with Image.open(path) as picture:
+                assert picture.height > 3 * TILE
+
+    def test_its_codes_are_on_a_map(self, workspace: Workspace, training: TrainingReport, tmp_path: Path) -> None:
+        """A page shows all nominal images by their codes, those that the network learnt from and the others."""
+        page = workspace.tracking.artifact(training.run_id, "codes.html", tmp_path).read_text(encoding="utf-8")
+        assert '"kinds":["' in page
+        assert all(f'"{kind}"' in page for kind in ("learnt from", "held out"))
+        assert page.count('"thumbnail":"data:image/png') == 60
+
+    def test_its_description_says_what_came_out(
+        self, workspace: Workspace, client: MlflowClient, training: TrainingReport
+    ) -> None:
+        """The report's sentences, and where its calibrations are."""
+        description = client.get_run(training.run_id).data.tags["mlflow.note.content"]
+        assert description.startswith("- linear network on 16 x 16 x 1 images: 5 epochs over")
+        assert workspace.tracking.search_url("tiles", {"training_run": training.run_id}) in description
+
 
 class TestBatches:
     """A batch has one run, which is found by what it is."""
@@ -138,14 +163,42 @@ class TestBatches:
         assert {name for name in names if not name.startswith("odd")} == batches
 
     def test_its_artifacts(self, workspace: Workspace, report: RunReport, tmp_path: Path) -> None:
-        """Every image's row, the worst images and the histogram; the pictures can be opened."""
+        """Every image's row, the report, and the sheet of the worst images for alerts, which can be opened."""
         run_id = report.batches[1].run_id
         assert run_id is not None
-        assert sorted(workspace.tracking.artifact_names(run_id)) == ["scores.parquet", "scores.png", "worst.png"]
+        names = ["report.html", "review", "scores.parquet", "worst.png"]
+        assert sorted(workspace.tracking.artifact_names(run_id)) == names
         table = pd.read_parquet(workspace.tracking.artifact(run_id, "scores.parquet", tmp_path))
         assert len(table) == 20
-        for name in ("worst.png", "scores.png"):
-            Image.open(workspace.tracking.artifact(run_id, name, tmp_path)).verify()
+        Image.open(workspace.tracking.artifact(run_id, "worst.png", tmp_path)).verify()
+        page = workspace.tracking.artifact(run_id, "report.html", tmp_path).read_text(encoding="utf-8")
+        assert all(f'"name":"image-{number:03d}.png"' in page for number in range(10))
+
+    def test_its_description_leads_on(self, workspace: Workspace, client: MlflowClient, report: RunReport) -> None:
+        """The verdict with its numbers, and links to the report, the champion and the batch before."""
+        first, second = (client.get_run(batch.run_id or "") for batch in report.batches[:2])
+        description = second.data.tags["mlflow.note.content"]
+        page = workspace.tracking.run_url("tiles", second.info.run_id, "report.html")
+        assert description.startswith(f"**WARNING: defects. [Open the report]({page})**")
+        assert "- 10 of 20 images are flagged, where about 1 is expected;" in description
+        assert f"/runs/{second.info.run_id}/artifacts/report.html?" in page
+        assert f"[version {report.batches[1].version}]({workspace.tracking.version_url('tiles', '1')})" in description
+        before = workspace.tracking.run_url("tiles", first.info.run_id)
+        assert f"The batch before: [1-nominal]({before})." in description
+        assert "It is the first batch." in first.data.tags["mlflow.note.content"]
+
+    def test_its_description_stays_a_page(
+        self, workspace: Workspace, client: MlflowClient, report: RunReport, tmp_path: Path
+    ) -> None:
+        """However many files are unreadable and however long their names, ten are named and the others counted."""
+        folder = tmp_path / "odd many"
+        folder.mkdir()
+        for number in range(14):
+            (folder / f"{number:02d}{'_' * 200}.png").write_bytes(b"")
+        (scored,) = score(workspace, "tiles", [folder], QUIET)
+        description = client.get_run(scored.run_id or "").data.tags["mlflow.note.content"]
+        assert len(description) < 5000
+        assert description.endswith("and 4 more, in the report.")
 
     def test_names_cannot_write_the_description(
         self, workspace: Workspace, client: MlflowClient, report: RunReport, tmp_path: Path
@@ -183,9 +236,9 @@ class TestVersions:
     def test_the_champion_is_the_version_that_decides(
         self, client: MlflowClient, calibration: CalibrationReport
     ) -> None:
-        """After a calibration both aliases name its version."""
-        for alias in ("champion", "challenger"):
-            assert str(client.get_model_version_by_alias("tiles", alias).version) == calibration.version
+        """After a calibration the alias names its version, and nobody challenges it."""
+        aliases = client.get_registered_model("tiles").aliases
+        assert {alias: str(version) for alias, version in aliases.items()} == {"champion": calibration.version}
 
     def test_its_tags_lead_to_its_runs(
         self, client: MlflowClient, training: TrainingReport, calibration: CalibrationReport
@@ -199,7 +252,23 @@ class TestVersions:
             "threshold": f"{calibration.threshold.value:.6g}",
             "threshold.method": calibration.threshold.method,
         }
-        assert calibration.threshold.sentences()[0] in (version.description or "")
+        assert f"- {calibration.threshold.sentences()[0]}" in (version.description or "")
+
+    def test_its_page_shows_the_certificate_and_leads_to_its_batches(
+        self, workspace: Workspace, client: MlflowClient, training: TrainingReport, calibration: CalibrationReport
+    ) -> None:
+        """What was promised for which weights, the detector's other calibrations, and the batches that it decided."""
+        description = client.get_model_version("tiles", calibration.version).description or ""
+        certificate = workspace.tracking.champion("tiles").champion.certificate
+        assert all(f"- {sentence}" in description for sentence in certificate.sentences())
+        batches = workspace.tracking.search_url("tiles", {"kind": "batch", "version": calibration.version})
+        assert f"[The batches that it decided]({batches})" in description
+        assert batches.endswith(
+            "&searchFilter=tags.%60reconwatch.kind%60%20%3D%20%27batch%27%20and%20"
+            "tags.%60reconwatch.version%60%20%3D%20%271%27"
+        )
+        calibrations = {"kind": "calibration", "training_run": training.run_id}
+        assert workspace.tracking.search_url("tiles", calibrations) in description
 
     def test_nothing_in_it_can_run_code_when_loaded(
         self, workspace: Workspace, calibration: CalibrationReport, tmp_path: Path

@@ -20,7 +20,8 @@ from flows.calibration import calibrate
 from flows.ledger import Claim
 from flows.progress import LogProgress
 from flows.running import RunReport, run, score
-from flows.scoring import BatchReport, past_batches
+from flows.scoring import BatchReport, past_batches, score_batch
+from flows.sources import path_batches
 from flows.streams import Stream
 from flows.workspace import Workspace, open_workspace
 
@@ -129,6 +130,22 @@ class TestReview:
         unreadable = table[table["status"] == "unreadable"]
         assert unreadable["flagged"].all()
         assert not unreadable["review"].any()
+
+    def test_a_random_sample_is_marked_for_the_audit(
+        self, batches: dict[str, BatchReport], folder: Path, workspace: Workspace
+    ) -> None:
+        """Ten of each batch's scored images, and the same ones when the batch is scored again by another version."""
+        for batch in batches.values():
+            assert batch.table is not None
+            audited = batch.table[batch.table["audit"]]
+            assert (len(audited), set(audited["status"])) == (10, {"scored"})
+        pipeline, inbox = workspace.settings.pipeline("tiles"), folder / "data" / "inbox"
+        (damaged,) = path_batches([inbox / "2-damaged"])
+        champion = workspace.tracking.champion("tiles").champion
+        again = score_batch(damaged, champion, pipeline, QUIET, lambda: None, manifest_hash=damaged.manifest_hash())
+        table = batches["2-damaged"].table
+        assert table is not None
+        assert again.table["audit"].tolist() == table["audit"].tolist()
 
 
 class TestStream:

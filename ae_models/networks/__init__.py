@@ -10,6 +10,7 @@ from ae_models.baselines import PrincipalComponents
 from ae_models.errors import InputError
 from ae_models.images import FeatureSpec
 from ae_models.networks.convolutional import ConvolutionalAutoencoder
+from ae_models.networks.feature_restoration import FeatureRestoration
 from ae_models.networks.gaussian import PositionalGaussian
 from ae_models.networks.linear import LinearAutoencoder
 from ae_models.networks.none import NoNetwork
@@ -34,10 +35,11 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "variational": VariationalAutoencoder,
     "unet": RestorationNetwork,
 }
-UNTRAINED: dict[str, Callable[..., nn.Module]] = {  # what needs no training loop
+OF_RECIPES: dict[str, Callable[..., nn.Module]] = {  # what `model: auto` alone makes use of
     "pca": PrincipalComponents,
     "gaussian": PositionalGaussian,
     "none": NoNetwork,
+    "restoration": FeatureRestoration,
 }
 
 
@@ -50,7 +52,7 @@ def build_network(name: str, spec: FeatureSpec, parameters: Mapping[str, Any]) -
     Raises:
         InputError: no such network, or parameters that it does not take or cannot work with at this size.
     """
-    networks = NETWORKS | UNTRAINED
+    networks = NETWORKS | OF_RECIPES
     if name not in networks:
         raise InputError(f"there is no network {name!r}: choose one of {', '.join(NETWORKS)}")
     try:

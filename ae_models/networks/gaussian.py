@@ -1,5 +1,7 @@
 """A Gaussian at each position: the linear autoencoder with an empty code, its errors in units of what is usual."""
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor, nn
 
@@ -8,7 +10,6 @@ from ae_models.images import FeatureSpec
 SHRINKAGE = 0.3  # of each position's covariance towards the mean over positions
 RIDGE = 0.01  # of the mean variances, added to each
 LEAST = 1e-12  # a squared rounding error: the variance of what never varies in nominal images, such as grey's colour
-POSITIONS = 256  # whose covariances are in memory at a time
 
 
 class PositionalGaussian(nn.Module):
@@ -33,16 +34,28 @@ class PositionalGaussian(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """Reconstructions (N, c, h, w) of features (N, c, h, w); what they lack is the whitened difference."""
         differences = (features - self.mean).flatten(2)  # (N, c, h w)
-        whitened = torch.einsum("pcd,ndp->ncp", self.whitening, differences)
+        by_position = differences.permute(2, 1, 0).contiguous()  # (h w, c, N): twice as fast as an einsum
+        whitened = (self.whitening @ by_position).permute(2, 1, 0)
         return features - whitened.reshape(features.shape)
 
 
-def fit_positional_gaussian(features: Tensor, spec: FeatureSpec) -> PositionalGaussian:
-    """The Gaussians of nominal features (N, c, h, w)."""
-    network = PositionalGaussian(spec)
-    network.mean.copy_(features.mean(0))
-    differences = (features - network.mean).flatten(2).permute(2, 0, 1)  # (h w, N, c)
-    covariances = torch.cat([part.mT @ part / len(features) for part in torch.split(differences, POSITIONS)])
+def fit_positional_gaussian(parts: Iterable[Tensor], spec: FeatureSpec) -> PositionalGaussian:
+    """The Gaussians of nominal features, given in parts (n, c, h, w); memory does not grow with their number."""
+    network, count = PositionalGaussian(spec), 0
+    first: Tensor | None = None  # taken off, so that squares of large values do not swallow small variances
+    sums = torch.zeros(spec.channels, spec.height * spec.width)
+    products = torch.zeros(spec.height * spec.width, spec.channels, spec.channels)
+    for part in parts:
+        first = part.mean(0) if first is None else first
+        differences = (part - first).flatten(2)  # (n, c, h w)
+        sums += differences.sum(0)
+        by_position = differences.permute(2, 0, 1)  # (h w, n, c)
+        products += by_position.mT @ by_position
+        count += len(part)
+    assert first is not None  # there is at least one image
+    mean = sums / count
+    network.mean.copy_(first + mean.reshape(spec.shape))
+    covariances = products / count - mean.T[:, :, None] * mean.T[:, None, :]
     usual = covariances.mean(0)
     ridge = torch.diag(RIDGE * usual.diagonal() + LEAST)
     shrunk = (1 - SHRINKAGE) * covariances + SHRINKAGE * usual + ridge

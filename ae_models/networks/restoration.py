@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ae_models.images import FeatureSpec
-from ae_models.networks.layers import output_layer, padded, pooling_factor, require_widths
+from ae_models.networks.layers import output_layer, padded, pooling_factor, require_count, require_widths
 
 
 class RestorationNetwork(nn.Module):
@@ -22,6 +22,8 @@ class RestorationNetwork(nn.Module):
         spec: size of the images; sides that are not multiples of the pooling are padded by repeating their edge.
         widths: channels at each resolution; a 2x2 pooling between each two.
         output: "sigmoid" for images in [0, 1], "identity" for features of any range.
+        convolutions: at each resolution, down and up.
+        channels_out: channels of what it gives; by default those of the images.
 
     Raises:
         InputError: more poolings than the image has room for, or a number below 1.
@@ -29,15 +31,24 @@ class RestorationNetwork(nn.Module):
 
     needs_corruption = True
 
-    def __init__(self, spec: FeatureSpec, widths: Sequence[int] = (16, 32, 64), output: str = "sigmoid") -> None:
+    def __init__(
+        self,
+        spec: FeatureSpec,
+        widths: Sequence[int] = (16, 32, 64),
+        output: str = "sigmoid",
+        convolutions: int = 2,
+        channels_out: int | None = None,
+    ) -> None:
         super().__init__()
         require_widths(widths)
+        require_count("convolutions", convolutions)
         self.factor = pooling_factor(spec, len(widths) - 1)
-        self.down = nn.ModuleList(_block(wide, narrow) for wide, narrow in pairwise([spec.channels, *widths]))
-        self.up = nn.ModuleList(_block(low + high, high) for high, low in reversed(list(pairwise(widths))))
+        down, up = pairwise([spec.channels, *widths]), reversed(list(pairwise(widths)))
+        self.down = nn.ModuleList(_block(wide, narrow, convolutions) for wide, narrow in down)
+        self.up = nn.ModuleList(_block(low + high, high, convolutions) for high, low in up)
         self.pool = nn.MaxPool2d(2, 2)
         self.upsample = nn.Upsample(scale_factor=2, mode="nearest")
-        self.last = nn.Sequential(nn.Conv2d(widths[0], spec.channels, 1), output_layer(output))
+        self.last = nn.Sequential(nn.Conv2d(widths[0], channels_out or spec.channels, 1), output_layer(output))
 
     def forward(self, images: Tensor) -> Tensor:
         """Restored images (N, C, H, W) of images (N, C, H, W)."""
@@ -52,8 +63,9 @@ class RestorationNetwork(nn.Module):
         return torch.as_tensor(self.last(maps))[..., :height, :width]
 
 
-def _block(channels_in: int, channels_out: int) -> nn.Sequential:
-    return nn.Sequential(*_convolution(channels_in, channels_out), *_convolution(channels_out, channels_out))
+def _block(channels_in: int, channels_out: int, convolutions: int) -> nn.Sequential:
+    further = [part for _ in range(convolutions - 1) for part in _convolution(channels_out, channels_out)]
+    return nn.Sequential(*_convolution(channels_in, channels_out), *further)
 
 
 def _convolution(channels_in: int, channels_out: int) -> list[nn.Module]:

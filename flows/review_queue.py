@@ -1,0 +1,192 @@
+"""The images of a batch that are asked for, as a queue in MLflow's Review tab, and what people answered there."""
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from ae_models.champion import Champion
+from ae_models.errors import InputError
+from ae_models.images import stream
+from ae_models.review_pictures import review_pictures
+from flows.alerts import one_line
+from flows.config import PipelineConfig
+from flows.labels import SHOWN, read_verdict
+from flows.ledger import BatchRecord, Ledger
+from flows.markdown import as_text
+from flows.progress import Progress
+from flows.reviewing import BatchReview, BatchReviews, ReviewImage, batch_review, review_of
+from flows.sources import Batch, Item, inbox_batches
+from flows.tracking import Question, ReviewQueue, Tracking
+from flows.workspace import Workspace
+
+INSTRUCTION = (
+    "Is something wrong with the image? Answer for the image as you see it, whether it was flagged or not: "
+    f"'{SHOWN['outlier']}' where it is no nominal image, '{SHOWN['nominal']}' where nothing is wrong with it. "
+    "The rationale is kept as your comment."
+)
+FOLDER = "review"  # of the pictures among the artifacts of the batch's run
+NEWEST = 20  # batches that are looked at for one without its queue
+KEPT, AT_ONCE = 100, 10  # queues of a pipeline that stay, the newest; so many more are taken away together
+LONGEST = 80  # characters of a name
+Contents = Mapping[str, Item]
+
+
+def open_queue(
+    pipeline: PipelineConfig, batch: str, key: str, asked: Sequence[ReviewImage], tracking: Tracking, progress: Progress
+) -> ReviewQueue | None:
+    """The queue of a batch, still empty; None where nothing is asked, or MLflow gives none, which stops no batch."""
+    if not asked:
+        return None
+    name = f"{one_line(batch, LONGEST)} {key[:8]}"
+    try:
+        return tracking.review_queue(pipeline.name, name, tuple(SHOWN.values()), INSTRUCTION)
+    except Exception as error:
+        progress.warn(f"Batch {batch} has no queue in MLflow's Review tab: {_first_line(error)}")
+        return None
+
+
+def ask_about(
+    batch: Batch,
+    key: str,
+    table: pd.DataFrame,
+    queue: ReviewQueue | None,
+    champion: Champion,
+    pipeline: PipelineConfig,
+    tracking: Tracking,
+    ledger: Ledger,
+    progress: Progress,
+) -> None:
+    """Put the images of a batch that was just decided into its queue; what fails here the next run makes up for."""
+    record = ledger.batch(key)
+    if record is None:
+        return
+    try:
+        review = review_of(record, table, champion.threshold.value, pipeline.review.flagged, ledger)
+        if queue is not None:
+            fill_queue(review, queue, {item.uri: item for item in batch.items}, champion, tracking, ledger)
+        elif not review.asked:
+            ledger.note_queue(key, "")
+    except Exception as error:
+        progress.warn(f"Batch {batch.id} has no queue in MLflow's Review tab yet: {_first_line(error)}")
+
+
+def fill_queue(
+    review: BatchReview,
+    queue: ReviewQueue,
+    contents: Contents,
+    champion: Champion,
+    tracking: Tracking,
+    ledger: Ledger,
+) -> None:
+    """Put the asked images of a decided batch into its queue, with their pictures; to do it again changes nothing."""
+    pictured = _log_pictures(review, contents, champion, tracking)
+    questions = [
+        _question(review, place, pictured.get(image.uri, ""), image) for place, image in enumerate(review.asked)
+    ]
+    tracking.ask(review.record.pipeline, queue.id, questions)
+    ledger.note_queue(review.record.key, queue.id)
+
+
+def make_missing_queues(pipeline: PipelineConfig, workspace: Workspace, progress: Progress) -> None:
+    """Make the queues of decided batches that a process which died, or a store that failed, left without one.
+
+    Only images that the pipeline's inbox holds now are read again; of the others there is no picture.
+    """
+    for record in workspace.ledger.without_queue(pipeline.name, NEWEST):
+        try:
+            _make_queue(record, pipeline, workspace, progress)
+        except Exception as error:
+            progress.warn(f"Batch {record.batch} has no queue in MLflow's Review tab yet: {_first_line(error)}")
+
+
+def retire_queues(pipeline: PipelineConfig, workspace: Workspace, progress: Progress) -> None:
+    """Take the oldest queues away where there are many: MLflow's tab asks for each by itself, and grows slow.
+
+    What was answered in them becomes labels first, and what was not can be labelled by other ways.
+    """
+    queues = workspace.ledger.queues(pipeline.name)
+    if len(queues) < KEPT + AT_ONCE:
+        return
+    try:
+        read_answers(pipeline, workspace, progress)
+        for key, queue in queues[KEPT:]:
+            workspace.tracking.delete_queue(pipeline.name, queue)
+            workspace.ledger.drop_queue(key)
+    except Exception as error:
+        progress.warn(f"Old queues of {pipeline.name} in MLflow's Review tab are still there: {_first_line(error)}")
+
+
+def read_answers(pipeline: PipelineConfig, workspace: Workspace, progress: Progress) -> int:
+    """Take what people answered in MLflow into the ledger; how many labels were new."""
+    reviews, labels, strange = BatchReviews(pipeline, workspace), [], list[str]()
+    known = {
+        (*label.image, label.reviewer): (SHOWN[label.verdict], label.comment)
+        for label in workspace.ledger.labels(pipeline.name)
+        if label.way == "mlflow"
+    }
+    for answer in workspace.tracking.answers(pipeline.name):
+        if known.get((answer.key, answer.uri, answer.reviewer)) == (answer.verdict, answer.comment):
+            continue
+        try:
+            review = reviews.find(answer.key)
+            verdict = read_verdict(answer.verdict)
+            labels.append(review.label(answer.uri, verdict, answer.comment, answer.reviewer, answer.at, "mlflow"))
+        except InputError as error:
+            strange.append(str(error))
+    if strange:
+        progress.warn(f"{len(strange)} answers in MLflow are left out, such as: {one_line(strange[0], 300)}")
+    return workspace.ledger.add_labels(labels)
+
+
+def _make_queue(record: BatchRecord, pipeline: PipelineConfig, workspace: Workspace, progress: Progress) -> None:
+    review = batch_review(record, pipeline, workspace)
+    queue = open_queue(pipeline, record.batch, record.key, review.asked, workspace.tracking, progress)
+    if queue is None:
+        if not review.asked:
+            workspace.ledger.note_queue(record.key, "")
+        return
+    found = inbox_batches(pipeline.data) if pipeline.data.inbox else ()
+    items = {item.uri: item for batch in found if batch.id == record.batch for item in batch.items}
+    champion = workspace.tracking.decider(record.calibration_version)
+    fill_queue(review, queue, items, champion, workspace.tracking, workspace.ledger)
+
+
+def _log_pictures(review: BatchReview, contents: Contents, champion: Champion, tracking: Tracking) -> dict[str, str]:
+    """The address of each asked image's picture; images that are not there or cannot be read any more have none."""
+    asked = [image for image in review.asked if image.uri in contents]
+    names = dict[str, str]()
+    parts = list(stream((contents[image.uri].content for image in asked), champion.detector.spec))
+    places = [int(place) for part in parts for place in part.indices]
+    if not places:
+        return {}
+    pixels = np.concatenate([part.pixels for part in parts])
+    detector = champion.detector
+    pictures = review_pictures(pixels, detector.reconstruct(pixels), detector.error_maps(pixels))
+    with tempfile.TemporaryDirectory() as folder:
+        for place, picture in zip(places, pictures, strict=True):
+            names[asked[place].uri] = f"{place:04d}.jpg"
+            picture.save(Path(folder) / names[asked[place].uri], quality=85)
+        tracking.log_folder(review.record.run_id, Path(folder), FOLDER)
+    return {uri: tracking.picture_url(review.record.run_id, f"{FOLDER}/{name}") for uri, name in names.items()}
+
+
+def _question(review: BatchReview, place: int, picture: str, image: ReviewImage) -> Question:
+    name, batch = one_line(Path(image.uri).name, LONGEST), one_line(review.record.batch, LONGEST)
+    why = "flagged" if image.flagged else "not flagged, drawn at random"
+    numbers = f"score {image.score:.4g}, threshold {review.threshold:.4g}, p {image.p_value:.3g}"
+    shown = f"![panel]({picture})" if picture else "The image could not be read again, so there is no picture."
+    return Question(
+        key=review.record.key,
+        uri=image.uri,
+        place=place,
+        name=name,
+        text=f"{as_text(name)} of batch {as_text(batch)}: is something wrong with it?",
+        found=f"{why}: {numbers}\n\n{shown}",
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return one_line(str(error) or type(error).__name__, 200)
