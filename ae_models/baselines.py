@@ -5,7 +5,6 @@ import math
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.utils.extmath import randomized_svd
 from torch import Tensor, nn
 
 from ae_models.images import FeatureSpec
@@ -46,6 +45,8 @@ def fit_principal_components(
     images: NDArray[np.float32], spec: FeatureSpec, code_size: int = 32, seed: int = 0
 ) -> PrincipalComponents:
     """Principal components of images (N, C, H, W) in [0, 1]; at most N - 1 and a quarter of the pixels of them."""
+    from sklearn.utils.extmath import randomized_svd  # takes half a second to import, which scoring can do without
+
     flat = images.reshape(len(images), -1)
     code_size = max(1, min(code_size, len(flat) - 1, flat.shape[1] // 4))
     mean = flat.mean(axis=0)

@@ -14,7 +14,6 @@ from typing import ClassVar, Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import beta
 
 from ae_models.curves import (
     BoolArray,
@@ -83,6 +82,8 @@ class Threshold:
         """5th and 95th percentile of the rate that one such calibration really has: Beta(l, n + 1 - l) (Vovk 2012)."""
         if self.rank == 0:
             return 1.0, 1.0
+        from scipy.stats import beta  # as below: half a second that few need
+
         low, high = (float(beta.ppf(share, self.exceedances_allowed, self.rank)) for share in (0.05, 0.95))
         return low, high
 
@@ -271,6 +272,8 @@ def _exceedances(n: int, rate: float, confidence: float | None) -> int:
     """The largest l whose threshold S_(n + 1 - l) keeps the promise; 0 where n is too small."""
     if confidence is None:
         return _marginal_exceedances(n, rate)
+    from scipy.stats import beta
+
     risk = (1 - confidence) * (1 + ROUNDING)
     return bisect_right(range(1, n + 1), risk, key=lambda l_: float(beta.sf(rate, l_, n + 1 - l_)))
 

@@ -1,4 +1,8 @@
-"""What labelled images say of a score: ROC, PR and DET curves, the area under ROC, and shares with intervals."""
+"""What labelled images say of a score: ROC, PR and DET curves, the area under ROC, and shares with intervals.
+
+scikit-learn and scipy.stats are imported by the functions that call them: that takes a second, and most users of this
+module want a share in words.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +13,6 @@ from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import beta, norm, rankdata
-from sklearn.metrics import (
-    average_precision_score,
-    det_curve,
-    precision_recall_curve,
-    roc_curve,
-)
 
 from ae_models.errors import InputError
 
@@ -179,6 +176,8 @@ def finite_scores(scores: ArrayLike, kind: str) -> FloatArray:
 
 def operating_points(scores: ArrayLike, anomalous: ArrayLike) -> OperatingPoints:
     """The false alarms and hits at every threshold, by scikit-learn's ROC curve of scores (n,) and labels (n,)."""
+    from sklearn.metrics import roc_curve
+
     values, labels = labelled_scores(scores, anomalous)
     false_alarm_rate, recall, thresholds = roc_curve(labels, values, drop_intermediate=False)
     n_anomalous = np.count_nonzero(labels)
@@ -194,6 +193,8 @@ def detection_curves(scores: ArrayLike, anomalous: ArrayLike) -> DetectionCurves
 
     Raises InputError where a class is missing or a score is not finite.
     """
+    from sklearn.metrics import average_precision_score, det_curve, precision_recall_curve, roc_curve
+
     values, labels = labelled_scores(scores, anomalous)
     points = operating_points(values, labels)
     f1 = points.f_scores(beta=1)
@@ -226,6 +227,8 @@ def auroc(scores: ArrayLike, anomalous: ArrayLike, groups: Groups | None = None)
     of an anomalous and a nominal group, which is wide.
     Raises InputError where a class is missing or a score is not finite.
     """
+    from scipy.stats import norm
+
     values, labels = labelled_scores(scores, anomalous)
     placements = placements_of(values, labels)
     area = float(placements[labels].mean())
@@ -240,6 +243,8 @@ def auroc(scores: ArrayLike, anomalous: ArrayLike, groups: Groups | None = None)
 
 def placements_of(scores: FloatArray, anomalous: BoolArray) -> FloatArray:
     """For each image the share of the other class that it is on the right side of: (n,) float64 in [0, 1]."""
+    from scipy.stats import rankdata
+
     ranks = rankdata(scores)
     placements = np.empty_like(scores)
     placements[anomalous] = (ranks[anomalous] - rankdata(scores[anomalous])) / np.count_nonzero(~anomalous)
@@ -278,6 +283,8 @@ def _clopper_pearson_pairs(area: float, anomalous: BoolArray, member: NDArray[np
 
 
 def _clopper_pearson(count: float, total: int) -> tuple[float, float]:
+    from scipy.stats import beta
+
     low = float(beta.ppf(0.025, count, total - count + 1)) if count > 0 else 0.0
     high = float(beta.ppf(0.975, count + 1, total - count)) if count < total else 1.0
     return low, high

@@ -1,19 +1,24 @@
 """Pictures for people: input, reconstruction and error beside each other, sheets of them, curves and histograms."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import matplotlib
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from ae_models.calibration import Threshold
-from ae_models.curves import DetectionCurves, OperatingPoint
-from ae_models.selection import Selection
-from ae_models.synthetic_defects import SyntheticDefects
-from ae_models.training import Epoch
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from ae_models.calibration import Threshold
+    from ae_models.curves import DetectionCurves, OperatingPoint
+    from ae_models.selection import Selection
+    from ae_models.synthetic_defects import SyntheticDefects
+    from ae_models.training import Epoch
 
 TILE = 128
 MARGIN = 8
@@ -164,7 +169,7 @@ def curves_figure(
 
     The operating point of the first one is marked in them, and precision and recall by threshold stand beside them.
     """
-    figure = Figure(figsize=(13 if at is None else 17, 4.6), layout="constrained")
+    figure = _figure(13 if at is None else 17, 4.6)
     roc, precision_recall, det, *more = figure.subplots(1, 3 if at is None else 4)
     for name, curve in curves.items():
         roc.plot(curve.false_alarm_rate, curve.recall, label=labels[name])
@@ -204,7 +209,7 @@ def recipe_figure(selection: Selection, defects: str) -> Figure:
     table = selection.table()
     kinds = list(selection.trials[0].aurocs)
     values = np.array([[float(row.get(kind, np.nan)) for kind in kinds] for row in table])
-    figure = Figure(figsize=(4.5 + 0.7 * len(kinds), 1.6 + 0.3 * len(table)), layout="constrained")
+    figure = _figure(4.5 + 0.7 * len(kinds), 1.6 + 0.3 * len(table))
     axes = figure.subplots()
     picture = axes.imshow(values, cmap="viridis", vmin=0.5, vmax=1, aspect="auto")
     names = [f"{'* ' if row['chosen'] else ''}{row['recipe']}" for row in table]
@@ -224,8 +229,15 @@ def threshold_caption(threshold: Threshold) -> str:
     return f"threshold {threshold.value:.4g}: {low:.2%} to {high:.2%} of nominal images lie above it (90% band)"
 
 
+def _figure(width: float, height: float) -> Figure:
+    """An empty figure, in inches."""
+    from matplotlib.figure import Figure  # the sheets of a scored batch can do without
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
 def _axes(across: str, up: str) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    figure = _figure(8, 4.5)
     axes = figure.subplots()
     axes.set(xlabel=across, ylabel=up)
     axes.grid(alpha=0.3)

@@ -1,9 +1,11 @@
 """False alarms, promised and realised: of images, batches and streams; in simulations and, where given, on real images.
 
-    python -m benchmarks.false_alarms [--quick] [--data FOLDER] [--output FILE.json] [--pictures FOLDER]
+    python -m benchmarks.false_alarms [--quick] [--data FOLDER] [--pipeline SPLITS] [--output FILE.json]
+        [--pictures FOLDER]
 
 FOLDER holds magnetic-tiles/ (with manifest.csv) and fashion-mnist/ (as torchvision lays it out), or one of them; the
 environment variable DATA names it too. Takes about eight minutes on one core; --quick less, with wider intervals.
+--pipeline adds the whole pipeline on so many splits of the real images, a minute each.
 """
 
 import argparse
@@ -29,6 +31,7 @@ from ae_models.calibration import conformal_threshold, images_needed
 from ae_models.curves import percent
 from ae_models.monitoring import batch_verdict, smallest_alarming_count
 from ae_models.stream import RATIOS, ChangeState, log_e_values
+from benchmarks.false_alarms_at_work import pipeline_rows
 from benchmarks.false_alarms_on_images import data_rows
 from benchmarks.false_alarms_table import Row, at_most, rate_of, told
 from flows.verdicts import NOMINAL_BATCHES
@@ -279,6 +282,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a tenth of the repeats")
     parser.add_argument("--data", type=Path, default=os.environ.get("DATA"), help="the folder of the real images")
+    parser.add_argument("--pipeline", type=int, default=0, help="splits of the real images for the whole pipeline")
     parser.add_argument("--output", type=Path, help="a JSON file for the rows")
     parser.add_argument("--pictures", type=Path, help="a folder for the pictures of the guide")
     arguments = parser.parse_args()
@@ -295,6 +299,8 @@ def main() -> None:
     rows = [row for part, repeats in track(parts, "Simulations") for row in part(repeats // less, random)]
     if arguments.data:
         rows += data_rows(Path(arguments.data), 30 // (less // 2 or 1), arguments.pictures)
+    if arguments.data and arguments.pipeline:
+        rows += pipeline_rows(Path(arguments.data), arguments.pipeline)
     if arguments.pictures:
         pictures(arguments.pictures, random)
     table = Table("what", "setting", "promised", "realised", "kept", title="False alarms")

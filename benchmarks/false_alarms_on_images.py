@@ -53,9 +53,7 @@ class Set:
 def data_rows(folder: Path, splits: int, pictures: Path | None) -> Iterator[Row]:
     """The rows of each data set that the folder holds."""
     if (folder / "fashion-mnist").is_dir():
-        yield from promises(
-            Set("Fashion-MNIST, ankle boots", _ankle_boots(folder / "fashion-mnist"), 0.01, 100), splits
-        )
+        yield from promises(Set("Fashion-MNIST, ankle boots", ankle_boots(folder / "fashion-mnist"), 0.01, 100), splits)
     if (folder / "magnetic-tiles" / "manifest.csv").is_file():
         train, test = (_tiles(folder / "magnetic-tiles", split) for split in ("train", "test"))
         yield from promises(Set("magnetic tiles", train, 0.05, 48), splits)
@@ -184,15 +182,20 @@ def _decoded(sources: Sequence[Source], spec: ImageSpec) -> NDArray[np.float32]:
     return np.concatenate([batch.pixels for batch in stream(sources, spec)])
 
 
-def _tiles(folder: Path, split: str) -> Images:
+def nominal_tiles(folder: Path, split: str) -> dict[Path, str]:
+    """The tile on each nominal image of a split, "train" or "test"."""
     with (folder / "manifest.csv").open(encoding="utf-8") as file:
         rows = [row for row in csv.DictReader(file) if row["label"] == "nominal" and row["split"] == split]
-    return Images(
-        _decoded([folder / row["path"] for row in rows], ImageSpec(64, 64, 1)), tuple(row["tile"] for row in rows)
-    )
+    return {folder / row["path"]: row["tile"] for row in rows}
 
 
-def _ankle_boots(folder: Path) -> Images:
+def _tiles(folder: Path, split: str) -> Images:
+    tiles = nominal_tiles(folder, split)
+    return Images(_decoded(list(tiles), ImageSpec(64, 64, 1)), tuple(tiles.values()))
+
+
+def ankle_boots(folder: Path) -> Images:
+    """Those of Fashion-MNIST, 28 x 28, in groups of near-duplicates."""
     from torchvision.datasets import FashionMNIST  # takes seconds to import, which simulations alone can do without
 
     found = [FashionMNIST(str(folder), train=train) for train in (True, False)]

@@ -7,13 +7,12 @@ from typing import Literal
 
 from ae_models.errors import InputError
 from ae_models.images import infer_spec
-from ae_models.training import choose_device
 from flows.config import PipelineConfig, load
+from flows.due import changes_since_training
 from flows.prefect_server import find_server
-from flows.running import changes_since_training
+from flows.requirements import require_device, require_enough, require_size
 from flows.sources import inbox_batches, labelled_items, loose_files, nominal_items
 from flows.tracking import TrackingUnavailable
-from flows.training import require_enough, require_size
 from flows.workspace import Workspace, open_workspace
 
 
@@ -81,7 +80,7 @@ def _nominal(pipeline: PipelineConfig) -> Iterator[Finding]:
         spec = replace(spec, height=data.size[0], width=data.size[1])
     spec = replace(spec, channels=data.channels or spec.channels)
     require_size(pipeline, spec)
-    choose_device(pipeline.training.device)
+    require_device(pipeline)
     groups = len({item.group for item in found.items if item.group is not None})
     words = f"{len(found.items)} images, seen as {spec.height} x {spec.width} x {spec.channels}"
     yield Finding("ok", f"{pipeline.name} nominal", words + (f", {groups} groups" if groups else ""))

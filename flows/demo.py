@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ae_models.errors import InputError
+from flows.due import calibration_is_due
 from flows.prefect_server import find_server
 from flows.progress import Progress
-from flows.running import calibration_is_due
 from flows.scoring import BatchReport, due_batches, past_batches
 from flows.workspace import Workspace, open_workspace
 

@@ -353,7 +353,7 @@ class Ledger:
 
     def nominal_counts(self, pipeline: str, calibration_version: str, limit: int) -> tuple[tuple[int, int], ...]:
         """(flagged, scored) of the last batches that this calibration decided without an alarm, or with one that people
-        say was false, the newest first."""
+        say was false, the newest first; without those of which they say that an alarm was due."""
         nominal = _nominal(pipeline, calibration_version) & (_BATCHES.c.n_scored > 0)
         query = sa.select(_BATCHES.c.n_flagged, _BATCHES.c.n_scored).where(nominal)
         rows = self._rows(query.order_by(_BATCHES.c.finished_at.desc(), _BATCHES.c.key).limit(limit))
@@ -926,6 +926,9 @@ _JUDGEMENTS = sa.Table(  # whoever judges batches, and however: one word on each
     sa.Column("judged_at", _Time, nullable=False),
 )
 _FALSE = _JUDGEMENTS.c.judgement == "false alarm"
+_TRUE_ALARM = sa.exists().where(
+    _JUDGEMENTS.c.judgement == "true alarm", _JUDGEMENTS.c.batch_key == _BATCHES.c.key
+)  # also of a batch that raised no alarm: it was missed
 _FINDING_THAT_STANDS = sa.exists().where(
     _INCIDENT_BATCHES.c.batch_key == _BATCHES.c.key,
     _INCIDENT_BATCHES.c.incident == _INCIDENTS.c.number,
@@ -982,7 +985,8 @@ def _held_by(claim: Claim) -> sa.ColumnElement[bool]:
 
 def _nominal(pipeline: str, calibration_version: str) -> sa.ColumnElement[bool]:
     ours = (_BATCHES.c.pipeline == pipeline) & (_BATCHES.c.calibration_version == calibration_version)
-    return ours & (_BATCHES.c.status == "done") & (_BATCHES.c.alarm.is_(False) | _FALSE_ALARM)
+    done = ours & (_BATCHES.c.status == "done")
+    return done & (_BATCHES.c.alarm.is_(False) | _FALSE_ALARM) & ~_TRUE_ALARM
 
 
 def _seen(pipeline: str, batch: str, stat_hash: str) -> sa.ColumnElement[bool]:

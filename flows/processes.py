@@ -1,6 +1,8 @@
 """Which process this is, and whether another one still lives."""
 
 import platform
+import resource
+import sys
 import uuid
 from dataclasses import dataclass
 from os import getpid
@@ -25,6 +27,11 @@ class Process:
 def this_process() -> Process:
     """The process that asks."""
     return Process(platform.node(), getpid(), _start_of(getpid()) or "")
+
+
+def highest_memory() -> int:
+    """The most memory that this process has held at once, in bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def owner_is_alive(owner: str, host: str) -> bool | None:

@@ -1,13 +1,16 @@
-"""Progress that people see while something takes long: in a terminal, or as lines in a log."""
+"""Progress that people see while something takes long, with rate and time left: in a terminal, or as lines in a log."""
 
 import logging
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from time import monotonic
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-LOG_EVERY_SECONDS = 10.0
+if TYPE_CHECKING:
+    from rich.console import Console
+
+LOG_AFTER_SECONDS, LOG_EVERY_SECONDS = 2.0, 10.0
 Logger = logging.Logger | logging.LoggerAdapter[logging.Logger]
 
 
@@ -27,10 +30,10 @@ class Progress(Protocol):
 class TerminalProgress:
     """Rich progress bars and sentences on standard error."""
 
-    def __init__(self) -> None:
+    def __init__(self, console: "Console | None" = None) -> None:
         from rich.console import Console
 
-        self._console = Console(stderr=True, highlight=False)
+        self._console = console or Console(stderr=True, highlight=False)
 
     def say(self, sentence: str) -> None:
         self._console.print(sentence, markup=False, soft_wrap=True)
@@ -40,13 +43,19 @@ class TerminalProgress:
 
     @contextmanager
     def track(self, what: str, total: int) -> Iterator[Callable[..., None]]:
-        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, Task, TextColumn, TimeRemainingColumn
         from rich.progress import Progress as Bars
+        from rich.text import Text
+
+        class RateColumn(ProgressColumn):
+            def render(self, task: Task) -> Text:
+                return Text(rate_in_words(task.speed) if task.speed else "")
 
         columns = (
             TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
+            RateColumn(),
             TextColumn("{task.fields[note]}", markup=False),
             TimeRemainingColumn(),
         )
@@ -56,7 +65,7 @@ class TerminalProgress:
 
 
 class LogProgress:
-    """Sentences and, every ten seconds, a line on how far the work is, through `logging`."""
+    """Sentences and, after two seconds and then every ten, a line on how far the work is, through `logging`."""
 
     def __init__(self, logger: Logger, clock: Callable[[], float] = monotonic) -> None:
         self._logger, self._clock = logger, clock
@@ -69,16 +78,36 @@ class LogProgress:
 
     @contextmanager
     def track(self, what: str, total: int) -> Iterator[Callable[..., None]]:
-        done, said = 0, self._clock()
+        done, start = 0, self._clock()
+        due = start + LOG_AFTER_SECONDS
 
         def advance(steps: int = 1, note: str = "") -> None:
-            nonlocal done, said
+            nonlocal done, due
             done += steps
-            if self._clock() - said >= LOG_EVERY_SECONDS:
-                said = self._clock()
-                self._logger.info("%s: %d of %d %s", what, done, total, note)
+            now = self._clock()
+            if now >= due and done:
+                due = now + LOG_EVERY_SECONDS
+                rate = done / (now - start)
+                pace = f"{done:,} of {total:,}, {rate_in_words(rate)}, {time_in_words((total - done) / rate)} left"
+                self._logger.info("%s: %s", what, ", ".join(filter(None, [pace, note])))
 
         yield advance
+
+
+def rate_in_words(rate: float) -> str:
+    """So many a second, or how long one takes."""
+    if rate < 1:
+        return f"{1 / rate:.1f} s each"
+    return f"{rate:,.0f} a second" if rate >= 10 else f"{rate:.1f} a second"
+
+
+def time_in_words(seconds: float) -> str:
+    """A time as people say it, in its two largest units: 42 s, 3 min 20 s, 2 h 5 min."""
+    whole = max(0, round(seconds))
+    hours, minutes = divmod(whole // 60, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {whole % 60} s" if minutes else f"{whole} s"
 
 
 def terminal_or_log() -> Progress:

@@ -1,37 +1,41 @@
-"""What is due, done in its order: train, calibrate, score, tell."""
+"""What is due, done in its order: train, calibrate, score, tell.
+
+What only one of them needs is imported by it: scoring is quicker without the rest.
+"""
+
+from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
 from ae_models.errors import InputError
 from ae_models.training import choose_device
 from flows.alerts import DeliveryReport
-from flows.calibration import CalibrationReport
-from flows.calibration import calibrate as calibrate_pipeline
 from flows.channels import send_due
-from flows.config import PipelineConfig, fingerprint
+from flows.config import PipelineConfig
+from flows.due import calibration_is_due, changes_since_training
 from flows.monitor import update_monitor
 from flows.progress import Progress
-from flows.recalibration import RecalibrationReport
-from flows.recalibration import recalibrate as recalibrate_pipeline
-from flows.retraining import RetrainingReport
-from flows.retraining import retrain as retrain_pipeline
 from flows.review_queue import make_missing_queues, read_answers, retire_queues
-from flows.review_report import ReviewReport
-from flows.review_report import review as review_pipeline
 from flows.scoring import BatchReport, due_batches, score_and_record
 from flows.shadow import challenger_of, score_in_shadow
 from flows.sources import Batch, path_batches
 from flows.tracking import ChampionVersion
-from flows.training import TrainingReport
-from flows.training import train as train_pipeline
 from flows.watchdog import begin_run, end_run, look_after
 from flows.workspace import Workspace
+
+if TYPE_CHECKING:
+    from flows.calibration import CalibrationReport
+    from flows.recalibration import RecalibrationReport
+    from flows.retraining import RetrainingReport
+    from flows.review_report import ReviewReport
+    from flows.training import TrainingReport
 
 ScoreOne = Callable[[PipelineConfig, Batch, ChampionVersion, Workspace, Progress], BatchReport]
 
@@ -62,18 +66,32 @@ def train(workspace: Workspace, name: str, progress: Progress) -> TrainingReport
     """Train a pipeline while no other process trains or calibrates it."""
     pipeline = workspace.settings.pipeline(name)
     with _alone(workspace, pipeline, progress):
-        return train_pipeline(pipeline, workspace.tracking, progress)
+        return _trained(workspace, pipeline, progress)
 
 
 def calibrate(workspace: Workspace, name: str, progress: Progress) -> CalibrationReport:
     """Calibrate a pipeline while no other process trains or calibrates it."""
     pipeline = workspace.settings.pipeline(name)
     with _alone(workspace, pipeline, progress):
-        return calibrate_pipeline(pipeline, workspace.tracking, progress)
+        return _calibrated(workspace, pipeline, progress)
+
+
+def _trained(workspace: Workspace, pipeline: PipelineConfig, progress: Progress) -> TrainingReport:
+    from flows.training import train
+
+    return train(pipeline, workspace.tracking, progress)
+
+
+def _calibrated(workspace: Workspace, pipeline: PipelineConfig, progress: Progress) -> CalibrationReport:
+    from flows.calibration import calibrate
+
+    return calibrate(pipeline, workspace.tracking, progress)
 
 
 def review(workspace: Workspace, name: str, progress: Progress) -> ReviewReport:
     """Take in what people labelled of a pipeline's images, and measure."""
+    from flows.review_report import review as review_pipeline
+
     return review_pipeline(workspace.settings.pipeline(name), workspace, progress)
 
 
@@ -81,6 +99,8 @@ def recalibrate(
     workspace: Workspace, name: str, since: datetime | None, until: datetime | None, progress: Progress
 ) -> RecalibrationReport:
     """Recalibrate a pipeline on its audit while no other process trains or calibrates it."""
+    from flows.recalibration import recalibrate as recalibrate_pipeline
+
     pipeline = workspace.settings.pipeline(name)
     with _alone(workspace, pipeline, progress):
         return recalibrate_pipeline(pipeline, workspace, since, until, progress)
@@ -88,6 +108,8 @@ def recalibrate(
 
 def retrain(workspace: Workspace, name: str, progress: Progress) -> RetrainingReport:
     """Train and calibrate a challenger while no other process trains or calibrates the pipeline."""
+    from flows.retraining import retrain as retrain_pipeline
+
     pipeline = workspace.settings.pipeline(name)
     read_answers(pipeline, workspace, progress)
     with _alone(workspace, pipeline, progress):
@@ -205,9 +227,9 @@ def _run(workspace: Workspace, pipeline: PipelineConfig, progress: Progress, sco
     try:
         with _alone(workspace, pipeline, progress):
             if workspace.tracking.latest_training(name) is None:
-                training = train_pipeline(pipeline, workspace.tracking, progress)
+                training = _trained(workspace, pipeline, progress)
             if calibration_is_due(workspace, pipeline):
-                calibration = calibrate_pipeline(pipeline, workspace.tracking, progress)
+                calibration = _calibrated(workspace, pipeline, progress)
         if training and calibration:
             training = replace(training, standing="")  # the calibration says where the pipeline stands
         _say_what_changed(workspace, pipeline, progress)
@@ -219,22 +241,6 @@ def _run(workspace: Workspace, pipeline: PipelineConfig, progress: Progress, sco
         failure = str(error) or type(error).__name__
         return RunReport(name, training, calibration, batches, failure, isinstance(error, InputError))
     return RunReport(name, training, calibration, batches)
-
-
-def calibration_is_due(workspace: Workspace, pipeline: PipelineConfig) -> bool:
-    """Whether the newest detector was never calibrated; that another one decides since then may be somebody's wish."""
-    newest = workspace.tracking.latest_training(pipeline.name)
-    if newest is None:
-        return False
-    no_champion = workspace.tracking.champion_version(pipeline.name) is None
-    return no_champion or not workspace.tracking.is_calibrated(pipeline.name, newest.run_id)
-
-
-def changes_since_training(workspace: Workspace, pipeline: PipelineConfig) -> bool:
-    """Whether data, model or training sections differ from those of the newest training."""
-    newest = workspace.tracking.latest_training(pipeline.name)
-    now = fingerprint(pipeline, "data", "model", "training")
-    return newest is not None and newest.tags.get("reconwatch.configuration") != now
 
 
 def send_alerts(workspace: Workspace, progress: Progress) -> DeliveryReport:

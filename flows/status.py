@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 from ae_models.curves import Proportion, percent
 from flows.config import PipelineConfig
+from flows.due import calibration_is_due, changes_since_training
 from flows.incident_alerts import in_short
 from flows.ledger import WaitingChannel
-from flows.running import calibration_is_due, changes_since_training
 from flows.workspace import Workspace
 
 COLUMNS = ("pipeline", "state", "champion", "threshold", "batches", "last batch", "open incidents", "alerts waiting")

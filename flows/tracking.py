@@ -1,4 +1,9 @@
-"""What people look at: runs, pictures and model versions in MLflow. The only module that talks to it."""
+"""What people look at: runs, pictures and model versions in MLflow. The only module that talks to it.
+
+Whoever only reads how things stand needs no network: PyTorch and what stands on it are imported where one is loaded.
+"""
+
+from __future__ import annotations
 
 import base64
 import hashlib
@@ -17,15 +22,13 @@ from importlib.metadata import version
 from pathlib import Path
 from time import time, time_ns
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import mlflow
 import numpy as np
 import pandas as pd
-import torch
 from filelock import FileLock
-from matplotlib.figure import Figure
 from mlflow import MlflowClient
 from mlflow.entities import Assessment, Dataset, DatasetInput, Metric, Param, Run, RunTag, Span
 from mlflow.entities.model_registry import ModelVersion
@@ -39,13 +42,18 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import ae_models
-from ae_models.calibration import Threshold
-from ae_models.champion import Champion
-from ae_models.detector import AnyDetector, load_detector
 from ae_models.errors import InputError
-from ae_models.images import ImageSpec
 from flows.config import Settings
-from flows.processes import owner_is_alive, this_process
+from flows.processes import highest_memory, owner_is_alive, this_process
+
+if TYPE_CHECKING:
+    import torch
+    from matplotlib.figure import Figure
+
+    from ae_models.calibration import Threshold
+    from ae_models.champion import Champion
+    from ae_models.detector import AnyDetector
+    from ae_models.images import ImageSpec
 
 SERVED_REQUIREMENTS = ("torch", "numpy", "pandas", "pillow", "safetensors", "scikit-learn", "scipy", "matplotlib")
 CHAMPION, CHALLENGER = "champion", "challenger"
@@ -82,7 +90,7 @@ class ChampionVersion:
     training_run: str
     champion: Champion
 
-    def on(self, device: torch.device) -> "ChampionVersion":
+    def on(self, device: torch.device) -> ChampionVersion:
         """The same, with its network on another device."""
         return replace(self, champion=replace(self.champion, detector=self.champion.detector.on(device)))
 
@@ -242,7 +250,8 @@ class Tracking:
         return run_id
 
     def finish(self, run_id: str) -> None:
-        """End the run as FINISHED."""
+        """End the run as FINISHED, and note how much memory this took."""
+        self._client.log_metric(run_id, "highest_memory_mib", round(highest_memory() / 2**20))
         self._client.set_terminated(run_id, "FINISHED")
 
     def log(
@@ -326,10 +335,10 @@ class Tracking:
 
     def log_picture(self, run_id: str, picture: Image.Image | Figure, name: str) -> None:
         """A picture or a figure as the PNG artifact `name`."""
-        if isinstance(picture, Figure):
-            self._client.log_figure(run_id, picture, name, save_kwargs={"dpi": 110})
-        else:
+        if isinstance(picture, Image.Image):
             self._client.log_image(run_id, picture, name)
+        else:
+            self._client.log_figure(run_id, picture, name, save_kwargs={"dpi": 110})
 
     def log_text(self, run_id: str, text: str, name: str) -> None:
         """A text as the artifact `name`."""
@@ -551,6 +560,8 @@ class Tracking:
             ArtifactMissing: MLflow does not give them.
             InputError: they are damaged.
         """
+        from ae_models.champion import Champion
+
         with tempfile.TemporaryDirectory() as folder:
             return Champion.load(self.artifact(calibration_run, CHAMPION_PARTS, Path(folder)))
 
@@ -561,6 +572,8 @@ class Tracking:
             ArtifactMissing: MLflow does not give them.
             InputError: they are damaged.
         """
+        from ae_models.calibration import Threshold
+
         with tempfile.TemporaryDirectory() as folder:
             path = self.artifact(calibration_run, f"{CHAMPION_PARTS}/threshold.json", Path(folder))
             threshold = Threshold.from_json(path.read_text(encoding="utf-8"))
@@ -578,6 +591,8 @@ class Tracking:
 
     def detector(self, run_id: str) -> AnyDetector:
         """The detector that a training run made."""
+        from ae_models.detector import load_detector
+
         with tempfile.TemporaryDirectory() as folder:
             return load_detector(self.artifact(run_id, "detector", Path(folder)))
 

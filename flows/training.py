@@ -15,7 +15,6 @@ from PIL import Image
 from torch import nn
 
 from ae_models.baselines import PrincipalComponents, fit_principal_components
-from ae_models.calibration import images_needed
 from ae_models.code_maps import MappedImages, map_page
 from ae_models.corruptions import Corruption, build_corruption
 from ae_models.curves import Auroc, auroc, detection_curves
@@ -28,11 +27,12 @@ from ae_models.panels import curves_figure, image_rows, loss_figure
 from ae_models.splits import groups_of, near_duplicates, perceptual_hashes, split_by_group
 from ae_models.training import Epoch, TrainingResult, TrainingSettings, fit
 from flows.choosing import MOST, REAL, LabelledImages, choose, held_out
-from flows.config import AutoConfig, ConformalThreshold, PipelineConfig, fingerprint
+from flows.config import AutoConfig, PipelineConfig, fingerprint
 from flows.markdown import as_text
 from flows.planning import standing
 from flows.processes import this_process
 from flows.progress import Progress
+from flows.requirements import calibration_images_needed, network_parameters, require_enough, require_size
 from flows.sources import Found, Item, content_hash, labelled_items, nominal_items
 from flows.tracking import Tracking
 
@@ -196,7 +196,7 @@ def _learn(
     if not isinstance(pipeline.model, AutoConfig):
         result, baseline_loss = _fit(pipeline, tracking, run_id, images, sides, baseline, progress)
         detector = Detector(spec, pipeline.model.network, network_parameters(pipeline), result.network)
-        _log_fit(tracking, run_id, result, baseline_loss)
+        _log_fit(tracking, run_id, result, baseline_loss, len(training))
         losses = {"validation_loss": result.best.validation_loss, "baseline_loss": baseline_loss}
         return Learnt(detector, baseline, {"epochs": len(result.epochs), **losses})
     shown, uris = _labelled_half(labelled, spec, pipeline.training.seed, progress)
@@ -240,11 +240,6 @@ def _labelled_half(
     return LabelledImages(images.pixels, labels), frozenset(anomalous)
 
 
-def network_parameters(pipeline: PipelineConfig) -> dict[str, Any]:
-    """What the pipeline's network is built with: the model section less its name and corruption, as JSON values."""
-    return pipeline.model.model_dump(mode="json", exclude={"network", "corruption"})
-
-
 def corruption_of(pipeline: PipelineConfig) -> Corruption | None:
     """What is done to the network's input while it learns; None for nothing."""
     if isinstance(pipeline.model, AutoConfig):
@@ -282,12 +277,6 @@ def read_nominal(pipeline: PipelineConfig, found: Found, progress: Progress) -> 
     if images.pixels.std() == 0:
         raise InputError(f"all {len(images.items)} nominal images are one flat colour: check data.nominal")
     return images
-
-
-def require_size(pipeline: PipelineConfig, spec: ImageSpec) -> None:
-    """Refuse, before any training time is spent, a network that cannot take images of that size."""
-    if not isinstance(pipeline.model, AutoConfig):
-        build_network(pipeline.model.network, spec, network_parameters(pipeline))
 
 
 def spec_of(pixels: NDArray[np.float32]) -> ImageSpec:
@@ -347,30 +336,6 @@ def _groups(items: Sequence[Item]) -> list[str]:
 def _training_groups(images: ReadImages, sides: dict[str, NDArray[np.int64]]) -> list[str]:
     groups = _groups(images.items)
     return [groups[place] for place in sides["train"]]
-
-
-def calibration_images_needed(pipeline: PipelineConfig) -> int:
-    """The fewest calibration images from which the wished threshold can be found."""
-    wish = pipeline.threshold
-    return images_needed(wish.false_alarm_rate, wish.confidence) if isinstance(wish, ConformalThreshold) else 20
-
-
-def require_enough(pipeline: PipelineConfig, count: int) -> None:
-    needed = calibration_images_needed(pipeline)
-    if count >= max(8, 2 * needed):
-        return
-    possible = max(1, count // 2)
-    lowest = 1 / (possible + 1)
-    wish = pipeline.threshold
-    if isinstance(wish, ConformalThreshold):
-        way = f"a false-alarm rate of {wish.false_alarm_rate:g} needs {needed} images for calibration alone"
-        advice = f"set threshold.false_alarm_rate to {np.ceil(lowest * 1000) / 1000:g} or more, or "
-    else:
-        way, advice = f"calibration needs {needed} of them", ""
-    raise InputError(
-        f"pipeline {pipeline.name!r} has {count} readable nominal images, and {way} and as many again to learn from: "
-        f"{advice if count >= 8 else ''}give at least {max(8, 2 * needed)} nominal images"
-    )
 
 
 def _log_data(
@@ -487,7 +452,7 @@ def reconstructions(shown: NDArray[np.float32], learner: AnyDetector, rival: Det
     return image_rows(rows | {"principal components": rival.reconstruct(shown)})
 
 
-def _log_fit(tracking: Tracking, run_id: str, result: TrainingResult, baseline_loss: float) -> None:
+def _log_fit(tracking: Tracking, run_id: str, result: TrainingResult, baseline_loss: float, n_training: int) -> None:
     tracking.log_picture(run_id, loss_figure(result.epochs, baseline_loss), "losses.png")
     tracking.log(
         run_id,
@@ -497,6 +462,7 @@ def _log_fit(tracking: Tracking, run_id: str, result: TrainingResult, baseline_l
             "best_validation_loss": result.best.validation_loss,
             "baseline_validation_loss": baseline_loss,
             "training_seconds": result.epochs[-1].seconds,
+            "images_per_second": len(result.epochs) * n_training / max(result.epochs[-1].seconds, 1e-9),
         },
     )
 

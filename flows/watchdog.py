@@ -1,11 +1,13 @@
 """What becomes of incidents: after a batch, after a run, when nothing happened, and when people say so."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 from ae_models.errors import InputError
-from ae_models.monitoring import BatchVerdict
 from flows.alerts import Alert
 from flows.config import PipelineConfig, Settings
 from flows.config_channels import Severity
@@ -27,6 +29,9 @@ from flows.incidents import (
     settled,
 )
 from flows.ledger import IncidentBook, Ledger
+
+if TYPE_CHECKING:
+    from ae_models.monitoring import BatchVerdict
 
 FAILURES = 3  # runs that failed in a row, or times that a batch was begun and not finished, that are an incident
 

@@ -1,6 +1,7 @@
 """The benchmark of false alarms still runs: each part of it in small, on simulated scores and on images."""
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from benchmarks.false_alarms import (
     power_row,
     stream_rows,
 )
+from benchmarks.false_alarms_at_work import Files, at_work
 from benchmarks.false_alarms_on_images import Images, Set, other_light, promises
 from benchmarks.false_alarms_table import Row, at_most, rate_of, told
 
@@ -50,6 +52,19 @@ def test_the_images_give_their_rows() -> None:
     train = Set("noise", images(400, 0), 0.05, 20)
     assert len(list(promises(train, 2))) == 8
     assert len(list(other_light(train, images(80, 1), 2, None))) == 10
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:(mlflow|sqlalchemy).*")
+def test_the_whole_pipeline_gives_its_rows(
+    small_images: Callable[[Path, int, int], list[Path]], tmp_path: Path
+) -> None:
+    """Trained, calibrated and at work on files; every batch that was decided is found in the ledger and in MLflow."""
+    paths = tuple(small_images(tmp_path, 120, 0))
+    files = Files("patterns", paths, tuple(str(place // 2) for place in range(120)), 16, 0.1, 20)
+    rows = list(at_work(files, 2))
+    assert [row.promised for row in rows] == ["10%", "1%", "5%", "all"]
+    assert rows[-1].realised == "4 of 4"
 
 
 def test_a_rate_keeps_its_promise_where_the_interval_reaches_down_to_it() -> None:

@@ -75,6 +75,15 @@ class Line:
         """What anna says of an incident."""
         return watchdog.close(self.ledger, self.settings, number, "anna", comment, judgement)
 
+    def review(self, name: str, judgement: str) -> None:
+        """What a review says of a batch, whether it alarmed or not, as the table takes it."""
+        connection = sqlite3.connect(self.path)
+        with connection:
+            key = connection.execute("SELECT key FROM batches WHERE batch = ?", (name,)).fetchone()[0]
+            row = (key, "defects", judgement, "anna", "", self.now.isoformat(" "))
+            connection.execute("INSERT INTO judgements VALUES (?, ?, ?, ?, ?, ?)", row)
+        connection.close()
+
     def flagged(self, calibration: str = "5") -> list[int]:
         """How many images are flagged in each nominal batch of a calibration, the oldest first."""
         return [flagged for flagged, _ in self.ledger.nominal_counts("tiles", calibration, 1000)][::-1]
@@ -107,6 +116,18 @@ def test_true_alarms_do_not(line: Line) -> None:
     assert line.say(1, "true alarm")[0].judgement == "true alarm"
     assert line.flagged() == []
     assert line.ledger.incidents(closed=True)[0].judgement == "true alarm"
+
+
+def test_a_true_alarm_that_was_not_raised_is_not_nominal(line: Line) -> None:
+    """A batch that raised no alarm, of which a review says that one was due, is no measure for others."""
+    line.batch("a", "none", 1)
+    line.batch("b", "none", 2)
+    assert line.flagged() == [1, 2]
+    line.review("b", "true alarm")
+    assert line.flagged() == [1]
+    line.batch("c", "defects", 8)
+    line.say(1)
+    assert (line.flagged(), line.ledger.false_alarms("tiles", "5")) == ([1, 8], (1, 2))
 
 
 def test_each_calibration_has_its_own(line: Line) -> None:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from ae_models.champion import Champion
 from ae_models.errors import InputError
 from flows.cli import main
+from flows.due import calibration_is_due
 from flows.gate import Check, false_alarms, gate
 from flows.ledger import utc_now
 from flows.lineage import lineage_of
@@ -23,7 +24,7 @@ from flows.progress import LogProgress
 from flows.promotion import promote, rollback
 from flows.retraining import confirmed_items, retrain
 from flows.reviewing import batch_review
-from flows.running import calibration_is_due, run
+from flows.running import run
 from flows.shadow import shadows
 from flows.tracking import ChampionVersion, RegisteredVersion
 from flows.workspace import Workspace, open_workspace

@@ -16,12 +16,13 @@ from ae_models.calibration import conformal_threshold
 from ae_models.errors import InputError
 from flows.calibration import calibrate
 from flows.cli import main
+from flows.due import calibration_is_due
 from flows.labels import Verdict
 from flows.ledger import BatchRecord, utc_now
 from flows.progress import LogProgress
 from flows.recalibration import plan_recalibration, recalibrate
 from flows.reviewing import batch_review
-from flows.running import calibration_is_due, run
+from flows.running import run
 from flows.streams import Stream
 from flows.workspace import Workspace, open_workspace
 

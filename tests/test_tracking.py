@@ -73,6 +73,13 @@ class TestTraining:
         assert metrics["baseline_validation_loss"] == training.baseline_loss
         assert metrics["best_validation_loss"] == training.validation_loss
 
+    def test_it_says_how_fast_it_was_and_how_much_it_took(self, client: MlflowClient, training: TrainingReport) -> None:
+        """Images a second, every epoch counted, and the memory of the process at its highest."""
+        metrics = client.get_run(training.run_id).data.metrics
+        read = training.epochs * training.n_training
+        assert metrics["images_per_second"] == pytest.approx(read / metrics["training_seconds"])
+        assert 50 < metrics["highest_memory_mib"] < 100_000
+
     def test_its_parameters_rebuild_it(self, client: MlflowClient, training: TrainingReport) -> None:
         """Model and training sections are parameters, with the fingerprint of the images."""
         params = client.get_run(training.run_id).data.params
