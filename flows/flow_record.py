@@ -54,8 +54,10 @@ def report_of(state: State[Any]) -> Any:
 
 def flow_workspace(config: str) -> Workspace:
     """The stores of the configuration; what the flow run begins in MLflow leads back to it by its tags."""
-    tags = {"reconwatch.flow_run": flow_run.id, "reconwatch.flow_run_url": flow_run.ui_url}
-    return open_workspace(Path(config), tags={name: str(value) for name, value in tags.items() if value})
+    tags = {"reconwatch.flow_run": str(flow_run.id)}
+    if str(flow_run.ui_url).startswith("http"):  # without a server that has pages, it is "None/flow-runs/..."
+        tags["reconwatch.flow_run_url"] = str(flow_run.ui_url)
+    return open_workspace(Path(config), tags=tags)
 
 
 def record(workspace: Workspace, key: str, url: str, sentences: Sequence[str]) -> None:
