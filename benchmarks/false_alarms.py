@@ -5,7 +5,7 @@
 
 FOLDER holds magnetic-tiles/ (with manifest.csv) and fashion-mnist/ (as torchvision lays it out), or one of them; the
 environment variable DATA names it too. Takes about eight minutes on one core; --quick less, with wider intervals.
---pipeline adds the whole pipeline on so many splits of the real images, a minute each.
+--pipeline adds the whole pipeline on so many splits of the real images, minutes each.
 """
 
 import argparse
