@@ -18,7 +18,6 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
 from ae_models.baselines import fit_principal_components
-from ae_models.corruptions import build_corruption
 from ae_models.curves import Auroc, auroc
 from ae_models.detector import LEAST_OPINION, Detector, FusedDetector, in_parts, log_score
 from ae_models.front_ends import build_front_end
@@ -27,7 +26,7 @@ from ae_models.networks import build_network
 from ae_models.networks.feature_restoration import FeatureRestoration
 from ae_models.networks.gaussian import fit_positional_gaussian
 from ae_models.scoring import Score, ScoreDesign
-from ae_models.synthetic_defects import SyntheticDefects
+from ae_models.synthetic_defects import SyntheticDefectCorruption, SyntheticDefects
 from ae_models.training import TrainingSettings, fit
 
 CODE_SIZE = 64
@@ -431,14 +430,13 @@ def _trained(
     settings = TrainingSettings(
         epochs, BATCH_SIZE, LEARNING_RATE, epochs, fitting.seed, fitting.device, fitting.seconds
     )
-    corruption = build_corruption("synthetic_defects", {"kinds": TAUGHT})
     trained = fit(
         build,
         images,
         parts.usual[:HELD_OUT],
         settings,
         lambda epoch, network: fitting.on_epoch(epoch.number, epochs),
-        corruption,
+        SyntheticDefectCorruption(TAUGHT),
     ).network
     network: nn.Module = trained.network  # type: ignore[assignment]  # torch types attributes as tensors or modules
     return network
