@@ -60,7 +60,7 @@ $(INSTALLED): pyproject.toml constraints.txt $(if $(new_torch),torch-backend-cha
 		export UV_LINK_MODE="$${UV_LINK_MODE:-copy}"; \
 	fi && \
 	$(UV) pip install --python $(VENV_PYTHON) --constraints constraints.txt --build-constraints constraints.txt \
-		$(new_torch) --compile-bytecode --editable '.[dev,docs]'
+		$(new_torch) --compile-bytecode --editable '.[dev,docs,servers]'
 	@echo "$(backend)" > $@
 
 # Only where there is no uv: into this folder, so that the system's Python stays as it is (some refuse anything else).
