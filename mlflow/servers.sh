@@ -24,7 +24,8 @@ database="$user:$POSTGRES_PASSWORD@$POSTGRES_HOST:${POSTGRES_PORT:-5432}"
 PGPASSWORD=$POSTGRES_PASSWORD "$psql" --quiet --no-psqlrc --set ON_ERROR_STOP=1 --host "$POSTGRES_HOST" \
     --port "${POSTGRES_PORT:-5432}" --username "$user" --dbname postgres --file "$here/databases.sql"
 
-# The address of the users' database has no variable of its own; only this file, which only its owner may read.
+# The address of the users' database has no variable of its own; only this file, which only its owner may read. Without the
+# cache each request would hash its password, which takes MLflow longer than most requests.
 settings="$workspace/mlflow-auth.ini"
 (
     umask 077
@@ -35,6 +36,7 @@ default_permission = EDIT
 database_uri = postgresql+psycopg://$database/mlflow_auth
 admin_username = ${MLFLOW_AUTH_ADMIN_USERNAME:-admin}
 authorization_function = mlflow.server.auth:authenticate_request_basic_auth
+auth_cache_ttl_seconds = 60
 INI
 )
 

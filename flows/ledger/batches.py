@@ -16,6 +16,7 @@ class BatchRecord:
     """A finished batch; `verdict` is what `finish` was given, as JSON values.
 
     Attributes:
+        run_id: that shows it in MLflow; empty as long as MLflow has not taken it.
         false_alarm: whether people say so of everything that it alarmed for.
     """
 
@@ -103,6 +104,11 @@ class Batches:
         query = sa.select(BATCHES.c.alarm).where(_nominal(pipeline, calibration_version))
         alarms = [row.alarm for row in self._database.rows(query)]
         return sum(alarms), len(alarms)
+
+    def note_run(self, key: str, run_id: str) -> None:
+        """Keeps which run shows a batch that was finished while MLflow did not answer."""
+        waits = (BATCHES.c.key == key) & (BATCHES.c.status == "done") & (BATCHES.c.run_id == "")
+        self._database.changed(BATCHES, waits, run_id=run_id)
 
     def count(self, pipeline: str) -> int:
         """How many batches of a pipeline are finished."""
