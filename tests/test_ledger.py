@@ -428,15 +428,6 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
         Ledger.open(f"sqlite:///{tmp_path / 'file' / 'ledger.db'}")
 
 
-def test_a_newer_ledger_is_refused(url: str, ledger: Ledger, tmp_path: Path) -> None:
-    """A ledger of a later version is not touched by this one."""
-    with sqlite3.connect(tmp_path / "ledger.db") as connection:
-        connection.execute("UPDATE meta SET value = '2'")
-    connection.close()
-    with pytest.raises(InputError, match="has schema version 2, and this reconwatch knows version 1: install"):
-        Ledger.open(url)
-
-
 @pytest.mark.parametrize(
     ("address", "sentence"),
     [

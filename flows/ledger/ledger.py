@@ -8,14 +8,14 @@ from typing import Any, Self
 
 import sqlalchemy as sa
 
-from flows.ledger.batches import Batches
+from flows.ledger.batches import Batches, count_nominal
 from flows.ledger.claims import AlreadyDone, Busy, Claim, batch_key, held_by, lost
 from flows.ledger.database import Database
 from flows.ledger.incidents import IncidentBook, Incidents, begun_book
 from flows.ledger.manifests import Manifests
 from flows.ledger.outbox import Outbox, OutboxEntry, enter
 from flows.ledger.reviews import Labels, Queues
-from flows.ledger.schema import create
+from flows.ledger.schema import bring_up_to_date
 from flows.ledger.streams import FollowStream, Streams, followed
 from flows.ledger.tables import BATCHES
 from flows.ledger.timeline import Timeline, add_point
@@ -41,12 +41,13 @@ class Ledger:
     def open(
         cls, url: str, clock: Callable[[], datetime] = utc_now, process: Callable[[], Process] = this_process
     ) -> Self:
-        """The ledger at `url` (`sqlite:////absolute/path.db`, `postgresql+psycopg://...`), created where there is none.
+        """The ledger at `url` (`sqlite:////absolute/path.db`, `postgresql+psycopg://...`), created where there is none,
+        and brought up to date where an older reconwatch wrote it.
 
         Raises InputError where the database cannot be used or was written by a newer reconwatch.
         """
         database = Database.of(url, clock, process)
-        create(database)
+        bring_up_to_date(database)
         return cls(
             database,
             batches=Batches(database),
@@ -144,6 +145,8 @@ class Ledger:
                 enter(connection, claim.pipeline, claim.key, alert, now)
             if settle is not None:
                 settle(begun_book(self._database, connection, claim.pipeline, now))
+            if not alarm:
+                count_nominal(connection, claim.key)
             add_point(connection, claim, point())
 
 
