@@ -25,7 +25,7 @@ MAY_IMPORT = {
         "flows/channels_prefect.py",
     },
     "mlflow": {"flows/tracking.py", "flows/served_model.py"},
-    "sqlalchemy": {"flows/ledger.py"},
+    "sqlalchemy": {"flows/ledger.py", "flows/tables.py"},
 }
 CODE_THAT_RUNS_WHEN_LOADED = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 
