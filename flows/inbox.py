@@ -62,7 +62,7 @@ def inbox_state(
             waiting.append(Waiting(batch.id, reason))
         elif not batch.items:
             waiting.append(Waiting(batch.id, "is empty so far"))
-        elif not ledger.is_done(pipeline.name, known_manifest(pipeline, batch, ledger, progress)):
+        elif not ledger.batches.is_done(pipeline.name, known_manifest(pipeline, batch, ledger, progress)):
             due.append(batch)
     return InboxState(in_order(due, data.order), tuple(waiting))
 
@@ -96,10 +96,10 @@ def in_order(batches: list[Batch], order: str) -> tuple[Batch, ...]:
 def known_manifest(pipeline: PipelineConfig, batch: Batch, ledger: Ledger, progress: Progress | None = None) -> str:
     """The batch's manifest hash; its files are read only where something was touched since they last were."""
     stat_hash = batch.stat_hash()
-    manifest_hash = ledger.known_manifest(pipeline.name, batch.id, stat_hash)
+    manifest_hash = ledger.manifests.known(pipeline.name, batch.id, stat_hash)
     if manifest_hash is None:
         what = f"Reading {pipeline.name} {batch.id}"
         with progress.track(what, len(batch.items)) if progress else nullcontext(lambda images: None) as advance:
             manifest_hash = batch.manifest_hash(advance)
-        ledger.remember_manifest(pipeline.name, batch.id, stat_hash, manifest_hash)
+        ledger.manifests.remember(pipeline.name, batch.id, stat_hash, manifest_hash)
     return manifest_hash

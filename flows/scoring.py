@@ -142,12 +142,19 @@ def score_and_record(
     manifest_hash = known_manifest(pipeline, batch, ledger, progress)
     claim = ledger.claim(pipeline.name, batch.id, manifest_hash, champion.version, champion.calibration_run)
     if isinstance(claim, AlreadyDone):
-        url = tracking.run_url(pipeline.name, claim.run_id) if claim.run_id else None
+        url = tracking.addresses.run(pipeline.name, claim.run_id) if claim.run_id else None
         return BatchReport(pipeline.name, batch.id, "known", claim.run_id, url, champion.version)
     if isinstance(claim, Busy):
         return BatchReport(pipeline.name, batch.id, "busy", reason=f"{claim.owner} is scoring it")
+    earlier = ledger.batches.last_named(pipeline.name, batch.id)
+    replaced = earlier.run_id if earlier and earlier.manifest_hash != manifest_hash else None
+    if replaced:
+        progress.say(
+            f"A batch {batch.id} of {pipeline.name} was decided before, with other images: this is a new one. Then: "
+            f"{tracking.addresses.run(pipeline.name, replaced)}"
+        )
     try:
-        nominal = ledger.nominal_counts(pipeline.name, champion.calibration_run, NOMINAL_BATCHES)
+        nominal = ledger.batches.nominal_counts(pipeline.name, champion.calibration_run, NOMINAL_BATCHES)
         scored = score_batch(
             batch,
             champion.champion,
@@ -166,13 +173,14 @@ def score_and_record(
         stream = stream_of(pipeline, champion, ledger)
         if counts_in_stream(scored.verdict):
             stream = stream.after(scored.verdict.flagged, scored.verdict.scored)
-        before = ledger.history(pipeline.name, 1)
+        before = ledger.batches.history(pipeline.name, 1)
         monitor = monitor_run(pipeline.name, tracking, ledger)
         asked = asked_images(scored.table, pipeline.review.flagged, manifest_hash)
         queue = open_queue(pipeline, batch.id, claim.key, asked, tracking, progress)
-        around = Surroundings(stream, monitor, (before[0].batch, before[0].run_id) if before else None, queue)
+        previous = (before[0].batch, before[0].run_id) if before else None
+        around = Surroundings(stream, monitor, previous, queue, replaced)
         run_id = record_batch(pipeline, batch, champion, scored, around, claim, manifest_hash, tracking)
-        url = tracking.run_url(pipeline.name, run_id)
+        url = tracking.addresses.run(pipeline.name, run_id)
         step = StreamStep(pipeline, champion, scored.verdict, _stream_alert(pipeline, claim, url))
         alert = _alert(pipeline, batch, champion, scored, claim, run_id, url, queue)
         ledger.finish(
@@ -185,7 +193,7 @@ def score_and_record(
             n_unreadable=scored.verdict.unreadable,
             stream=step if counts_in_stream(scored.verdict) else None,
             settle=_settle(after_batch(pipeline, claim.key, scored.verdict, alert, batch.taken_at()), step),
-            point=lambda: point_of(champion.champion, scored, step.stream or stream),
+            point=lambda: point_of(champion.champion, scored, step.stream or stream, batch.own_time()),
         )
     except BaseException:
         ledger.release(claim)
@@ -218,11 +226,11 @@ def past_batches(workspace: Workspace, name: str, limit: int = 20) -> tuple[Batc
             record.batch,
             "known",
             record.run_id,
-            workspace.tracking.run_url(name, record.run_id),
+            workspace.tracking.addresses.run(name, record.run_id),
             record.model_version,
             BatchVerdict(**record.verdict),
         )
-        for record in reversed(workspace.ledger.history(name, limit))
+        for record in reversed(workspace.ledger.batches.history(name, limit))
     )
 
 
