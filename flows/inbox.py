@@ -53,11 +53,7 @@ def inbox_state(
     assert source is not None
     for batch in batches:
         if _is_linked_out(batch, pipeline):
-            waiting.append(
-                Waiting(
-                    batch.id, "is a link that leads out of the inbox: set data.allow_outside: true where that is meant"
-                )
-            )
+            waiting.append(Waiting(batch.id, LINKED_OUT))
         elif reason := still_arriving(batch, source, now(), settled):
             waiting.append(Waiting(batch.id, reason))
         elif not batch.items:

@@ -43,6 +43,9 @@ __all__ = [
 ]
 
 
+ESCAPED = re.compile(r"\[([*?[])\]")  # what glob.escape makes of the wildcards in a folder's own name
+
+
 def nominal_items(data: DataConfig) -> Found:
     """The nominal images of a pipeline, with their groups.
 
@@ -207,13 +210,9 @@ def _files_of(source: PathSource, data: DataConfig) -> Found:
 def _fence_of(source: PathSource, data: DataConfig) -> Fence:
     """Around the folder, or around the part of a glob that has no wildcard."""
     plain = source.path
-    while source.glob and glob.has_magic(str(plain)) and plain != plain.parent:
+    while source.glob and glob.has_magic(ESCAPED.sub("", str(plain))) and plain != plain.parent:
         plain = plain.parent
-    return Fence(Path(_unescaped(plain)) if source.glob else plain, data)
-
-
-def _unescaped(path: Path) -> str:
-    return re.sub(r"\[([*?[])\]", r"\1", str(path))  # what glob.escape makes of the characters in a folder's own name
+    return Fence(Path(ESCAPED.sub(r"\1", str(plain))) if source.glob else plain, data)
 
 
 def _images_among(paths: Iterable[Path], root: Path, fence: Fence | None = None) -> Found:
