@@ -20,10 +20,11 @@ from flows.alerts import DeliveryReport
 from flows.channels import send_due
 from flows.config import PipelineConfig
 from flows.due import calibration_is_due, changes_since_training
+from flows.inbox import due_batches
 from flows.monitor import update_monitor
 from flows.progress import Progress
 from flows.review_queue import make_missing_queues, read_answers, retire_queues
-from flows.scoring import BatchReport, due_batches, score_and_record
+from flows.scoring import BatchReport, score_and_record
 from flows.shadow import challenger_of, score_in_shadow
 from flows.sources import Batch, path_batches
 from flows.tracking import ChampionVersion
@@ -181,7 +182,7 @@ def _score_due(
     send_alerts(workspace, progress)
     make_missing_queues(pipeline, workspace, progress)
     retire_queues(pipeline, workspace, progress)
-    batches = path_batches(paths) if paths else due_batches(pipeline, workspace.ledger, progress)
+    batches = path_batches(paths, pipeline.data) if paths else due_batches(pipeline, workspace.ledger, progress)
     if not batches:
         return ()
     champion = workspace.tracking.registry.champion(pipeline.name).on(choose_device(pipeline.training.device))

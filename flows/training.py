@@ -30,6 +30,7 @@ from ae_models.splits import groups_of, near_duplicates, perceptual_hashes, spli
 from ae_models.training import Epoch, TrainingResult, TrainingSettings, fit
 from flows.choosing import MOST, REAL, LabelledImages, choose, held_out
 from flows.config import AutoConfig, PipelineConfig, fingerprint
+from flows.fetching import contents_of
 from flows.markdown import as_text
 from flows.planning import standing
 from flows.processes import this_process
@@ -294,8 +295,8 @@ def read_images(items: Sequence[Item], spec: ImageSpec, what: str, progress: Pro
     pixels = np.empty((len(items), *spec.shape), np.float32)
     kept: list[Item] = []
     unreadable: list[tuple[str, str]] = []
-    with progress.track(what, len(items)) as advance:
-        for batch in stream((item.content for item in items), spec):
+    with progress.track(what, len(items)) as advance, contents_of(items) as contents:
+        for batch in stream(contents, spec):
             start = len(kept)
             pixels[start : start + len(batch.indices)] = batch.pixels
             kept += [items[index] for index in batch.indices]
@@ -549,8 +550,8 @@ def _log_detection(
     scores: dict[str, list[NDArray[np.float64]]] = {"network": [], "baseline": []}
     kept: list[NDArray[np.int64]] = []
     rival = Detector(detector.spec, "pca", {}, learnt.baseline)
-    with progress.track("Scoring labelled images", len(items)) as advance:
-        for batch in stream((item.content for item in items), detector.spec):
+    with progress.track("Scoring labelled images", len(items)) as advance, contents_of(items) as contents:
+        for batch in stream(contents, detector.spec):
             kept.append(batch.indices)
             scores["network"].append(detector.score(batch.pixels))
             scores["baseline"].append(rival.score(batch.pixels))

@@ -24,9 +24,9 @@ MAY_IMPORT = {  # files, and folders of them
         "flows/serve.py",
         "flows/channels_prefect.py",
     },
-    "mlflow": {"flows/tracking", "flows/served_model.py"},
-    "sqlalchemy": {"flows/ledger"},
-    "alembic": {"flows/ledger"},
+    "mlflow": {"flows/tracking/", "flows/served_model.py"},
+    "sqlalchemy": {"flows/ledger/", "flows/tables.py"},
+    "alembic": {"flows/ledger/"},
 }
 CODE_THAT_RUNS_WHEN_LOADED = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 

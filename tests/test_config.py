@@ -365,7 +365,7 @@ DATA_SETS = (
     "MNIST, FashionMNIST, KMNIST, EMNIST, QMNIST, CIFAR10, CIFAR100, SVHN, STL10, Flowers102, DTD, EuroSAT, GTSRB, "
     "Imagenette"
 )
-NO_SOURCE = "must be a path, or a mapping with one of these keys: path, manifest, torchvision"
+NO_SOURCE = "must be a path, or a mapping with one of these keys: path, url, manifest, table, torchvision"
 
 
 @pytest.mark.parametrize(
@@ -611,7 +611,7 @@ def test_a_misspelt_source_key_is_named(write: Write) -> None:
     assert faults(write(pipeline("      inbox: {manifst: a.csv}"))) == [
         "line 5  pipelines.tiles.data.inbox.manifest: missing",
         "line 5  pipelines.tiles.data.inbox.manifst: unknown key; did you mean 'manifest'? "
-        "(choices: batch, manifest, root, where)",
+        "(choices: batch, manifest, root, settled, where)",
     ]
 
 

@@ -78,6 +78,13 @@ class Batches:
         rows = self._database.rows(RECORDS.where((BATCHES.c.key == key) & (BATCHES.c.status == "done")))
         return record_of(rows[0]) if rows else None
 
+    def last_named(self, pipeline: str, batch: str) -> BatchRecord | None:
+        """The newest finished batch of that name; None where there is none."""
+        named = (BATCHES.c.pipeline == pipeline) & (BATCHES.c.batch == batch) & (BATCHES.c.status == "done")
+        newest = (BATCHES.c.finished_at.desc(), BATCHES.c.key)
+        rows = self._database.rows(RECORDS.where(named).order_by(*newest).limit(1))
+        return record_of(rows[0]) if rows else None
+
     def decided(
         self, pipeline: str, since: datetime | None = None, until: datetime | None = None
     ) -> tuple[BatchRecord, ...]:
