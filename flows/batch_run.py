@@ -44,6 +44,7 @@ class BatchNote:
         verdict: the lines of its description on what was found, in Markdown.
         files: those on files that were left out or cannot be read.
         deciders: the version, and the runs of its calibration and its training.
+        replaced: the run of the batch of this name that was decided before, with other images; None where none was.
     """
 
     pipeline: str
@@ -55,6 +56,7 @@ class BatchNote:
     verdict: tuple[str, ...]
     files: tuple[str, ...]
     deciders: tuple[str, str, str]
+    replaced: str | None = None
 
 
 def write_batch(
@@ -66,6 +68,7 @@ def write_batch(
     stream: Stream,
     claim: Claim,
     manifest_hash: str,
+    replaced: str | None = None,
 ) -> BatchNote:
     """Write the files of a batch's run into `folder`; what its run says beside them. `stream` is with this batch."""
     report = report_on(batch, champion, scored, _more(scored, stream), utc_now())
@@ -83,6 +86,8 @@ def write_batch(
         "reconwatch.diagnosis": verdict.diagnosis,
         "reconwatch.severity": verdict.severity,
     }
+    if replaced is not None:
+        tags["reconwatch.replaced"] = replaced
     said = tuple(f"- {sentence}" for sentence in verdict.sentences())
     skipped = ("", as_text(left_out(batch))) if batch.left_out else ()
     return BatchNote(
@@ -95,6 +100,7 @@ def write_batch(
         verdict=(*said, "", *_more(scored, stream)),
         files=(*skipped, *_unreadable(scored)),
         deciders=(champion.version, champion.calibration_run, champion.training_run),
+        replaced=replaced,
     )
 
 
@@ -158,6 +164,9 @@ def _description(note: BatchNote, around: Surroundings, run_id: str, tracking: T
         f"{link('training', training)}). {_previous(note, around, tracking)} "
         f"{link('The pipeline over time', around.monitor)}.",
     ]
+    if note.replaced is not None:
+        before = link("that decision", note.replaced)
+        lines += ["", f"A batch of this name was decided before, with other images: {before}."]
     if around.queue is not None:
         lines += ["", f"**[Label its images]({around.queue.url})**: the flagged ones, and some drawn at random."]
     return "\n".join([*lines, *note.files])
