@@ -12,7 +12,7 @@ for name in POSTGRES_HOST POSTGRES_PASSWORD MLFLOW_ARTIFACTS_DESTINATION MLFLOW_
     [ -n "${!name:-}" ] || missing+=("$name")
 done
 [ ${#missing[@]} = 0 ] || { echo "set ${missing[*]} in $here/.env (see .env.example)" >&2; exit 1; }
-if ! [[ $POSTGRES_PASSWORD =~ ^[A-Za-z0-9]+$ ]]; then
+if ! [[ $POSTGRES_PASSWORD =~ ^[A-Za-z0-9_-]+$ ]]; then
     echo "POSTGRES_PASSWORD becomes part of addresses: take letters and digits only, such as from 'openssl rand -hex 16'" >&2
     exit 1
 fi

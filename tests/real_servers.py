@@ -18,6 +18,7 @@ from urllib.request import Request, urlopen
 import boto3
 from moto.server import ThreadedMotoServer
 
+from tests.outages import Outage
 from tests.postgresql import USER, PostgreSQL
 
 ROOT = Path(__file__).parents[1]
@@ -36,6 +37,7 @@ class RealServers:
     store: str
     database: PostgreSQL
     log: Path
+    way_to_store: Outage
 
     def environment(self, user: str = ADMIN, password: str = ADMIN_PASSWORD) -> dict[str, str]:
         """What a client of theirs has set: addresses and its own login, and no key of the store."""
@@ -58,10 +60,29 @@ class RealServers:
         with urlopen(request, timeout=60):
             return
 
-    def objects(self) -> list[str]:
-        """The keys of everything in the store."""
-        pages = store_client(self.store).get_paginator("list_objects_v2").paginate(Bucket=BUCKET)
-        return [str(found["Key"]) for page in pages for found in page.get("Contents", ())]
+    def objects(self) -> dict[str, bytes]:
+        """Everything in the store, by key."""
+        client = store_client(self.store)
+        pages = client.get_paginator("list_objects_v2").paginate(Bucket=BUCKET)
+        keys = [str(found["Key"]) for page in pages for found in page.get("Contents", ())]
+        return {key: client.get_object(Bucket=BUCKET, Key=key)["Body"].read() for key in keys}
+
+
+def dump(database: PostgreSQL, name: str) -> bytes:
+    """Everything in a database, as text."""
+    command = [
+        database.programs / "pg_dump",
+        "-h",
+        "127.0.0.1",
+        "-p",
+        str(database.port),
+        "-U",
+        USER,
+        "--inserts",
+        name,
+    ]
+    environment = os.environ | {"PGPASSWORD": database.password}
+    return subprocess.run(command, env=environment, check=True, capture_output=True).stdout
 
 
 def store_client(url: str) -> Any:
@@ -94,7 +115,7 @@ def s3_store() -> Iterator[str]:
 @contextmanager
 def real_servers(database: PostgreSQL, folder: Path) -> Iterator[RealServers]:
     """What `servers.sh` starts, once both answer; it is told to end, and must."""
-    with s3_store() as store:
+    with s3_store() as store, Outage(int(store.rpartition(":")[2])) as way:
         mlflow, prefect = free_port(), free_port()
         log = folder / "servers.log"
         settings = {
@@ -104,7 +125,7 @@ def real_servers(database: PostgreSQL, folder: Path) -> Iterator[RealServers]:
             "POSTGRES_USER": USER,
             "POSTGRES_PASSWORD": database.password,
             "MLFLOW_ARTIFACTS_DESTINATION": f"s3://{BUCKET}",
-            "MLFLOW_S3_ENDPOINT_URL": store,
+            "MLFLOW_S3_ENDPOINT_URL": way.url,
             "AWS_ACCESS_KEY_ID": KEY,
             "AWS_SECRET_ACCESS_KEY": SECRET_KEY,
             "AWS_DEFAULT_REGION": "us-east-1",
@@ -119,7 +140,7 @@ def real_servers(database: PostgreSQL, folder: Path) -> Iterator[RealServers]:
         }
         with log.open("wb") as output:
             process = start_script(settings, output)
-        servers = RealServers(f"http://127.0.0.1:{mlflow}", f"http://127.0.0.1:{prefect}", store, database, log)
+        servers = RealServers(f"http://127.0.0.1:{mlflow}", f"http://127.0.0.1:{prefect}", store, database, log, way)
         try:
             for url in (f"{servers.mlflow}/health", f"{servers.prefect}/api/health"):
                 _wait_for(url, process, log)

@@ -148,9 +148,14 @@ def test_the_server_goes_away_while_batches_are_scored(
         site.arrive(name, small_images, 100 + 10 * len(only) + 3 * DOWN.index(mode) + number)
 
     def one(
-        pipeline: PipelineConfig, batch: Batch, champion: ChampionVersion, workspace: Workspace, progress: Progress
+        pipeline: PipelineConfig,
+        batch: Batch,
+        champion: ChampionVersion,
+        workspace: Workspace,
+        progress: Progress,
+        again: bool = False,
     ) -> BatchReport:
-        report = running.score_one(pipeline, batch, champion, workspace, progress)
+        report = running.score_one(pipeline, batch, champion, workspace, progress, again)
         monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "2")
         site.outage.set(mode, only)
         return report

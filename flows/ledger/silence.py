@@ -9,7 +9,7 @@ SECONDS = 60.0  # for the answer to one statement; the ledger's take millisecond
 CONNECT_SECONDS = 10  # libpq takes whole ones
 
 
-def bounded(engine: sa.Engine, seconds: float = SECONDS, connect_seconds: int = CONNECT_SECONDS) -> None:
+def bounded(engine: sa.Engine) -> None:
     """Lets the engine's connections wait so long for an answer, and then count as lost."""
     if engine.dialect.driver != "psycopg":
         return
@@ -18,7 +18,7 @@ def bounded(engine: sa.Engine, seconds: float = SECONDS, connect_seconds: int = 
     class BoundedConnection(Connection[Any]):
         """A connection that ends itself where the server says nothing."""
 
-        def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = seconds) -> Any:
+        def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = SECONDS) -> Any:
             """What the server answers; raises OperationalError after the time."""
             try:
                 return super().wait(gen, interval, timeout)
@@ -28,4 +28,4 @@ def bounded(engine: sa.Engine, seconds: float = SECONDS, connect_seconds: int = 
 
     @event.listens_for(engine, "do_connect")
     def connect(_dialect: Any, _record: Any, arguments: list[Any], settings: dict[str, Any]) -> Any:
-        return BoundedConnection.connect(*arguments, **{"connect_timeout": connect_seconds} | settings)
+        return BoundedConnection.connect(*arguments, **{"connect_timeout": CONNECT_SECONDS} | settings)

@@ -132,10 +132,18 @@ def _connected(uri: str, workspace: Path, needed: bool) -> MlflowClient:
             client = MlflowClient(uri, uri)  # migrates
             client.search_experiments(max_results=1)
     except Exception as error:  # mlflow lets SQLAlchemy's and its own errors through
+        if "error code 401" in str(error):
+            raise TrackingUnavailable(_refused(uri)) from None
         raise TrackingUnavailable(
             f"the MLflow store {without_password(uri)} cannot be opened: {first_line(error)}"
         ) from error
     return client
+
+
+def _refused(uri: str) -> str:
+    user = os.environ.get("MLFLOW_TRACKING_USERNAME")
+    who = f"does not take the user {user!r} with this password" if user else "wants a user and a password"
+    return f"the MLflow server {without_password(uri)} {who}: set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
 
 
 def _require_server(uri: str) -> None:
