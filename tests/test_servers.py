@@ -130,19 +130,19 @@ def test_a_label_has_the_name_of_who_logged_in(site: Site, ada: Page) -> None:
     ledger = site.ledger()
     (incident,) = [one for one in ledger.incidents.newest("tiles") if one.alert["batch"] == "2-damaged"]
     ada.goto(incident.alert["run_url"])
-    expect(ada.get_by_role("link", name="Open the report")).to_be_visible()
+    expect(ada.get_by_role("link", name="Open the report")).to_be_visible(timeout=SECONDS)
     ada.goto(ada.get_by_role("link", name="Open the report").get_attribute("href") or "")
     frame = ada.frame_locator("iframe.mlflow-html-iframe")
-    expect(frame.get_by_role("heading", name="Batch 2-damaged")).to_be_visible()
+    expect(frame.get_by_role("heading", name="Batch 2-damaged")).to_be_visible(timeout=SECONDS)
     ada.goto(incident.alert["review_url"])
     ada.get_by_role("button", name="Start review").click()
     picture = ada.get_by_role("img", name="panel")
-    expect(picture).to_be_visible()
+    expect(picture).to_be_visible(timeout=SECONDS)
     assert picture.evaluate("image => image.naturalWidth") > 50
     ada.get_by_text("Select an option").click()
     ada.get_by_role("option", name="true outlier").click()
     ada.get_by_role("button", name="Submit").click()
-    expect(ada.get_by_text(re.compile(r"^1 of ")).first).to_be_visible()
+    expect(ada.get_by_text(re.compile(r"^1 of ")).first).to_be_visible(timeout=SECONDS)
     site.reconwatch("review", "tiles", "--export", str(site.config.parent / "labels.csv"))
     assert [(label.reviewer, label.verdict, label.way) for label in ledger.labels.of("tiles")] == [
         ("ada", "outlier", "mlflow")
