@@ -44,7 +44,8 @@ def never() -> bool:
     return False
 
 
-ScoreOne = Callable[[PipelineConfig, Batch, ChampionVersion, Workspace, Progress], BatchReport]
+ScoreOne = Callable[[PipelineConfig, Batch, ChampionVersion, Workspace, Progress, bool], BatchReport]
+"""Scores one batch; the last value says whether also one that another version has decided."""
 
 
 @dataclass(frozen=True)
@@ -124,11 +125,16 @@ def retrain(workspace: Workspace, name: str, progress: Progress) -> RetrainingRe
 
 
 def score_one(
-    pipeline: PipelineConfig, batch: Batch, champion: ChampionVersion, workspace: Workspace, progress: Progress
+    pipeline: PipelineConfig,
+    batch: Batch,
+    champion: ChampionVersion,
+    workspace: Workspace,
+    progress: Progress,
+    again: bool = False,
 ) -> BatchReport:
     """Score one batch; where that fails, the report says why and the others go on."""
     try:
-        return score_and_record(pipeline, batch, champion, workspace.tracking, workspace.ledger, progress)
+        return score_and_record(pipeline, batch, champion, workspace.tracking, workspace.ledger, progress, again)
     except Exception as error:
         return BatchReport(pipeline.name, batch.id, "failed", reason=str(error) or type(error).__name__)
 
@@ -205,7 +211,7 @@ def _score_due(
     for batch in batches:
         if stopped():
             break
-        reports.append(score_one(pipeline, batch, champion, workspace, progress))
+        reports.append(score_one(pipeline, batch, champion, workspace, progress, bool(paths)))
         if challenger is not None:
             _shadow(batch, reports[-1], challenger, workspace, progress)
         if reports[-1].alarm:

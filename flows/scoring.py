@@ -133,17 +133,21 @@ def score_and_record(
     tracking: Tracking,
     ledger: Ledger,
     progress: Progress,
+    again: bool = False,
 ) -> BatchReport:
-    """Score a batch once: claim it, score it, show it in MLflow, and settle verdict and alerts in one transaction."""
+    """Score a batch once: claim it, score it, show it in MLflow, and settle verdict and alerts in one transaction.
+
+    With `again`, also one that another version has decided.
+    """
     if batch.is_gone():
         progress.warn(f"Batch {batch.id} of {pipeline.name} {GONE}.")
         return BatchReport(pipeline.name, batch.id, "gone", reason=GONE)
     stats = [item.stat() for item in batch.items]
     manifest_hash = known_manifest(pipeline, batch, ledger, progress)
-    claim = ledger.claim(pipeline.name, batch.id, manifest_hash, champion.version, champion.calibration_run)
+    claim = ledger.claim(pipeline.name, batch.id, manifest_hash, champion.version, champion.calibration_run, again)
     if isinstance(claim, AlreadyDone):
         url = tracking.addresses.run(pipeline.name, claim.run_id) if claim.run_id else None
-        return BatchReport(pipeline.name, batch.id, "known", claim.run_id, url, champion.version)
+        return BatchReport(pipeline.name, batch.id, "known", claim.run_id, url, claim.model_version)
     if isinstance(claim, Busy):
         return BatchReport(pipeline.name, batch.id, "busy", reason=f"{claim.owner} is scoring it")
     earlier = ledger.batches.last_named(pipeline.name, batch.id)

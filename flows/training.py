@@ -24,6 +24,8 @@ from ae_models.errors import InputError
 from ae_models.images import ImageSpec, infer_spec, stream
 from ae_models.networks import build_network
 from ae_models.panels import curves_figure, image_rows, loss_figure
+from ae_models.scoring import ScoreDesign
+from ae_models.selection import with_score
 from ae_models.splits import groups_of, near_duplicates, perceptual_hashes, split_by_group
 from ae_models.training import Epoch, TrainingResult, TrainingSettings, fit
 from flows.choosing import MOST, REAL, LabelledImages, choose, held_out
@@ -196,7 +198,9 @@ def _learn(
     baseline = fit_principal_components(training, spec, ENOUGH_BASELINE, pipeline.training.seed)
     if not isinstance(pipeline.model, AutoConfig):
         result, baseline_loss = _fit(pipeline, tracking, run_id, images, sides, baseline, progress)
-        detector = Detector(spec, pipeline.model.network, network_parameters(pipeline), result.network)
+        plain = Detector(spec, pipeline.model.network, network_parameters(pipeline), result.network)
+        design = ScoreDesign(**pipeline.model.score.model_dump())
+        detector = with_score(plain, design, images.pixels[sides["validation"]])
         _log_fit(tracking, run_id, result, baseline_loss, len(training))
         losses = {"validation_loss": result.best.validation_loss, "baseline_loss": baseline_loss}
         return Learnt(detector, baseline, {"epochs": len(result.epochs), **losses})

@@ -24,6 +24,13 @@ def database(tmp_path: Path) -> str:
     return f"sqlite:///{tmp_path / 'plant.db'}"
 
 
+@pytest.fixture(params=["sqlite", "postgresql"])
+def any_database(request: pytest.FixtureRequest) -> str:
+    """A new database of each kind; PostgreSQL is skipped where there is none."""
+    name = {"sqlite": "database", "postgresql": "postgresql_url"}[request.param]
+    return str(request.getfixturevalue(name))
+
+
 def write(database: str, table: str, *rows: dict[str, Any], schema: str | None = None) -> None:
     """A new table with these rows; a column's type is that of its first value."""
     kinds: dict[type, Any] = {str: sa.String, bytes: sa.LargeBinary, int: sa.Integer, datetime: sa.DateTime}
@@ -47,16 +54,16 @@ class TestPaths:
         return {"table": "images", "database": database, "path_column": "file", "root": str(root), **parts}
 
     def test_rows_are_images_with_what_is_known_of_them(
-        self, database: str, tmp_path: Path, small_images: SmallImages
+        self, any_database: str, tmp_path: Path, small_images: SmallImages
     ) -> None:
         """Batches, groups, times and labels come from their columns, whatever these are called."""
         small_images(tmp_path / "root", 3, 0)
         names = [f"image-{number:03d}.png" for number in range(3)]
         day = datetime(2024, 5, 17, 12)
         rows = [{"file": name, "Lot #": f"lot-{i % 2}", "part": f"p{i}", "at": day} for i, name in enumerate(names)]
-        write(database, "images", *rows)
+        write(any_database, "images", *rows)
         columns = {"batch_column": "Lot #", "group_column": "part", "time_column": "at"}
-        first, second = inbox_batches(data(self.source(database, tmp_path / "root", **columns)))
+        first, second = inbox_batches(data(self.source(any_database, tmp_path / "root", **columns)))
         assert [Path(item.uri).name for item in first.items] == [names[0], names[2]]
         assert (first.id, second.id, first.items[0].group) == ("lot-0", "lot-1", "p0")
         assert first.taken_at() == day.replace(tzinfo=UTC)
@@ -85,14 +92,14 @@ class TestPaths:
         with pytest.raises(InputError, match="which lies outside of any root"):
             inbox_batches(data({**source, "root": None}))
 
-    def test_names_are_quoted(self, database: str, tmp_path: Path) -> None:
+    def test_names_are_quoted(self, any_database: str, tmp_path: Path) -> None:
         """A table or column whose name is SQL is a name, and nothing else."""
         evil = 'x"; DROP TABLE keep; --'
-        write(database, "keep", {"a": 1})
-        write(database, evil, {"file": "a.png", 'lot"; DROP TABLE keep; --': "1"})
-        source = self.source(database, tmp_path, table=evil, batch_column='lot"; DROP TABLE keep; --')
+        write(any_database, "keep", {"a": 1})
+        write(any_database, evil, {"file": "a.png", 'lot"; DROP TABLE keep; --': "1"})
+        source = self.source(any_database, tmp_path, table=evil, batch_column='lot"; DROP TABLE keep; --')
         assert [batch.id for batch in inbox_batches(data(source))] == ["1"]
-        assert sa.inspect(sa.create_engine(database, poolclass=sa.NullPool)).has_table("keep")
+        assert sa.inspect(sa.create_engine(any_database, poolclass=sa.NullPool)).has_table("keep")
 
     def test_rows_without_a_path_or_a_batch_are_said(self, database: str, tmp_path: Path) -> None:
         """Nothing is skipped in silence."""
@@ -104,10 +111,10 @@ class TestPaths:
         with pytest.raises(InputError, match="the table more has a row without a value for file or its image"):
             inbox_batches(data({**source, "table": "more"}))
 
-    def test_a_thousand_and_more_rows_come_in_chunks(self, database: str, tmp_path: Path) -> None:
+    def test_a_thousand_and_more_rows_come_in_chunks(self, any_database: str, tmp_path: Path) -> None:
         """All of them arrive, in the order of their keys."""
-        write(database, "images", *({"file": f"{n:05d}.png", "lot": "1"} for n in range(2500)))
-        (batch,) = inbox_batches(data(self.source(database, tmp_path, batch_column="lot")))
+        write(any_database, "images", *({"file": f"{n:05d}.png", "lot": "1"} for n in range(2500)))
+        (batch,) = inbox_batches(data(self.source(any_database, tmp_path, batch_column="lot")))
         assert [Path(item.uri).stem for item in batch.items] == [f"{n:05d}" for n in range(2500)]
 
 
@@ -115,7 +122,8 @@ class TestBytes:
     """A column may hold the image files themselves."""
 
     @pytest.fixture
-    def source(self, database: str, tmp_path: Path, small_images: SmallImages) -> dict[str, Any]:
+    def source(self, any_database: str, tmp_path: Path, small_images: SmallImages) -> dict[str, Any]:
+        database = any_database
         pictures = [path.read_bytes() for path in small_images(tmp_path / "images", 3, 0)]
         write(database, "images", *({"id": n, "picture": picture, "lot": "a"} for n, picture in enumerate(pictures)))
         columns = {"key_column": "id", "bytes_column": "picture", "batch_column": "lot"}
@@ -134,7 +142,7 @@ class TestBytes:
         (before,) = inbox_batches(data(source))
         hashes = before.stat_hash(), before.manifest_hash()
         assert hashes == (inbox_batches(data(source))[0].stat_hash(), before.manifest_hash())
-        self.execute(source, "UPDATE images SET picture = x'00' WHERE id = 1")
+        self.execute(source, "UPDATE images SET picture = '0' WHERE id = 1")
         (after,) = inbox_batches(data(source))
         assert after.stat_hash() != hashes[0]
         assert after.manifest_hash() != hashes[1]
@@ -201,6 +209,14 @@ class TestWords:
             inbox_batches(self.source(f"sqlite:///{tmp_path}/plant.db"))
         words = "did not answer, and its batches stay due: file is not a database"
         assert str(caught.value) == f"the database sqlite:///{tmp_path}/plant.db {words}"
+
+    def test_a_postgresql_that_refuses_does_not_hear_the_password_repeated(self, postgresql_url: str) -> None:
+        """A wrong password is an outage, in one sentence that does not hold it."""
+        host = postgresql_url.rpartition("@")[2]
+        with pytest.raises(SourceUnavailable) as caught:
+            inbox_batches(self.source(f"postgresql+psycopg://reconwatch:hunter2@{host}"))
+        assert str(caught.value).startswith(f"the database postgresql+psycopg://reconwatch:***@{host} did not answer")
+        assert "hunter2" not in str(caught.value)
 
     def test_a_password_stays_out_of_everything(self, tmp_path: Path) -> None:
         """It must be a variable in the file, and is shown neither in the settings nor in their JSON."""

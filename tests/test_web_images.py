@@ -1,5 +1,6 @@
 """Images behind http(s), on a real server on loopback: only from named places, wherever names and redirects lead."""
 
+import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -108,7 +109,7 @@ def test_addresses_that_are_not_public_are_refused_unless_they_are_named(host: s
 def test_a_name_that_leads_to_a_private_address_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is the address that counts, and every one that the name has."""
     found = [(2, 1, 6, "", ("93.184.215.14", 80)), (2, 1, 6, "", ("169.254.169.254", 80))]
-    monkeypatch.setattr(web_images.socket, "getaddrinfo", lambda *place, **how: found)
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *place, **how: found)
     assert unreadable("http://images.example/a.png", ["http://images.example"], ()) == (
         "is at images.example, whose address 169.254.169.254 is not public nor in data.allowed_networks"
     )
@@ -123,7 +124,7 @@ def test_the_connection_goes_to_the_address_that_was_looked_at(server: Server, m
         return [(2, 1, 6, "", ("127.0.0.1", port))]
 
     server.answers["/a.png"] = (200, {}, b"image")
-    monkeypatch.setattr(web_images.socket, "getaddrinfo", once)
+    monkeypatch.setattr(socket, "getaddrinfo", once)
     url = f"http://images.example:{port}"
     assert fetch(f"{url}/a.png", [url], LOOPBACK) == b"image"
     assert server.asked == [("/a.png", f"images.example:{port}")]
