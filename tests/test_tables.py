@@ -139,10 +139,11 @@ class TestBytes:
 
     def test_other_bytes_are_another_batch(self, source: dict[str, Any]) -> None:
         """What was replaced is seen by its length, and then by its content."""
+        write(source["database"], "other", {"picture": b"0"})
         (before,) = inbox_batches(data(source))
         hashes = before.stat_hash(), before.manifest_hash()
         assert hashes == (inbox_batches(data(source))[0].stat_hash(), before.manifest_hash())
-        self.execute(source, "UPDATE images SET picture = '0' WHERE id = 1")
+        self.execute(source, "UPDATE images SET picture = (SELECT picture FROM other) WHERE id = 1")
         (after,) = inbox_batches(data(source))
         assert after.stat_hash() != hashes[0]
         assert after.manifest_hash() != hashes[1]
