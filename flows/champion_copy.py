@@ -37,7 +37,7 @@ def deciding_champion(workspace: Workspace, pipeline: str, progress: Progress) -
     except Exception:
         if tracking.answers():
             raise
-    champion = _kept(folder, pipeline, tracking.shown_uri)
+    champion = kept_champion(workspace, pipeline)
     progress.warn(
         f"The MLflow server {tracking.shown_uri} does not answer: version {champion.version} of {pipeline}, which "
         "decided last, decides on, and the runs of its batches wait"
@@ -91,11 +91,19 @@ def _read(folder: Path) -> ChampionVersion:
     return ChampionVersion(**document, champion=Champion.load(folder / str(document["calibration_run"])))
 
 
-def _kept(folder: Path, pipeline: str, server: str) -> ChampionVersion:
+def kept_champion(workspace: Workspace, pipeline: str) -> ChampionVersion:
+    """The champion that decided last.
+
+    Raises:
+        TrackingUnavailable: none is kept here, and the server does not answer.
+        InputError: none is kept here.
+    """
     try:
-        return _read(folder)
+        return _read(workspace.settings.workspace / FOLDER / pipeline)
     except (OSError, ValueError, TypeError, KeyError, InputError) as error:
-        raise TrackingUnavailable(
-            f"the MLflow server {server} does not answer, and this workspace holds no champion of {pipeline!r} to go "
-            "on with: start the server, and run again"
-        ) from error
+        nothing = f"this workspace keeps no champion of {pipeline!r} to go on with"
+        try:
+            workspace.tracking.require()
+        except TrackingUnavailable as away:
+            raise TrackingUnavailable(f"{away}; {nothing}") from error
+        raise InputError(f"{nothing}: run again") from error
