@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 from ae_models.errors import InputError
 from ae_models.training import choose_device
 from flows.alerts import DeliveryReport
-from flows.champion_copy import deciding_champion
+from flows.champion_copy import deciding_champion, kept_champion
 from flows.channels import send_due
 from flows.channels_email import no_picture
 from flows.config import PipelineConfig
@@ -311,6 +311,8 @@ def _scored_alone(
     """What can be done while the MLflow server does not answer: new batches are decided, and nothing else."""
     batches: tuple[BatchReport, ...] = ()
     try:
+        kept_champion(workspace, pipeline.name)  # without one nothing can be done, whether a batch is due or not
+        progress.warn(f"The MLflow server {workspace.tracking.shown_uri} does not answer: only new batches are scored.")
         if pipeline.data.inbox is not None:
             batches = _score(workspace, pipeline, (), progress, score_one, settled, stopped)
     except Exception as error:
