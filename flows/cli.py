@@ -15,6 +15,7 @@ import typer
 from ae_models.errors import InputError
 from flows.cli_alert import app as alert_app
 from flows.cli_codes import app as codes_app
+from flows.cli_doctor import doctor
 from flows.cli_incidents import watchdog
 from flows.cli_prune import prune
 from flows.cli_review import review
@@ -371,6 +372,7 @@ app.command()(promote)
 app.command()(rollback)
 app.command()(versions)
 app.command()(prune)
+app.command()(doctor)
 
 
 @app.command()

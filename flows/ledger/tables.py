@@ -58,6 +58,9 @@ OUTBOX = sa.Table(
 )
 _WAITING = OUTBOX.c.delivered_at.is_(None)
 sa.Index("outbox_waiting", OUTBOX.c.id, sqlite_where=_WAITING, postgresql_where=_WAITING)
+sa.Index(
+    "outbox_waiting_by_channel", OUTBOX.c.pipeline, OUTBOX.c.channel, sqlite_where=_WAITING, postgresql_where=_WAITING
+)
 sa.Index("outbox_by_matter", OUTBOX.c.batch_key, OUTBOX.c.channel)
 STREAMS = sa.Table(
     "streams",

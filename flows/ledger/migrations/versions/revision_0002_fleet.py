@@ -17,6 +17,8 @@ def upgrade() -> None:
     op.drop_index("outbox_due", "outbox")
     waiting = sa.text("delivered_at IS NULL")
     op.create_index("outbox_waiting", "outbox", ["id"], sqlite_where=waiting, postgresql_where=waiting)
+    by_channel = ["pipeline", "channel"]
+    op.create_index("outbox_waiting_by_channel", "outbox", by_channel, sqlite_where=waiting, postgresql_where=waiting)
     op.create_index("labels_by_batch", "labels", ["batch_key", "labelled_at"])
     _give_queues_their_pipeline()
     _count_nominal_batches()
