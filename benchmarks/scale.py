@@ -165,6 +165,7 @@ def one_batch(ledger: Ledger, settings: Settings, name: str, number: int, alarm:
     if ledger.manifests.known(name, f"new-{number}", images) is None:
         ledger.manifests.remember(name, f"new-{number}", images, images)
     assert not ledger.batches.is_done(name, images)
+    ledger.batches.last_named(name, f"new-{number}")
     claim = ledger.claim(name, f"new-{number}", images, "1", "c1")
     assert isinstance(claim, Claim)
     ledger.batches.nominal_counts(name, "c1", NOMINAL_BATCHES)

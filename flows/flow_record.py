@@ -3,20 +3,22 @@
 import re
 import sys
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from prefect import State, get_run_logger
 from prefect.artifacts import create_markdown_artifact
-from prefect.runtime import flow_run
-from prefect.states import Failed
+from prefect.runtime import deployment, flow_run
+from prefect.states import Cancelled, Failed
 
 from ae_models.errors import InputError
 from flows.alerts import in_words
 from flows.progress import LogProgress, Progress, TerminalProgress
 from flows.status import COLUMNS, PipelineState, pipeline_states
 from flows.tracking import TrackingUnavailable
-from flows.workspace import Workspace, open_workspace
+from flows.turns import TurnTaken, turn
+from flows.workspace import Patience, Workspace, open_workspace
 
 
 class PartFailedError(RuntimeError):
@@ -37,6 +39,8 @@ def failed(error: Exception) -> State[Any]:
 
     A flow returns it instead of raising: Prefect would log the traceback of a mistake in pipelines.yaml, and pickle it.
     """
+    if isinstance(error, TurnTaken):
+        return Cancelled(name="Skipped", message=f"Skipped: {error}.")
     if not isinstance(error, (InputError, TrackingUnavailable, PartFailedError)):
         get_run_logger().error("What stopped this run:", exc_info=error)
     return Failed(message=str(error) or type(error).__name__, data=error)
@@ -52,12 +56,27 @@ def report_of(state: State[Any]) -> Any:
     return result
 
 
-def flow_workspace(config: str) -> Workspace:
-    """The stores of the configuration; what the flow run begins in MLflow leads back to it by its tags."""
+def deployed_turn(workspace: Workspace, pipeline: str, work: str) -> AbstractContextManager[None]:
+    """One run of this work at a time for the pipeline, of those that deployments start; by hand, any number.
+
+    Raises (on entering):
+        TurnTaken: another one is at work.
+    """
+    if deployment.id is None:
+        return nullcontext()
+    return turn(workspace.settings.workspace, pipeline, work)
+
+
+def flow_workspace(config: str, goes_on: bool = False) -> Workspace:
+    """The stores of the configuration; what the flow run begins in MLflow leads back to it by its tags.
+
+    An MLflow server that does not answer is waited for; then the run `goes_on` without it, or fails.
+    """
     tags = {"reconwatch.flow_run": str(flow_run.id)}
     if str(flow_run.ui_url).startswith("http"):  # without a server that has pages, it is "None/flow-runs/..."
         tags["reconwatch.flow_run_url"] = str(flow_run.ui_url)
-    return open_workspace(Path(config), tags=tags)
+    patience = Patience(waits=True, goes_on=goes_on, say=get_run_logger().warning)
+    return open_workspace(Path(config), tags=tags, patience=patience)
 
 
 def record(workspace: Workspace, key: str, url: str, sentences: Sequence[str]) -> None:
@@ -68,7 +87,8 @@ def record(workspace: Workspace, key: str, url: str, sentences: Sequence[str]) -
         markdown="\n".join([*lines, "", f"[Open in MLflow]({url})"]),
         description="What this flow run did",
     )
-
+    if not workspace.tracking.answers():
+        return
     create_markdown_artifact(
         key="status", markdown=status_markdown(pipeline_states(workspace)), description="How every pipeline stands"
     )

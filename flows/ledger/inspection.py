@@ -34,7 +34,7 @@ class LedgerState:
 
 def inspect_ledger(url: str) -> LedgerState:
     """How the ledger at `url` stands; raises InputError where it cannot be read, written, or is of a newer version."""
-    database = Database.of(url, utc_now, this_process)
+    database = Database.of(url, utc_now, this_process, delays=())
     address = shown(database.url)
     if database.url.get_backend_name() == "sqlite" and not Path(str(database.url.database)).exists():
         return LedgerState(address, there=False, current=False, now=None)

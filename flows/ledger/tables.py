@@ -34,6 +34,7 @@ BATCHES = sa.Table(
     sa.Column("verdict", Words),
     sa.Index("batches_by_finish", "pipeline", "finished_at"),
     sa.Index("batches_by_manifest", "pipeline", "manifest_hash"),
+    sa.Index("batches_by_name", "pipeline", "batch", "finished_at"),
     sa.Index("batches_by_calibration", "pipeline", "calibration_version", "finished_at"),
 )
 _CLAIMED = BATCHES.c.status == "claimed"

@@ -9,6 +9,7 @@ down_revision = "0001"
 
 def upgrade() -> None:
     """Indexes, the pipeline of each review queue, and the nominal batches of each calibration, counted."""
+    op.create_index("batches_by_name", "batches", ["pipeline", "batch", "finished_at"])
     op.create_index("batches_by_calibration", "batches", ["pipeline", "calibration_version", "finished_at"])
     claimed = sa.text("status = 'claimed'")
     op.create_index("batches_claimed", "batches", ["pipeline"], sqlite_where=claimed, postgresql_where=claimed)
