@@ -92,6 +92,10 @@ class Tracking:
         """Whether it can be written to now; of stores that are no servers, always."""
         return self._store.answers()
 
+    def require(self) -> None:
+        """Nothing where it answers; raises TrackingUnavailable with what to do where it does not."""
+        self._store.require()
+
     @property
     def shown_uri(self) -> str:
         """The store's address without its password."""
