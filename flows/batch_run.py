@@ -43,10 +43,11 @@ def record_batch(
     claim: Claim,
     manifest_hash: str,
     tracking: Tracking,
+    kind: str = "batch",
 ) -> str:
-    """The id of the run; what an attempt that died left behind is discarded."""
+    """The id of the run, which is of that kind; what an attempt that died left behind is discarded."""
     if claim.attempt > 1:
-        tracking.discard(pipeline.name, claim.key)
+        tracking.discard(pipeline.name, claim.key, kind)
     verdict = scored.verdict
     tags = {
         "reconwatch.key": claim.key,
@@ -57,7 +58,7 @@ def record_batch(
         "reconwatch.diagnosis": verdict.diagnosis,
         "reconwatch.severity": verdict.severity,
     }
-    run_id = tracking.start_run(pipeline.name, "batch", f"batch {batch.id}", tags)
+    run_id = tracking.start_run(pipeline.name, kind, f"{kind} {batch.id}", tags)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         report = report_on(batch, champion, scored, _more(scored, around.stream), utc_now())

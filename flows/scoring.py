@@ -130,9 +130,19 @@ def due_batches(pipeline: PipelineConfig, ledger: Ledger, progress: Progress) ->
     for batch in inbox_batches(pipeline.data):
         if not batch.items:
             progress.say(f"Batch {batch.id} of {pipeline.name} is empty so far, and is left for later.")
-        elif not ledger.batches.is_done(pipeline.name, known_manifest(pipeline, batch, ledger)):
+        elif not _is_decided(pipeline, batch, ledger):
             due.append(batch)
     return tuple(due)
+
+
+def backfilled(pipeline: str) -> str:
+    """The name under which the ledger keeps a pipeline's backfilled batches; no pipeline can have it."""
+    return f"{pipeline}/backfill"
+
+
+def _is_decided(pipeline: PipelineConfig, batch: Batch, ledger: Ledger) -> bool:
+    manifest_hash = known_manifest(pipeline, batch, ledger)
+    return any(ledger.batches.is_done(name, manifest_hash) for name in (pipeline.name, backfilled(pipeline.name)))
 
 
 def known_manifest(pipeline: PipelineConfig, batch: Batch, ledger: Ledger) -> str:
