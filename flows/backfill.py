@@ -6,16 +6,16 @@ incidents, its time line or the alerts on their way.
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
-from pathlib import Path
+from datetime import datetime
 
 from ae_models.errors import InputError
 from flows.batch_run import Surroundings, record_batch
 from flows.config import PipelineConfig
+from flows.inbox import backfilled, known_manifest
 from flows.ledger import AlreadyDone, Busy, Ledger
 from flows.monitor import monitor_run
 from flows.progress import Progress
-from flows.scoring import BatchReport, backfilled, known_manifest, score_batch
+from flows.scoring import BatchReport, score_batch
 from flows.sources import Batch, inbox_batches
 from flows.streams import stream_of
 from flows.tracking import ChampionVersion
@@ -76,7 +76,7 @@ def plan_backfill(
     decider = _decider(pipeline, workspace, version)
     batches, undated = [], []
     for batch in inbox_batches(pipeline.data):
-        taken_at = time_of(batch)
+        taken_at = batch.own_time()
         if taken_at is None:
             undated.append(batch.id)
         elif batch.items and since <= taken_at < until:
@@ -104,18 +104,6 @@ def backfill(
     return tuple(reports)
 
 
-def time_of(batch: Batch) -> datetime | None:
-    """When a batch was taken: the newest time that its manifest gives, or else the newest of its files."""
-    if (taken_at := batch.taken_at()) is not None:
-        return taken_at
-    contents = [item.content() for item in batch.items]
-    try:
-        times = [content.stat().st_mtime for content in contents if isinstance(content, Path)]
-    except OSError:
-        return None
-    return datetime.fromtimestamp(max(times), UTC) if times and len(times) == len(contents) else None
-
-
 def _decider(pipeline: PipelineConfig, workspace: Workspace, version: str | None) -> ChampionVersion:
     registry = workspace.tracking.registry
     if version is None:
@@ -139,7 +127,7 @@ def _decide(
     tracking, ledger = workspace.tracking, workspace.ledger
     manifest_hash = known_manifest(pipeline, batch, ledger)
     name = backfilled(pipeline.name)
-    claim = ledger.claim(name, batch.id, manifest_hash, version.version, version.calibration_run)
+    claim = ledger.claim(name, batch.id, manifest_hash, version.version, version.calibration_run, again=True)
     if isinstance(claim, AlreadyDone):
         return BatchReport(pipeline.name, batch.id, "known", claim.run_id, version=version.version)
     if isinstance(claim, Busy):

@@ -61,7 +61,7 @@ class Serving:
 
     def decided(self) -> int:
         """How many batches of the pipeline tiles the ledger holds."""
-        return int(open_ledger(load(self.config, {}).workspace, {}).batches.count("tiles"))
+        return open_ledger(load(self.config, {}).workspace, {}).batches.count("tiles")
 
 
 def wait_for(what: Callable[[], Any], seconds: float = 400) -> Any:
