@@ -119,6 +119,7 @@ def serve(
                     swept = monotonic()
                 runs.cancel_wished()
                 runs.reap()
+                runs.start_wished(datetime.now(UTC))
                 runs.start_due(datetime.now(UTC))
                 away.is_right("The Prefect server answers again.")
             except httpx.HTTPError as error:

@@ -19,15 +19,13 @@ AnySchedule = CronSchedule | IntervalSchedule | RecurrenceSchedule
 
 def runs(schedule: AnySchedule, change: datetime) -> list[datetime]:
     """When Prefect's server runs it, from two days before the change to two days after it, in UTC."""
-    ours = schedule_for_prefect(schedule)
-    assert ours is not None
+    ours: Any = schedule_for_prefect(schedule)
     served: Any
     if ours.cron:
         served = server_schedules.CronSchedule(cron=ours.cron, timezone=ours.timezone)
     elif ours.rrule:
         served = server_schedules.RRuleSchedule(rrule=ours.rrule, timezone=ours.timezone)
     else:
-        assert ours.interval is not None
         served = server_schedules.IntervalSchedule(
             interval=ours.interval, anchor_date=ours.anchor_date, timezone=ours.timezone
         )

@@ -127,7 +127,8 @@ def test_pipelines_are_served_on_their_schedules_and_follow_the_file(
         pipelines = yaml.safe_load(config.read_text())["pipelines"]
         pipelines["tiles"]["schedule"] = {"score": "0 6 * * *", "timezone": "Europe/Berlin"}
         rewritten(config, pipelines=pipelines | {"more": pipelines["tiles"]})
-        wait_for(lambda: "run/more" in deployments(client, config), 60)
+        wait_for(lambda: "Changed: run/tiles." in serve.said(), 60)
+        assert "run/more" in deployments(client, config)
         (schedule,) = deployments(client, config)["run/tiles"].schedules
         assert (schedule.schedule.cron, schedule.schedule.timezone) == ("0 6 * * *", "Europe/Berlin")
 
@@ -141,9 +142,9 @@ def test_pipelines_are_served_on_their_schedules_and_follow_the_file(
         config.write_text(good)
         wait_for(lambda: "pipelines.yaml is in order again." in serve.said(), 60)
         rewritten(config, pipelines=rewritten_pipelines)
-        wait_for(lambda: "run/more" not in deployments(client, config), 60)
+        wait_for(lambda: "Removed: " in serve.said(), 60)
+        assert "run/more" not in deployments(client, config)
         assert deployments(client, config)["run/tiles"].schedules == []
-        assert "Removed: " in serve.said()
         serve.process.send_signal(signal.SIGTERM)
         assert serve.process.wait(30) == 0
     assert not any(one.paused for one in deployments(client, config).values())
@@ -247,6 +248,16 @@ class TestRunsThatAreDue:
             runs.start_due(datetime.now(UTC) + timedelta(seconds=1))
         assert self.state(runs, run.id)[0] == "Scheduled"
 
+    def test_whoever_sees_a_batch_arrive_has_a_run_made_at_once(self, runs: ServedRuns) -> None:
+        """One for several wishes, and none of a pipeline that is not there; another wish waits for its turn."""
+        for name in ("tiles", "gone", "tiles"):
+            runs.wishes.put(name)
+        for _ in range(2):
+            runs.start_wished(datetime.now(UTC) + timedelta(seconds=1))
+            runs.wishes.put("tiles")
+        (made,) = runs.client.get_scheduled_flow_runs_for_deployments([self.deployment(runs)])
+        assert not made.auto_scheduled
+
     def test_a_run_without_a_process_is_called_crashed(self, runs: ServedRuns) -> None:
         """One that Prefect believes to be running or pending, after two minutes; not while somebody has the turn."""
         stuck = [runs.client.create_flow_run_from_deployment(self.deployment(runs), state=Pending()).id]
@@ -308,6 +319,42 @@ class TestDeployments:
         assert not deployments(client, config)["run/tiles"].paused
         client.delete_flow_run(run.id)
         assert len(bring_about((), place, client).removed) == 4
+
+
+def test_a_worker_of_a_pool_runs_what_was_deployed(
+    project: Project,
+    tmp_path: Path,
+    prefect_api: str,
+    client: SyncPrefectClient,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """From the installed package; a second deploy changes nothing, and --remove takes all of it back."""
+    config = project(tmp_path, schedule={"score": "1d"}, training={"epochs": 1})
+    monkeypatch.setenv("PREFECT_API_URL", prefect_api)
+
+    def command(*arguments: str) -> str:
+        with pytest.raises(SystemExit) as left:
+            main(["deploy", "--pool", "line-one", "--config", str(config), *arguments])
+        printed = capsys.readouterr()
+        return printed.out if left.value.code == 0 else printed.err
+
+    def prefect(*arguments: str) -> None:
+        variables = os.environ | {"PREFECT_HOME": str(tmp_path / "home")}
+        subprocess.run([sys.executable, "-m", "prefect", *arguments], env=variables, check=True, capture_output=True)
+
+    assert "there is no work pool 'line-one'" in command()
+    prefect("work-pool", "create", "line-one", "--type", "process")
+    assert "runs of the work pool 'line-one' (process) have no image: leave --image out" in command("--image", "a:1")
+    assert command().startswith("New: run/tiles@line-one, recalibrate/tiles@line-one")
+    assert command() == "Nothing changed.\n"
+    there = deployments(client, config)["run/tiles@line-one"]
+    assert (there.entrypoint, there.work_pool_name) == ("flows.run.run", "line-one")
+    client.create_flow_run_from_deployment(there.id)
+    prefect("worker", "start", "--pool", "line-one", "--run-once")
+    assert open_ledger(load(config, {}).workspace, {}).batches.count("tiles") == 3
+    assert command("--remove").startswith("Removed: ")
+    assert deployments(client, config) == {}
 
 
 @pytest.fixture(autouse=True)
