@@ -12,6 +12,7 @@ from typing import IO
 
 import psutil  # type: ignore[import-untyped, unused-ignore]  # it ships no types
 
+SECONDS = 5.0  # until a process that was killed is gone
 SOON = 0.05  # seconds between two looks at processes that are to end
 
 
@@ -66,6 +67,7 @@ def stop(child: Child, seconds: float) -> None:
             break
         sleep(SOON)
     child.process.wait()
+    psutil.wait_procs(family, timeout=SECONDS)
 
 
 def _family(child: Child) -> list[psutil.Process]:

@@ -127,42 +127,42 @@ def test_pipelines_are_served_on_their_schedules_and_follow_the_file(
         pipelines = yaml.safe_load(config.read_text())["pipelines"]
         pipelines["tiles"]["schedule"] = {"score": "0 6 * * *", "timezone": "Europe/Berlin"}
         rewritten(config, pipelines=pipelines | {"more": pipelines["tiles"]})
-        wait_for(lambda: "Changed: run/tiles." in serve.said(), 60)
+        wait_for(lambda: "Changed: run/tiles." in serve.said())
         assert "run/more" in deployments(client, config)
         (schedule,) = deployments(client, config)["run/tiles"].schedules
         assert (schedule.schedule.cron, schedule.schedule.timezone) == ("0 6 * * *", "Europe/Berlin")
 
         good = config.read_text()
         config.write_text(good.replace("0 6 * * *", "0 66 * * *"))
-        wait_for(lambda: "is no cron schedule" in serve.said(), 60)
+        wait_for(lambda: "is no cron schedule" in serve.said())
         assert "The schedules of the last good pipelines.yaml go on; correct the file." in serve.said()
         assert len(deployments(client, config)) == 8
 
         rewritten_pipelines = {"tiles": pipelines["tiles"] | {"schedule": {"score": None}}}
         config.write_text(good)
-        wait_for(lambda: "pipelines.yaml is in order again." in serve.said(), 60)
+        wait_for(lambda: "pipelines.yaml is in order again." in serve.said())
         rewritten(config, pipelines=rewritten_pipelines)
-        wait_for(lambda: "Removed: " in serve.said(), 60)
+        wait_for(lambda: "Removed: " in serve.said())
         assert "run/more" not in deployments(client, config)
         assert deployments(client, config)["run/tiles"].schedules == []
         serve.process.send_signal(signal.SIGTERM)
-        assert serve.process.wait(30) == 0
+        assert serve.process.wait(300) == 0
     assert not any(one.paused for one in deployments(client, config).values())
 
 
 def test_a_killed_run_frees_its_place_and_no_two_are_at_work(
     project: Project, tmp_path: Path, prefect_api: str, client: SyncPrefectClient
 ) -> None:
-    """While a run hangs, others are skipped; killed with -9 it is crashed, and another runs within 30 seconds."""
+    """While a run hangs, others are skipped; killed with -9 it is crashed, and the next one runs."""
     config = project(tmp_path, schedule=EVERY_TEN_SECONDS, training={"epochs": 1})
     with serving(config, prefect_api) as serve:
         hanging = wait_for(serve.runs)[0]
         hanging.suspend()
-        wait_for(lambda: "Skipped" in [name for name, _ in states(client, config)], 200)
+        wait_for(lambda: "Skipped" in [name for name, _ in states(client, config)])
         assert len(serve.runs()) == 1
         hanging.kill()
-        wait_for(lambda: [run for run in serve.runs() if run.pid != hanging.pid], 60)
-        wait_for(lambda: "Crashed" in [name for name, _ in states(client, config)], 60)
+        wait_for(lambda: [run for run in serve.runs() if run.pid != hanging.pid])
+        wait_for(lambda: "Crashed" in [name for name, _ in states(client, config)])
         wait_for(lambda: serve.decided() == 3)
     found = dict(states(client, config))
     assert found["Skipped"] == "Skipped: the run before is still at work on tiles, and does what is due."
@@ -176,10 +176,10 @@ def test_serve_and_its_run_killed_together_wedge_nothing(
     config = project(tmp_path, schedule=EVERY_TEN_SECONDS, training={"epochs": 1})
     with serving(config, prefect_api) as serve:
         run = wait_for(serve.runs)[0]
-        wait_for(lambda: {"Pending", "Running"} & {name for name, _ in states(client, config)}, 60)
+        wait_for(lambda: {"Pending", "Running"} & {name for name, _ in states(client, config)})
     assert not run.is_running() or run.status() == psutil.STATUS_ZOMBIE
     with serving(config, prefect_api) as serve:
-        wait_for(serve.runs, 60)
+        wait_for(serve.runs)
         wait_for(lambda: serve.decided() == 3)
 
 
@@ -191,7 +191,7 @@ def test_a_run_under_way_finishes_after_sigterm_or_is_handed_back(
     with serving(config, prefect_api, "--grace", "200") as serve:
         wait_for(serve.runs)
         serve.process.send_signal(signal.SIGTERM)
-        assert serve.process.wait(200) == 0
+        assert serve.process.wait(300) == 0
         assert "Waiting up to 200 s for 1 runs under way" in serve.said()
         assert serve.decided() == 3
     (config.parent / "data" / "inbox" / "1-nominal").rename(config.parent / "data" / "inbox" / "4-again")
@@ -201,7 +201,7 @@ def test_a_run_under_way_finishes_after_sigterm_or_is_handed_back(
         serve.process.send_signal(signal.SIGTERM)
         time.sleep(2)
         run.resume()
-        assert serve.process.wait(60) == 0
+        assert serve.process.wait(300) == 0
         assert (
             "A run was still at work: it was stopped, and the next 'reconwatch serve' starts it again." in serve.said()
         )
@@ -216,7 +216,7 @@ def test_a_second_serve_of_a_workspace_is_refused(project: Project, tmp_path: Pa
     with serving(config, prefect_api) as first:
         wait_for(lambda: "Serving" in first.said())
         with serving(config, prefect_api) as second:
-            assert second.process.wait(60) == 2
+            assert second.process.wait(300) == 2
             assert f"another 'reconwatch serve' is at work in {config.parent / '.reconwatch'}" in second.said()
 
 

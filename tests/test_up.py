@@ -110,7 +110,7 @@ def test_up_runs_a_pipeline_and_leaves_nothing_behind(project: Project, tmp_path
         listening = {at.laddr.ip for one in family for at in one.net_connections() if at.status == psutil.CONN_LISTEN}
         assert listening == {"127.0.0.1"}
         process.send_signal(signal.SIGTERM)
-        assert process.wait(150) == 0
+        assert process.wait(300) == 0
         assert alive(family) == []
     workspace = config.parent / ".reconwatch"
     assert {path.name for path in (workspace / "logs").iterdir()} == {"prefect.log", "mlflow.log", "serve.log"}
@@ -139,7 +139,7 @@ def test_the_dashboard_ends_with_ui(project: Project, tmp_path: Path) -> None:
         time.sleep(5)
         family = psutil.Process(process.pid).children(recursive=True)
         process.send_signal(signal.SIGTERM)
-        assert process.wait(60) == 0
+        assert process.wait(300) == 0
         assert alive(family) == []
 
 
