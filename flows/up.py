@@ -6,7 +6,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
 
@@ -74,17 +74,17 @@ def up(
     prefect = f"http://{LOOPBACK}:{prefect_port}"
     with until_signal() as stopped, _ended_together() as running:
         for part in servers:
-            running.append(_started(part))
+            running.append(started(part))
         say(f"Starting Prefect and MLflow; their logs are in {settings.workspace / 'logs'}.")
         if not _all_answer(running, stopped):
             return
-        running.append(_started(_serve(settings, environment, prefect, grace)))
+        running.append(started(_serve(settings, environment, prefect, grace)))
         say(f"Prefect: {prefect}\nMLflow:  {mlflow}\nFor this machine only. Ctrl-C stops all of it.")
         while not stopped:
             stopped.wait(LOOK_EVERY)
             for place, one in enumerate(running):
                 if one.child.ended() is not None and not stopped:
-                    running[place] = _again(one, complain)
+                    running[place] = started_again(one, complain)
         say("Stopping.")
 
 
@@ -134,7 +134,8 @@ def _require_free(port: int, whose: str, instead: str) -> None:
         raise InputError(f"port {port} of {LOOPBACK} is not free for {whose} ({why}): {instead}") from None
 
 
-def _started(part: Part) -> Running:
+def started(part: Part) -> Running:
+    """The part, at work from now on."""
     return Running(part, start(part.name, part.command, part.environment, part.log), monotonic())
 
 
@@ -159,14 +160,14 @@ def _answers(url: str) -> bool:
         return False
 
 
-def _again(one: Running, complain: Callable[[str], None]) -> Running:
-    """The part, started again."""
+def started_again(one: Running, complain: Callable[[str], None]) -> Running:
+    """The part that ended, started again; raises RuntimeError where it had only just been started."""
     code = one.child.ended()
     if monotonic() - one.since < STABLE:
         raise RuntimeError(f"{one.part.name} ended with code {code} soon after its start: {_last_words(one)}")
     complain(f"{one.part.name} ended with code {code} and is started again; its log is {one.part.log}")
     stop(one.child, one.part.patience)  # what it left behind
-    return replace(_started(one.part))
+    return started(one.part)
 
 
 def _last_words(one: Running) -> str:

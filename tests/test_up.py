@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.request import Request, urlopen
@@ -20,6 +21,7 @@ from flows.children import start, stop
 from flows.cli import main
 from flows.config import load
 from flows.ledger import open_ledger
+from flows.up import Part, Running, started, started_again
 
 ROOT = Path(__file__).parents[1]
 Project = Callable[..., Path]
@@ -141,6 +143,31 @@ def test_the_dashboard_ends_with_ui(project: Project, tmp_path: Path) -> None:
         process.send_signal(signal.SIGTERM)
         assert process.wait(300) == 0
         assert alive(family) == []
+
+
+class TestAPartThatEnds:
+    """It is started again, unless it cannot stay up."""
+
+    @pytest.fixture
+    def ended(self, tmp_path: Path) -> Running:
+        """One that said something and ended with code 3."""
+        command = [sys.executable, "-c", "import sys; print('no room', flush=True); sys.exit(3)"]
+        running = started(Part("MLflow server", command, os.environ, tmp_path / "mlflow.log", None, 1))
+        running.child.process.wait()
+        return running
+
+    def test_after_a_while_it_is_started_again(self, ended: Running) -> None:
+        """And that is said, with its log."""
+        said: list[str] = []
+        again = started_again(replace(ended, since=ended.since - 61), said.append)
+        assert again.child.process.pid != ended.child.process.pid
+        again.child.process.wait()
+        assert said == [f"MLflow server ended with code 3 and is started again; its log is {ended.part.log}"]
+
+    def test_at_once_it_ends_all(self, ended: Running) -> None:
+        """With its last words."""
+        with pytest.raises(RuntimeError, match="MLflow server ended with code 3 soon after its start: no room"):
+            started_again(ended, print)
 
 
 class TestWhatIsInTheWay:
