@@ -57,7 +57,8 @@ class Serving:
 
     def runs(self) -> list[psutil.Process]:
         """The processes of its flow runs."""
-        return psutil.Process(self.process.pid).children()
+        found = psutil.Process(self.process.pid).children()
+        return [one for one in found if one.is_running() and "prefect.engine" in one.cmdline()]
 
     def decided(self) -> int:
         """How many batches of the pipeline tiles the ledger holds."""
