@@ -4,12 +4,14 @@ They stand in the ledger under a name of their own, so that nothing of them reac
 incidents, its time line or the alerts on their way.
 """
 
+import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import datetime
+from pathlib import Path
 
 from ae_models.errors import InputError
-from flows.batch_run import Surroundings, record_batch
+from flows.batch_run import Surroundings, log_batch, write_batch
 from flows.config import PipelineConfig
 from flows.inbox import backfilled, known_manifest
 from flows.ledger import AlreadyDone, Busy, Ledger
@@ -144,12 +146,13 @@ def _decide(
             manifest_hash=manifest_hash,
         )
         before = ledger.batches.history(name, 1)
-        around = Surroundings(
-            stream_of(pipeline, version, ledger),
-            monitor_run(pipeline.name, tracking, ledger),
-            (before[0].batch, before[0].run_id) if before else None,
-        )
-        run_id = record_batch(pipeline, batch, version, scored, around, claim, manifest_hash, tracking, KIND)
+        previous = (before[0].batch, before[0].run_id) if before else None
+        around = Surroundings(monitor_run(pipeline.name, tracking, ledger), previous)
+        stream = stream_of(pipeline, version, ledger)
+        with tempfile.TemporaryDirectory() as folder:
+            files = Path(folder)
+            note = write_batch(files, pipeline, batch, version, scored, stream, claim, manifest_hash)
+            run_id = log_batch(note, files, around, tracking, again=claim.attempt > 1, kind=KIND)
         ledger.finish(
             claim,
             run_id=run_id,

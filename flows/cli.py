@@ -192,7 +192,7 @@ def score(
 
         return report_of(score_flow(path, name, [str(path.absolute()) for path in paths or []], return_state=True))
 
-    reports: Sequence[BatchReport] = _flow_or_plain(config_path(context, config), as_flow, plain)
+    reports: Sequence[BatchReport] = _flow_or_plain(config_path(context, config), as_flow, plain, goes_on=True)
     if output is not None:
         _write_output(context, config, name, paths or [], reports, output)
     _print_batches(reports, as_json)
@@ -239,7 +239,7 @@ def run(
 
         return [report_of(run_flow(path, name, return_state=True)) for name in names]
 
-    reports = _flow_or_plain(path, as_flow, plain)
+    reports = _flow_or_plain(path, as_flow, plain, goes_on=True)
     if as_json:
         print_json([_plain(report) for report in reports])
     else:

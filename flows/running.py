@@ -17,8 +17,11 @@ from filelock import FileLock, Timeout
 from ae_models.errors import InputError
 from ae_models.training import choose_device
 from flows.alerts import DeliveryReport
+from flows.champion_copy import deciding_champion
 from flows.channels import send_due
+from flows.channels_email import no_picture
 from flows.config import PipelineConfig
+from flows.delivery import deliver_runs
 from flows.due import calibration_is_due, changes_since_training
 from flows.inbox import due_batches
 from flows.monitor import update_monitor
@@ -134,7 +137,7 @@ def score_one(
 ) -> BatchReport:
     """Score one batch; where that fails, the report says why and the others go on."""
     try:
-        return score_and_record(pipeline, batch, champion, workspace.tracking, workspace.ledger, progress, again)
+        return score_and_record(pipeline, batch, champion, workspace, progress, again)
     except Exception as error:
         return BatchReport(pipeline.name, batch.id, "failed", reason=str(error) or type(error).__name__)
 
@@ -181,6 +184,8 @@ def _score(
     stopped: Callable[[], bool] = never,
 ) -> tuple[BatchReport, ...]:
     reports = _score_due(workspace, pipeline, paths, progress, score_one, settled, stopped)
+    if not workspace.tracking.answers():
+        return reports  # the next run that reaches it adds what the monitor run lacks
     try:
         update_monitor(pipeline.name, workspace.tracking, workspace.ledger)
     except Exception as error:  # what is decided is decided
@@ -198,14 +203,16 @@ def _score_due(
     stopped: Callable[[], bool],
 ) -> tuple[BatchReport, ...]:
     send_alerts(workspace, progress)
-    make_missing_queues(pipeline, workspace, progress)
-    retire_queues(pipeline, workspace, progress)
+    if workspace.tracking.answers():
+        deliver_runs(pipeline, workspace, progress)
+        make_missing_queues(pipeline, workspace, progress)
+        retire_queues(pipeline, workspace, progress)
     batches = (
         path_batches(paths, pipeline.data) if paths else due_batches(pipeline, workspace.ledger, progress, settled)
     )
     if not batches:
         return ()
-    champion = workspace.tracking.registry.champion(pipeline.name).on(choose_device(pipeline.training.device))
+    champion = deciding_champion(workspace, pipeline.name, progress).on(choose_device(pipeline.training.device))
     challenger = _challenger(pipeline, workspace, progress)
     reports = []
     for batch in batches:
@@ -220,6 +227,8 @@ def _score_due(
 
 
 def _challenger(pipeline: PipelineConfig, workspace: Workspace, progress: Progress) -> ChampionVersion | None:
+    if not workspace.tracking.answers():
+        return None
     try:
         return challenger_of(pipeline, workspace.tracking)
     except Exception as error:  # who decides nothing stops nothing
@@ -270,6 +279,8 @@ def _run(
 ) -> RunReport:
     name, training, calibration = pipeline.name, None, None
     batches: tuple[BatchReport, ...] = ()
+    if not workspace.tracking.answers():
+        return _scored_alone(workspace, pipeline, progress, score_one, settled, stopped)
     try:
         with _alone(workspace, pipeline, progress):
             if workspace.tracking.latest_training(name) is None:
@@ -289,9 +300,28 @@ def _run(
     return RunReport(name, training, calibration, batches)
 
 
+def _scored_alone(
+    workspace: Workspace,
+    pipeline: PipelineConfig,
+    progress: Progress,
+    score_one: ScoreOne,
+    settled: timedelta | None,
+    stopped: Callable[[], bool],
+) -> RunReport:
+    """What can be done while the MLflow server does not answer: new batches are decided, and nothing else."""
+    batches: tuple[BatchReport, ...] = ()
+    try:
+        if pipeline.data.inbox is not None:
+            batches = _score(workspace, pipeline, (), progress, score_one, settled, stopped)
+    except Exception as error:
+        return RunReport(pipeline.name, failure=str(error), wrong_input=isinstance(error, InputError))
+    return RunReport(pipeline.name, batches=batches)
+
+
 def send_alerts(workspace: Workspace, progress: Progress) -> DeliveryReport:
     """Send every alert that is due, those of earlier runs that could not be sent included."""
-    report = send_due(workspace.ledger, workspace.settings, workspace.tracking.picture)
+    pictures = workspace.tracking.picture if workspace.tracking.answers() else no_picture
+    report = send_due(workspace.ledger, workspace.settings, pictures)
     for failure in (*report.failed, *report.homeless):
         progress.warn(f"An alert waits to be sent: {failure}")
     return report

@@ -68,9 +68,8 @@ class Line:
                 return first()
 
             object.__setattr__(batch.items[0], "content", content)
-        tracking, ledger = self.workspace.tracking, self.workspace.ledger
         self.said.sentences.clear()
-        return score_and_record(self.pipeline, batch, self.champion, tracking, ledger, self.said)
+        return score_and_record(self.pipeline, batch, self.champion, self.workspace, self.said)
 
     def decided(self) -> list[str]:
         return [record.batch for record in reversed(self.workspace.ledger.batches.history("tiles", 100))]

@@ -77,15 +77,15 @@ def test_batches_of_that_time_are_decided_and_nobody_is_told(workspace: Workspac
 @pytest.mark.slow
 def test_it_goes_on_where_it_was(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ended in the second batch, it does the second and third; a third time there is nothing to do."""
-    record = module.record_batch  # type: ignore[attr-defined]  # where it is looked up
+    record = module.log_batch  # type: ignore[attr-defined]  # where it is looked up
 
-    def end_at_the_second(*arguments: Any) -> str:
-        if arguments[1].id == "2-damaged":
+    def end_at_the_second(*arguments: Any, **more: Any) -> str:
+        if arguments[0].batch == "2-damaged":
             raise KeyboardInterrupt
-        return record(*arguments)
+        return record(*arguments, **more)
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, "record_batch", end_at_the_second)
+        patch.setattr(module, "log_batch", end_at_the_second)
         with pytest.raises(KeyboardInterrupt):
             backfill(of_march(workspace), workspace, PROGRESS)
     assert [past.known for past in of_march(workspace).batches] == [True, False, False]
