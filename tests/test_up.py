@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -128,7 +129,7 @@ def test_a_part_that_cannot_start_ends_all_with_its_last_words(project: Project,
     log = tmp_path / "up.log"
     with running(log, ["up", "--config", str(config), "--prefect-port", str(free_port())]) as process:
         assert process.wait(300) == 1
-    assert "Prefect server ended with code 1 before it answered: " in log.read_text()
+    assert re.search(r"Prefect server ended with code \d+ before it answered: ", log.read_text())
     assert str(config.parent / ".reconwatch" / "logs" / "prefect.log") in log.read_text()
 
 
