@@ -17,7 +17,14 @@ import psutil
 import pytest
 import yaml
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterTags, FlowRunFilter, FlowRunFilterId
+from prefect.client.schemas.filters import (
+    DeploymentFilter,
+    DeploymentFilterId,
+    DeploymentFilterTags,
+    FlowRunFilter,
+    FlowRunFilterId,
+)
+from prefect.client.schemas.sorting import FlowRunSort
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Pending, Running
 
@@ -99,10 +106,13 @@ def deployments(client: SyncPrefectClient, config: Path) -> dict[str, Any]:
 
 
 def states(client: SyncPrefectClient, config: Path) -> list[tuple[str, str]]:
-    """Name and message of the states of a file's runs of tiles that were due, the newest first."""
+    """Name and message of the states of a file's runs of tiles, the oldest first."""
     run = deployments(client, config)["run/tiles"]
-    found = [one for one in client.read_flow_runs(limit=200) if one.deployment_id == run.id and one.state]
-    found.sort(key=lambda one: str(one.expected_start_time), reverse=True)
+    found = client.read_flow_runs(
+        deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=[run.id])),
+        sort=FlowRunSort.EXPECTED_START_TIME_ASC,  # Prefect has made many that are to come
+        limit=200,
+    )
     return [(one.state.name or "", one.state.message or "") for one in found if one.state]
 
 
