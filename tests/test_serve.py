@@ -65,7 +65,8 @@ class Serving:
     def runs(self) -> list[psutil.Process]:
         """The processes of its flow runs."""
         found = psutil.Process(self.process.pid).children()
-        return [one for one in found if one.is_running() and "prefect.engine" in one.cmdline()]
+        alive = [one for one in found if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
+        return [one for one in alive if "prefect.engine" in one.cmdline()]
 
     def decided(self) -> int:
         """How many batches of the pipeline tiles the ledger holds."""
