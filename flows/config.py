@@ -18,6 +18,7 @@ from flows.config_channels import ABOUT, CHANNELS, SECRET_KEYS, Channel, LogChan
 from flows.config_faults import Fault, Location, Vocabulary, message, model_faults, nearest, written
 from flows.config_incidents import IncidentsConfig
 from flows.config_networks import CORRUPTIONS, MODELS, AutoConfig, ConvolutionalConfig, LinearConfig, ModelConfig
+from flows.config_runner import RUNNERS, RunnerConfig, ThreadsRunner
 from flows.config_sections import (
     THRESHOLDS,
     ConformalThreshold,
@@ -95,6 +96,10 @@ class PipelineEntry(Part):
     )
 
     review: ReviewConfig = Field(default=ReviewConfig(), description="which images people are asked to label")
+
+    runner: RunnerConfig = Field(
+        default=ThreadsRunner(), description=f"who scores big batches: {', '.join(RUNNERS)}, or its options"
+    )
 
     @field_validator("threshold")
     @classmethod
@@ -190,7 +195,7 @@ VOCABULARY = Vocabulary(
     }
     | {
         str(tag_of(model)): keys_of(model)
-        for model in (LABELLED | MODELS | CORRUPTIONS | THRESHOLDS | CHANNELS).values()
+        for model in (LABELLED | MODELS | CORRUPTIONS | THRESHOLDS | CHANNELS | RUNNERS).values()
     },
     patterns=PATTERNS,
 )

@@ -20,10 +20,12 @@ from flows.alerts import DeliveryReport
 from flows.channels import send_due
 from flows.config import PipelineConfig
 from flows.due import calibration_is_due, changes_since_training
+from flows.config_runner import DaskRunner, RayRunner
 from flows.monitor import update_monitor
 from flows.progress import Progress
 from flows.review_queue import make_missing_queues, read_answers, retire_queues
 from flows.scoring import BatchReport, due_batches, score_and_record
+from flows.shards import RunShards, sharding_of
 from flows.shadow import challenger_of, score_in_shadow
 from flows.sources import Batch, path_batches
 from flows.tracking import ChampionVersion
@@ -117,11 +119,23 @@ def retrain(workspace: Workspace, name: str, progress: Progress) -> RetrainingRe
 
 
 def score_one(
-    pipeline: PipelineConfig, batch: Batch, champion: ChampionVersion, workspace: Workspace, progress: Progress
+    pipeline: PipelineConfig,
+    batch: Batch,
+    champion: ChampionVersion,
+    workspace: Workspace,
+    progress: Progress,
+    run_shards: RunShards | None = None,
 ) -> BatchReport:
-    """Score one batch; where that fails, the report says why and the others go on."""
+    """Score one batch; where that fails, the report says why and the others go on.
+
+    `run_shards` scores the shards of a big one, where they are not to be scored on this machine.
+    """
+    runner, tracking, ledger = pipeline.runner, workspace.tracking, workspace.ledger
+    sharding = sharding_of(runner, workspace.settings.workspace, pipeline.training.device, run_shards)
+    if isinstance(runner, DaskRunner | RayRunner) and run_shards is None and len(batch.items) > runner.shard_size:
+        progress.say(f"Without a Prefect server, processes of this machine score {batch.id}, and not {runner.type}.")
     try:
-        return score_and_record(pipeline, batch, champion, workspace.tracking, workspace.ledger, progress)
+        return score_and_record(pipeline, batch, champion, tracking, ledger, progress, sharding)
     except Exception as error:
         return BatchReport(pipeline.name, batch.id, "failed", reason=str(error) or type(error).__name__)
 

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -270,7 +271,7 @@ def _batch(name: str, found: Found) -> Batch:
 
 
 def _file_item(path: Path) -> Item:
-    return Item(as_text(path), lambda: path)
+    return Item(as_text(path), partial(Path, path))  # no lambda: it travels to other processes
 
 
 def _read_manifest(source: ManifestSource) -> "pd.DataFrame":
@@ -363,7 +364,7 @@ def _torchvision_items(source: TorchvisionSource) -> tuple[Item, ...]:
         raise InputError(f"torchvision's {source.torchvision} has no class {', '.join(unknown)}: it has {classes}")
     part = source.split or {True: "train", False: "test", None: "all"}[source.train]
     items = [
-        Item(f"torchvision://{source.torchvision}/{part}/{index:06d}", _torchvision_image(data, index), label=label)
+        Item(f"torchvision://{source.torchvision}/{part}/{index:06d}", partial(_torchvision_image, data, index), label=label)
         for index, label in enumerate(labels)
         if not wanted or label in wanted or (label in classes and str(classes.index(label)) in wanted)
     ]
@@ -381,12 +382,9 @@ def _labels(data: Any) -> Sequence[Any]:
     return [data[index][1] for index in range(len(data))]
 
 
-def _torchvision_image(data: Any, index: int) -> Callable[[], ImageInput]:
-    def content() -> ImageInput:
-        image: ImageInput = data[index][0]
-        return image
-
-    return content
+def _torchvision_image(data: Any, index: int) -> ImageInput:
+    image: ImageInput = data[index][0]
+    return image
 
 
 def _stat(item: Item) -> str:
