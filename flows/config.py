@@ -182,6 +182,10 @@ class Settings(Part):
             )
         return self.pipelines[name]
 
+    def checkpoints(self, pipeline: str) -> Path:
+        """The folder for where a training of the pipeline stands, so that one that dies goes on there."""
+        return self.workspace / "checkpoints" / pipeline
+
 
 VOCABULARY = Vocabulary(
     keys={

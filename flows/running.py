@@ -15,19 +15,21 @@ from typing import TYPE_CHECKING
 from filelock import FileLock, Timeout
 
 from ae_models.errors import InputError
+from ae_models.ranks import ALONE, Ranks
 from ae_models.training import choose_device
 from flows.alerts import DeliveryReport
 from flows.channels import send_due
 from flows.config import PipelineConfig
-from flows.due import calibration_is_due, changes_since_training
 from flows.config_runner import DaskRunner, RayRunner
+from flows.due import calibration_is_due, changes_since_training
 from flows.monitor import update_monitor
 from flows.progress import Progress
 from flows.review_queue import make_missing_queues, read_answers, retire_queues
 from flows.scoring import BatchReport, due_batches, score_and_record
-from flows.shards import RunShards, sharding_of
 from flows.shadow import challenger_of, score_in_shadow
+from flows.shards import RunShards, sharding_of
 from flows.sources import Batch, path_batches
+from flows.torchrun import together
 from flows.tracking import ChampionVersion
 from flows.watchdog import begin_run, end_run, look_after
 from flows.workspace import Workspace
@@ -64,11 +66,11 @@ class RunReport:
         return any(batch.alarm for batch in self.batches)
 
 
-def train(workspace: Workspace, name: str, progress: Progress) -> TrainingReport:
-    """Train a pipeline while no other process trains or calibrates it."""
+def train(workspace: Workspace, name: str, progress: Progress, ranks: Ranks = ALONE) -> TrainingReport:
+    """Train a pipeline while no other process trains or calibrates it, but for those that train with this one."""
     pipeline = workspace.settings.pipeline(name)
     with _alone(workspace, pipeline, progress):
-        return _trained(workspace, pipeline, progress)
+        return _trained(workspace, pipeline, progress, ranks)
 
 
 def calibrate(workspace: Workspace, name: str, progress: Progress) -> CalibrationReport:
@@ -78,10 +80,14 @@ def calibrate(workspace: Workspace, name: str, progress: Progress) -> Calibratio
         return _calibrated(workspace, pipeline, progress)
 
 
-def _trained(workspace: Workspace, pipeline: PipelineConfig, progress: Progress) -> TrainingReport:
+def _trained(
+    workspace: Workspace, pipeline: PipelineConfig, progress: Progress, ranks: Ranks = ALONE
+) -> TrainingReport:
     from flows.training import train
 
-    return train(pipeline, workspace.tracking, progress)
+    checkpoints = workspace.settings.checkpoints(pipeline.name)
+    with together(ranks, pipeline):
+        return train(pipeline, workspace.tracking, progress, checkpoints=checkpoints, ranks=ranks)
 
 
 def _calibrated(workspace: Workspace, pipeline: PipelineConfig, progress: Progress) -> CalibrationReport:

@@ -1,12 +1,12 @@
 """The shards of a big batch as Prefect tasks, on the task runner that the pipeline names."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner, ThreadPoolTaskRunner
-from prefect.utilities.annotations import quote
 
 from ae_models.errors import InputError
 from ae_models.images import available_cores
@@ -27,7 +27,7 @@ def as_tasks(runner: RunnerUnion) -> RunShards:
             sent = []
             for shard in shards:
                 try:
-                    sent.append((shard, workers.submit(_task(shard), {"shard": quote(shard)})))
+                    sent.append((shard, workers.submit(_task(shard), {"work": partial(score_shard, shard)})))
                 except Exception as error:  # such as a pool that has lost a worker meanwhile
                     yield shard, error
             for shard, future in sent:
@@ -38,7 +38,12 @@ def as_tasks(runner: RunnerUnion) -> RunShards:
 
 def _task(shard: Shard) -> Any:
     name = f"images {shard.start + 1} to {shard.start + len(shard.contents)}"
-    return task(name="score shard", task_run_name=name, cache_policy=NO_CACHE, persist_result=False)(score_shard)
+    return task(name="score shard", task_run_name=name, cache_policy=NO_CACHE, persist_result=False)(_done)
+
+
+def _done(work: Callable[[], Partition]) -> Partition:
+    """Of a shard as a call to be made: Prefect and Dask would look through all that a shard holds."""
+    return work()
 
 
 def _outcome(future: Any, look: Look) -> Partition | BaseException:
@@ -71,7 +76,7 @@ def task_runner(runner: RunnerUnion) -> TaskRunner[Any]:
 
 def _dask(address: str | None, workers: int) -> TaskRunner[Any]:
     try:
-        from prefect_dask import DaskTaskRunner
+        from prefect_dask.task_runners import DaskTaskRunner
     except ImportError as error:
         raise _missing("dask", error) from error
     if address:
@@ -82,10 +87,13 @@ def _dask(address: str | None, workers: int) -> TaskRunner[Any]:
 
 def _ray(address: str | None, workers: int) -> TaskRunner[Any]:
     try:
-        from prefect_ray import RayTaskRunner
+        from prefect_ray.task_runners import RayTaskRunner
     except ImportError as error:
         raise _missing("ray", error) from error
-    return RayTaskRunner(address=address) if address else RayTaskRunner(init_kwargs={"num_cpus": workers})
+    runner: TaskRunner[Any] = (
+        RayTaskRunner(address=address) if address else RayTaskRunner(init_kwargs={"num_cpus": workers})
+    )
+    return runner
 
 
 def _missing(name: str, error: ImportError) -> InputError:

@@ -363,8 +363,9 @@ def _torchvision_items(source: TorchvisionSource) -> tuple[Item, ...]:
     if unknown:
         raise InputError(f"torchvision's {source.torchvision} has no class {', '.join(unknown)}: it has {classes}")
     part = source.split or {True: "train", False: "test", None: "all"}[source.train]
+    address = f"torchvision://{source.torchvision}/{part}"
     items = [
-        Item(f"torchvision://{source.torchvision}/{part}/{index:06d}", partial(_torchvision_image, data, index), label=label)
+        Item(f"{address}/{index:06d}", partial(_torchvision_image, data, index), label=label)
         for index, label in enumerate(labels)
         if not wanted or label in wanted or (label in classes and str(classes.index(label)) in wanted)
     ]

@@ -1,6 +1,7 @@
 """Training: nominal images in, a detector beside its baseline in MLflow out."""
 
 import hashlib
+import shutil
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -24,6 +25,7 @@ from ae_models.errors import InputError
 from ae_models.images import ImageSpec, infer_spec, stream
 from ae_models.networks import build_network
 from ae_models.panels import curves_figure, image_rows, loss_figure
+from ae_models.ranks import ALONE, Ranks
 from ae_models.splits import groups_of, near_duplicates, perceptual_hashes, split_by_group
 from ae_models.training import Epoch, TrainingResult, TrainingSettings, fit
 from flows.choosing import MOST, REAL, LabelledImages, choose, held_out
@@ -120,11 +122,15 @@ def train(
     progress: Progress,
     confirmed: Sequence[Item] = (),
     kind: str = "training",
+    checkpoints: Path | None = None,
+    ranks: Ranks = ALONE,
 ) -> TrainingReport:
     """Train the pipeline's network on its nominal images and record it in MLflow.
 
     `confirmed` are further nominal images to learn from, which stay away from early stopping and calibration: people
     confirmed them because of their scores. Those of a group on one of these sides are left out. `kind` is the run's.
+    `checkpoints` is a folder for where training stands: what dies goes on there. `ranks` train together, each with this
+    pipeline; the others than the first call `follow`.
 
     Raises:
         InputError: the images or the configuration do not allow it; said before any training time is spent.
@@ -146,7 +152,7 @@ def train(
         progress.say(f"Training {pipeline.name}: {tracking.run_url(pipeline.name, run_id)}")
         _log_data(pipeline, tracking, run_id, found, images, sides)
         pairs = _log_near_duplicates(tracking, run_id, images, sides, progress)
-        learnt = _learn(pipeline, tracking, run_id, images, sides, labelled, progress)
+        learnt = _learn(pipeline, tracking, run_id, images, sides, labelled, progress, checkpoints, ranks)
         _log_choosers(tracking, run_id, learnt, labelled)
         aurocs = _log_detection(tracking, run_id, learnt, labelled, progress)
         _log_detector(tracking, run_id, learnt, images.pixels[sides["validation"]])
@@ -169,6 +175,8 @@ def train(
     )
     report = replace(report, **learnt.report)
     _log_description(pipeline, tracking, report)
+    if checkpoints is not None:
+        shutil.rmtree(checkpoints, ignore_errors=True)
     return report
 
 
@@ -190,11 +198,13 @@ def _learn(
     sides: dict[str, NDArray[np.int64]],
     labelled: tuple[Found, NDArray[np.bool_]] | None,
     progress: Progress,
+    checkpoints: Path | None,
+    ranks: Ranks,
 ) -> Learnt:
     training, spec = images.pixels[sides["train"]], spec_of(images.pixels)
     baseline = fit_principal_components(training, spec, ENOUGH_BASELINE, pipeline.training.seed)
     if not isinstance(pipeline.model, AutoConfig):
-        result, baseline_loss = _fit(pipeline, tracking, run_id, images, sides, baseline, progress)
+        result, baseline_loss = _fit(pipeline, tracking, run_id, images, sides, baseline, progress, checkpoints, ranks)
         detector = Detector(spec, pipeline.model.network, network_parameters(pipeline), result.network)
         _log_fit(tracking, run_id, result, baseline_loss, len(training))
         losses = {"validation_loss": result.best.validation_loss, "baseline_loss": baseline_loss}
@@ -211,6 +221,7 @@ def _learn(
         tracking,
         run_id,
         progress,
+        checkpoints,
     )
     report = {
         "recipes": choice.chosen,
@@ -410,16 +421,12 @@ def _fit(
     sides: dict[str, NDArray[np.int64]],
     baseline: PrincipalComponents,
     progress: Progress,
+    checkpoints: Path | None,
+    ranks: Ranks,
 ) -> tuple[TrainingResult, float]:
     pixels, validation = images.pixels[sides["train"]], images.pixels[sides["validation"]]
     spec = spec_of(pixels)
-    settings = TrainingSettings(
-        **{
-            key: value
-            for key, value in pipeline.training.model_dump().items()
-            if key in TrainingSettings.__dataclass_fields__
-        }
-    )
+    settings = settings_of(pipeline)
     rival = Detector(spec, "pca", {}, baseline)
     baseline_loss = float(rival.score(validation).mean())
     shown = validation[:SHOWN]
@@ -435,6 +442,13 @@ def _fit(
                 tracking.log_picture(run_id, reconstructions(shown, learner, rival), name)
             advance(1, f"validation error {epoch.validation_loss:.4g}")
 
+        def on_resume(epochs: Sequence[Epoch]) -> None:
+            progress.say(f"Training of {pipeline.name} goes on after epoch {epochs[-1].number}, where it was stopped.")
+            for epoch in epochs:
+                metrics = {"loss": epoch.training_loss, "validation_loss": epoch.validation_loss}
+                tracking.log(run_id, metrics=metrics, step=epoch.number)
+            advance(len(epochs))
+
         result = fit(
             lambda: build_network(pipeline.model.network, spec, network_parameters(pipeline)),
             pixels,
@@ -442,8 +456,33 @@ def _fit(
             settings,
             on_epoch,
             corruption_of(pipeline),
+            checkpoints and checkpoints / f"{fingerprint(pipeline, 'model')}.pt",
+            on_resume,
+            ranks,
         )
     return result, baseline_loss
+
+
+def settings_of(pipeline: PipelineConfig) -> TrainingSettings:
+    """How its network is trained."""
+    wished = pipeline.training.model_dump()
+    return TrainingSettings(**{key: wished[key] for key in wished if key in TrainingSettings.__dataclass_fields__})
+
+
+def follow(pipeline: PipelineConfig, checkpoints: Path, progress: Progress, ranks: Ranks) -> None:
+    """Train with the first of the ranks, which records what comes of it: the same images, split and steps."""
+    images = read_nominal(pipeline, nominal_items(pipeline.data), progress)
+    sides = split(pipeline, images.items)
+    pixels, validation = images.pixels[sides["train"]], images.pixels[sides["validation"]]
+    fit(
+        lambda: build_network(pipeline.model.network, spec_of(pixels), network_parameters(pipeline)),
+        pixels,
+        validation,
+        settings_of(pipeline),
+        corruption=corruption_of(pipeline),
+        checkpoint=checkpoints / f"{fingerprint(pipeline, 'model')}.pt",
+        ranks=ranks,
+    )
 
 
 def reconstructions(shown: NDArray[np.float32], learner: AnyDetector, rival: Detector) -> Image.Image:

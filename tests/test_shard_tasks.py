@@ -1,4 +1,4 @@
-"""The shards of a big batch as Prefect tasks: threads, processes and Dask give the same digits, a killed worker or not."""
+"""The shards of a big batch as Prefect tasks: the same digits by every runner, a killed worker or not."""
 
 import os
 import signal
@@ -91,7 +91,7 @@ def test_every_runner_gives_the_same_digits(runner: RunnerUnion, detector: Detec
 @pytest.mark.parametrize("name", ["dask", "ray"])
 def test_a_runner_that_is_not_installed_is_named(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The error says which package is missing and what else works, before any batch is begun."""
-    monkeypatch.setitem(sys.modules, f"prefect_{name}", None)
+    monkeypatch.setitem(sys.modules, f"prefect_{name}.task_runners", None)
     runner: RunnerUnion = DaskRunner() if name == "dask" else RayRunner()
     with pytest.raises(InputError, match=rf"runner: {name} needs the package prefect-{name}.*'reconwatch\[{name}\]'"):
         as_tasks(runner)

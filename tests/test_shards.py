@@ -81,7 +81,7 @@ def sharding(folder: Path, runner: RunnerUnion) -> Sharding:
 def test_a_batch_scores_the_same_to_the_last_digit_however_it_is_cut(
     size: int, items: tuple[Item, ...], detector: Detector, whole: Scores, tmp_path: Path
 ) -> None:
-    """Seven shards, three or one of it give the very scores and reasons of the uncut batch, and leave nothing behind."""
+    """Seven shards, three or one of it give the very scores of the uncut batch, and leave nothing behind."""
     done: list[int] = []
     cut_up = score_items(items, detector, sharding(tmp_path, ThreadsRunner(workers=3, shard_size=size)), done.append)
     assert same(cut_up, whole)
