@@ -37,6 +37,7 @@ from flows.config import (
     PipelineConfig,
     fingerprint,
 )
+from flows.fetching import contents_of
 from flows.ledger import utc_now
 from flows.planning import standing
 from flows.processes import this_process
@@ -110,7 +111,7 @@ def calibrate_detector(
         InputError: too few images are left to calibrate on.
     """
     tracking.end_abandoned(pipeline.name, "calibration")
-    detector = tracking.detector(training.run_id).on(choose_device(pipeline.training.device))
+    detector = tracking.registry.detector(training.run_id).on(choose_device(pipeline.training.device))
     items = calibration_items(pipeline, tracking, training)
     labelled, n_chose = judging_items(pipeline, tracking, training)
     tags = {
@@ -130,16 +131,16 @@ def calibrate_detector(
         _log_calibration(tracking, run_id, threshold, certificate, nominal, rated, truth, n_chose)
         version = _register(pipeline, tracking, run_id, training, champion)
         if role == CHALLENGER:
-            tracking.challenge(pipeline.name, version)
+            tracking.registry.challenge(pipeline.name, version)
         else:
-            tracking.promote(pipeline.name, version)
+            tracking.registry.promote(pipeline.name, version)
     if nominal.unreadable:
         progress.warn(f"{len(nominal.unreadable)} calibration images could not be read: {nominal.unreadable[0][1]}")
     return CalibrationReport(
         pipeline.name,
         version,
         run_id,
-        tracking.run_url(pipeline.name, run_id),
+        tracking.addresses.run(pipeline.name, run_id),
         threshold,
         len(nominal.unreadable),
         n_chose,
@@ -150,7 +151,7 @@ def calibrate_detector(
 
 def detector_to_calibrate(pipeline: PipelineConfig, tracking: Tracking) -> TrainedRun | None:
     """The newest training that no calibration ended for; else that of the champion, which people may have changed."""
-    newest, champion = tracking.latest_training(pipeline.name), tracking.champion_version(pipeline.name)
+    newest, champion = tracking.latest_training(pipeline.name), tracking.registry.champion_version(pipeline.name)
     if newest is None or champion is None or not tracking.is_calibrated(pipeline.name, newest.run_id):
         return newest
     return tracking.training(champion[1]["reconwatch.training_run"])
@@ -205,8 +206,8 @@ def judging_items(
 def score_items(detector: AnyDetector, items: Sequence[Item], what: str, progress: Progress) -> Scored:
     """The scores of the items that can be read."""
     scores, places, unreadable = [np.empty(0)], [np.empty(0, np.int64)], []
-    with progress.track(what, len(items)) as advance:
-        for batch in stream((item.content for item in items), detector.spec):
+    with progress.track(what, len(items)) as advance, contents_of(items) as contents:
+        for batch in stream(contents, detector.spec):
             scores.append(detector.score(batch.pixels))
             places.append(batch.indices)
             unreadable += [(items[index].uri, reason) for index, reason in batch.unreadable]
@@ -332,8 +333,8 @@ def _register(
         "threshold": f"{threshold.value:.6g}",
         "threshold.method": threshold.method,
     }
-    version = tracking.register(pipeline.name, run_id, champion, tags)
-    tracking.describe(pipeline.name, version, version_description(pipeline, tracking, version, tags, champion))
+    version = tracking.registry.register(pipeline.name, run_id, champion, tags)
+    tracking.registry.describe(pipeline.name, version, version_description(pipeline, tracking, version, tags, champion))
     return version
 
 
@@ -342,10 +343,10 @@ def version_description(
 ) -> str:
     """The version's page in Markdown: what it promises, what it was made of, and what it decided."""
     name, training = pipeline.name, tags["reconwatch.training_run"]
-    others = tracking.search_url(name, {"kind": "calibration", "training_run": training})
-    batches = tracking.search_url(name, {"kind": "batch", "version": version})
-    trained = f"[the training run]({tracking.run_url(name, training)})"
-    calibrated = f"[the calibration run]({tracking.run_url(name, tags['reconwatch.calibration_run'])})"
+    others = tracking.addresses.search(name, {"kind": "calibration", "training_run": training})
+    batches = tracking.addresses.search(name, {"kind": "batch", "version": version})
+    trained = f"[the training run]({tracking.addresses.run(name, training)})"
+    calibrated = f"[the calibration run]({tracking.addresses.run(name, tags['reconwatch.calibration_run'])})"
     lines = [
         f"Detector of {trained} with the threshold of {calibrated}. [All calibrations of this detector]({others}). "
         f"**[The batches that it decided]({batches})**",

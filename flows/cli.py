@@ -475,17 +475,19 @@ def _write_output(
     """One Parquet file with the rows of every batch; those known already are scored again for it."""
     import pandas as pd
 
-    from flows.scoring import known_manifest, score_batch, write_scores
+    from flows.inbox import known_manifest
+    from flows.scoring import score_batch, write_scores
     from flows.sources import path_batches
     from flows.workspace import open_workspace
 
     tables = {report.batch: report.table for report in reports if report.table is not None}
-    batches = path_batches(paths)
+    batches = path_batches(paths, settings_of(config_path(context, config)).pipeline(name).data)
     if absent := [batch for batch in batches if batch.id not in tables and batch.items]:
         workspace = open_workspace(config_path(context, config))
-        champion, pipeline = workspace.tracking.champion(name).champion, workspace.settings.pipeline(name)
+        pipeline = workspace.settings.pipeline(name)
+        champion = workspace.tracking.registry.champion(name).champion
         for batch in absent:
-            manifest_hash = known_manifest(pipeline, batch, workspace.ledger)
+            manifest_hash = known_manifest(pipeline, batch, workspace.ledger, _progress())
             scored = score_batch(batch, champion, pipeline, _progress(), lambda: None, manifest_hash=manifest_hash)
             tables[batch.id] = scored.table
     if not tables:
@@ -499,8 +501,8 @@ def _calibration_images(path: Path, name: str) -> int | None:
     from flows.workspace import open_workspace
 
     tracking = open_workspace(path).tracking
-    champion = tracking.champion_version(name)
-    return tracking.threshold(champion[1]["reconwatch.calibration_run"])[0].n_nominal if champion else None
+    champion = tracking.registry.champion_version(name)
+    return tracking.registry.threshold(champion[1]["reconwatch.calibration_run"])[0].n_nominal if champion else None
 
 
 def _print_report(report: Any, as_json: bool) -> None:

@@ -6,6 +6,7 @@
 import hashlib
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -38,7 +39,9 @@ from flows.config_sources import (
     ManifestSource,
     PathSource,
     Source,
+    TableSource,
     TorchvisionSource,
+    UrlSource,
 )
 from flows.config_types import PATTERNS, FilePath, Name, Part, keys_of, tag_of, web_address
 
@@ -63,9 +66,11 @@ __all__ = [
     "ReviewConfig",
     "Settings",
     "Source",
+    "TableSource",
     "ThresholdConfig",
     "TorchvisionSource",
     "TrainingConfig",
+    "UrlSource",
     "WebhookChannel",
     "fingerprint",
     "json_schema",
@@ -232,12 +237,21 @@ def _secrets_in(document: config_yaml.Document, faults: Sequence[Fault]) -> list
 
 
 def _is_a_secret(document: config_yaml.Document, place: Location) -> bool:
+    if place[2:3] == ("data",) and place[-1] == "database":
+        return place not in document.expanded and _has_a_password(document, place)
     if len(place) != 5 or place[2] != "alerts" or place in document.expanded:
         return False
     pipelines, name, alerts, number, key = place
     channel = document.values[pipelines][name][alerts][number]
     secret = isinstance(channel, dict) and key in SECRET_KEYS.get(str(channel.get("type")), ())
     return secret and channel[key] is not None
+
+
+def _has_a_password(document: config_yaml.Document, place: Location) -> bool:
+    value: Any = document.values
+    for key in place:
+        value = value[key]
+    return isinstance(value, str) and re.search(r"://[^/@]*:[^/@]*@", value) is not None
 
 
 Section = Literal["data", "model", "training", "threshold"]

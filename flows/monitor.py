@@ -7,6 +7,7 @@ point that is logged a second time, with the same number, time and values, is th
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 from ae_models.champion import Champion
@@ -25,18 +26,22 @@ MEASURED = (  # what MLflow's own charts show, by batch number
 )
 KEPT = (  # of each batch in the ledger, beside its verdict
     *("stream_e_value", "stream_limit", "images_per_second", "median_score", "highest_score", "threshold"),
-    *("rate_low", "rate_high"),
+    *("rate_low", "rate_high", "own_time"),
 )
+LATE_SECONDS = 60.0  # older than a batch that was decided before it by more than this: it came late
 TESTS = ("flagged_p_value", "moved_p_value", "moved_distance", "smallest_distance", "unreadable_p_value")
 
 
-def point_of(champion: Champion, scored: ScoredBatch, stream: Stream) -> dict[str, float | None]:
+def point_of(
+    champion: Champion, scored: ScoredBatch, stream: Stream, own_time: datetime | None = None
+) -> dict[str, float | None]:
     """What the ledger keeps of a batch for its pipeline's time line, beside the verdict.
 
     Args:
         champion: decided it.
         scored: its scores.
         stream: as the batch left it.
+        own_time: when it was taken, or its files were written.
     """
     low, high = champion.threshold.false_alarm_band
     readable = scored.table.loc[scored.table["status"] == "scored", "score"]
@@ -49,6 +54,7 @@ def point_of(champion: Champion, scored: ScoredBatch, stream: Stream) -> dict[st
         "threshold": champion.threshold.value,
         "rate_low": low,
         "rate_high": high,
+        "own_time": own_time.timestamp() if own_time else None,
     }
 
 
@@ -75,31 +81,31 @@ def measured(point: Point) -> dict[str, float | None]:
 
 def monitor_run(name: str, tracking: Tracking, ledger: Ledger) -> str:
     """The id of the pipeline's monitor run, which is begun where there is none."""
-    run = ledger.monitor_run(name)
+    run = ledger.timeline.monitor_run(name)
     return run.run_id if run else _begun(name, tracking, ledger, "").run_id
 
 
 def update_monitor(name: str, tracking: Tracking, ledger: Ledger) -> None:
     """Bring what the pipeline's monitor run lacks into it, and draw its page anew; nothing where it lacks nothing."""
-    run = ledger.monitor_run(name)
-    if not ledger.points(name, run.shown if run else 0):
+    run = ledger.timeline.monitor_run(name)
+    if not ledger.timeline.points(name, run.shown if run else 0):
         return
     if run is None or not tracking.is_there(run.run_id):  # people may delete it
         run = _begun(name, tracking, ledger, run.run_id if run else "")
-    points = ledger.points(name)
+    points = ledger.timeline.points(name)
     tracking.log_points(run.run_id, [_logged(point) for point in points if point.number > run.shown])
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / PAGE).write_text(monitor_page(name, points).html(), encoding="utf-8")
         tracking.log_folder(run.run_id, Path(folder))
     description = _description(name, tracking, run.run_id, points[-1].batch)
     tracking.log(run.run_id, tags={"mlflow.note.content": description})
-    ledger.mark_shown(name, run.run_id, points[-1].number)
+    ledger.timeline.mark_shown(name, run.run_id, points[-1].number)
 
 
 def _begun(name: str, tracking: Tracking, ledger: Ledger, instead_of: str) -> MonitorRun:
     left = tracking.begun_run(name, KIND)  # by a process that died before the ledger knew, or that is as far as we are
     ours = left or tracking.start_run(name, KIND, f"{name} over time", {})
-    run = ledger.take_monitor_run(name, ours, instead_of)
+    run = ledger.timeline.take_monitor_run(name, ours, instead_of)
     if run.run_id != ours and left is None:  # another process was first
         tracking.delete(ours)
     return run
@@ -112,7 +118,7 @@ def monitor_page(name: str, points: Sequence[Point]) -> MonitorPage:
     return MonitorPage(
         title=f"{name} over time",
         sentences=(f"{len(points):,} batches, of which {alarms:,} alarmed.",),
-        batches=[_watched(point.batch) for point in points],
+        batches=_watched_batches(points),
         calibrations=[point.batch.calibration_version for point in points],
         charts=_charts(columns) if points else (),
     )
@@ -149,10 +155,24 @@ def _columns(rows: Sequence[Mapping[str, float | None]]) -> dict[str, Values]:
     return {name: [row.get(name) for row in rows] for name in names}
 
 
-def _watched(batch: BatchRecord) -> WatchedBatch:
+def _watched_batches(points: Sequence[Point]) -> list[WatchedBatch]:
+    """The batches as they are named on the page: one that is older than a batch decided before it is called late."""
+    watched, newest = [], float("-inf")
+    for point in points:
+        own_time = point.values.get("own_time")
+        late = ""
+        if own_time is not None:
+            if own_time < newest - LATE_SECONDS:
+                late = f", of {datetime.fromtimestamp(own_time, UTC):%Y-%m-%d %H:%M}: late"
+            newest = max(newest, own_time)
+        watched.append(_watched(point.batch, late))
+    return watched
+
+
+def _watched(batch: BatchRecord, late: str) -> WatchedBatch:
     alarm = f"{batch.verdict['severity']}: {batch.verdict['diagnosis']}" if batch.alarm else ""
     alarm += ", which people call false" if batch.false_alarm else ""
-    return WatchedBatch(batch.batch, f"{batch.finished_at:%Y-%m-%d %H:%M}", batch.model_version, alarm)
+    return WatchedBatch(batch.batch, f"{batch.finished_at:%Y-%m-%d %H:%M}{late}", batch.model_version, alarm)
 
 
 def _logged(point: Point) -> LoggedPoint:
@@ -161,9 +181,9 @@ def _logged(point: Point) -> LoggedPoint:
 
 
 def _description(name: str, tracking: Tracking, run_id: str, last: BatchRecord) -> str:
-    version = f"[version {last.model_version}]({tracking.version_url(name, last.model_version)})"
-    batch = f"[{last.finished_at:%Y-%m-%d %H:%M} UTC]({tracking.run_url(name, last.run_id)})"
-    page = tracking.run_url(name, run_id, PAGE)
+    version = f"[version {last.model_version}]({tracking.addresses.version(name, last.model_version)})"
+    batch = f"[{last.finished_at:%Y-%m-%d %H:%M} UTC]({tracking.addresses.run(name, last.run_id)})"
+    page = tracking.addresses.run(name, run_id, PAGE)
     return (
         f"**[Open the time line]({page})**: flagged images, p-values, drift, evidence and more by batch, with limits, "
         "alarms and recalibrations. MLflow's own charts of them are under *Model metrics*; a step is the number of a "

@@ -31,7 +31,7 @@ def score(
     try:
         workspace = flow_workspace(config)
         reports = running.score(workspace, pipeline, [Path(path) for path in paths], flow_progress(), score_as_task)
-        record(workspace, f"score-{pipeline}", workspace.tracking.experiment_url(pipeline), sentences(reports))
+        record(workspace, f"score-{pipeline}", workspace.tracking.addresses.pipeline(pipeline), sentences(reports))
     except Exception as error:
         return failed(error)
     failure = running.failures(reports)
@@ -39,7 +39,12 @@ def score(
 
 
 def score_as_task(
-    pipeline: PipelineConfig, batch: Batch, champion: ChampionVersion, workspace: Workspace, progress: Progress
+    pipeline: PipelineConfig,
+    batch: Batch,
+    champion: ChampionVersion,
+    workspace: Workspace,
+    progress: Progress,
+    again: bool = False,
 ) -> BatchReport:
     """Score one batch as a Prefect task, so that its flow run shows a line for it, and the shards of a big one."""
     run_shards = as_tasks(pipeline.runner)
@@ -49,7 +54,7 @@ def score_as_task(
 
     @task(name="score batch", task_run_name=name, cache_policy=NO_CACHE)
     def score_batch() -> BatchReport | State[BatchReport]:
-        report = running.score_one(pipeline, batch, champion, workspace, progress, run_shards)
+        report = running.score_one(pipeline, batch, champion, workspace, progress, again, run_shards)
         return failed(PartFailedError(report.reason, report)) if report.outcome == "failed" else report
 
     report: BatchReport = report_of(score_batch(return_state=True))

@@ -12,6 +12,7 @@ from ae_models.batch_tests import flagged_p_value
 from ae_models.images import stream
 from ae_models.training import choose_device
 from flows.config import PipelineConfig
+from flows.fetching import contents_of
 from flows.ledger import BatchRecord
 from flows.progress import Progress
 from flows.sources import Batch, inbox_batches
@@ -33,10 +34,10 @@ class Shadow:
 
 def challenger_of(pipeline: PipelineConfig, tracking: Tracking) -> ChampionVersion | None:
     """The version that is scored in the shadow; None where nobody challenges the champion."""
-    found = tracking.version_by_alias(pipeline.name, CHALLENGER)
+    found = tracking.registry.version_by_alias(pipeline.name, CHALLENGER)
     if found is None:
         return None
-    return tracking.registered(pipeline.name, found).on(choose_device(pipeline.training.device))
+    return tracking.registry.loaded(pipeline.name, found).on(choose_device(pipeline.training.device))
 
 
 def score_in_shadow(
@@ -45,8 +46,11 @@ def score_in_shadow(
     """Put the challenger's scores of a batch beside the champion's, in the batch's run."""
     start, champion = perf_counter(), challenger.champion
     scores, readable = np.full(len(batch.items), np.nan), np.zeros(len(batch.items), np.bool_)
-    with progress.track(f"Scoring {batch.id} in the shadow", len(batch.items)) as advance:
-        for part in stream((item.content for item in batch.items), champion.detector.spec):
+    with (
+        progress.track(f"Scoring {batch.id} in the shadow", len(batch.items)) as advance,
+        contents_of(batch.items) as contents,
+    ):
+        for part in stream(contents, champion.detector.spec):
             scores[part.indices], readable[part.indices] = champion.detector.score(part.pixels), True
             advance(len(part.indices) + len(part.unreadable))
     flagged = champion.threshold.flags(scores)
@@ -72,7 +76,7 @@ def catch_up(pipeline: PipelineConfig, workspace: Workspace, challenger: Champio
     """Score the newest batches that lie in the inbox as they were decided in the shadow too; how many."""
     found = {batch.id: batch for batch in inbox_batches(pipeline.data)} if pipeline.data.inbox else {}
     scored = 0
-    for record in workspace.ledger.history(pipeline.name, NEWEST):
+    for record in workspace.ledger.batches.history(pipeline.name, NEWEST):
         batch = found.get(record.batch)
         if batch is None or batch.manifest_hash() != record.manifest_hash:
             continue
@@ -87,7 +91,7 @@ def catch_up(pipeline: PipelineConfig, workspace: Workspace, challenger: Champio
 def shadows(pipeline: PipelineConfig, workspace: Workspace, version: str, limit: int) -> tuple[Shadow, ...]:
     """The newest decided batches that the version scored in the shadow, the newest first."""
     found = []
-    for record in workspace.ledger.history(pipeline.name, limit):
+    for record in workspace.ledger.batches.history(pipeline.name, limit):
         try:
             with tempfile.TemporaryDirectory() as folder:
                 path = workspace.tracking.artifact(record.run_id, f"{FOLDER}/{version}.parquet", Path(folder))

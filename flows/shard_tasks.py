@@ -37,7 +37,7 @@ def as_tasks(runner: RunnerUnion) -> RunShards:
 
 
 def _task(shard: Shard) -> Any:
-    name = f"images {shard.start + 1} to {shard.start + len(shard.contents)}"
+    name = f"images {shard.start + 1} to {shard.start + len(shard.items)}"
     return task(name="score shard", task_run_name=name, cache_policy=NO_CACHE, persist_result=False)(_done)
 
 

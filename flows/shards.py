@@ -22,9 +22,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ae_models.errors import InputError
-from ae_models.images import ImageInput, available_cores, stream
+from ae_models.images import available_cores, stream
 from flows.config_runner import RunnerUnion, ThreadsRunner
-from flows.sources import Item
+from flows.fetching import contents_of
+from flows.items import Item
 
 if TYPE_CHECKING:
     from ae_models.detector import AnyDetector
@@ -40,14 +41,14 @@ class Shard:
 
     Attributes:
         start: place of its first image in the batch, a multiple of STEP.
-        contents: give the images.
+        items: its images.
         detector: the folder that it is loaded from, once a worker.
         device: the torch device that it is wished on.
         output: the Parquet file to write.
     """
 
     start: int
-    contents: tuple[Callable[[], ImageInput], ...]
+    items: tuple[Item, ...]
     detector: Path
     device: str
     output: Path
@@ -96,27 +97,27 @@ def score_items(
     Raises:
         WorkerLost: a shard's workers died again and again.
     """
-    contents = tuple(item.content for item in items)
-    if sharding is None or len(contents) <= sharding.size:
-        return score_here(contents, detector, advance, look)
-    return _score_in_shards(contents, detector, sharding, advance, look)
+    if sharding is None or len(items) <= sharding.size:
+        return score_here(items, detector, advance, look)
+    return _score_in_shards(items, detector, sharding, advance, look)
 
 
 def score_here(
-    contents: Sequence[Callable[[], ImageInput]],
+    items: Sequence[Item],
     detector: "AnyDetector",
     advance: Callable[..., None] = lambda steps: None,
     look: Look = lambda: None,
 ) -> Scores:
     """The scores of images by this process, one stream from decoding to the network."""
-    scores = np.full(len(contents), np.nan)
-    reasons = np.full(len(contents), "", dtype=object)
-    for part in stream(contents, detector.spec, STEP):
-        scores[part.indices] = detector.score(part.pixels)
-        for index, reason in part.unreadable:
-            reasons[index] = reason
-        look()
-        advance(len(part.indices) + len(part.unreadable))
+    scores = np.full(len(items), np.nan)
+    reasons = np.full(len(items), "", dtype=object)
+    with contents_of(items) as contents:
+        for part in stream(contents, detector.spec, STEP):
+            scores[part.indices] = detector.score(part.pixels)
+            for index, reason in part.unreadable:
+                reasons[index] = reason
+            look()
+            advance(len(part.indices) + len(part.unreadable))
     return Scores(scores, reasons)
 
 
@@ -125,24 +126,24 @@ class WorkerLost(RuntimeError):  # noqa: N818 (what happened, in words)
 
 
 def _score_in_shards(
-    contents: tuple[Callable[[], ImageInput], ...],
+    items: Sequence[Item],
     detector: "AnyDetector",
     sharding: Sharding,
     advance: Callable[..., None],
     look: Look,
 ) -> Scores:
-    scores = np.full(len(contents), np.nan)
-    reasons = np.full(len(contents), "", dtype=object)
+    scores = np.full(len(items), np.nan)
+    reasons = np.full(len(items), "", dtype=object)
     with _folder(sharding.folder) as folder:
         detector.save(folder / "detector")
-        missing = cut(contents, sharding, folder)
+        missing = cut(items, sharding, folder)
         for attempt in range(1, ROUNDS + 1):
             lost: list[tuple[Shard, BaseException]] = []
             for shard, outcome in sharding.run(missing, look):
                 if isinstance(outcome, BaseException):
                     lost.append((shard, outcome))
                     continue
-                here = slice(shard.start, shard.start + len(shard.contents))
+                here = slice(shard.start, shard.start + len(shard.items))
                 part = read(outcome)
                 scores[here], reasons[here] = part.scores, part.reasons
                 advance(outcome.rows)
@@ -165,25 +166,25 @@ def _refuse_what_no_retry_mends(lost: Sequence[tuple[Shard, BaseException]], att
         ) from error
 
 
-def cut(contents: Sequence[Callable[[], ImageInput]], sharding: Sharding, folder: Path) -> list[Shard]:
+def cut(items: Sequence[Item], sharding: Sharding, folder: Path) -> list[Shard]:
     """The shards of a batch; each begins where a step of the network does, so that every step sees the same images."""
     size = -(-sharding.size // STEP) * STEP
     return [
         Shard(
             start,
-            tuple(contents[start : start + size]),
+            tuple(items[start : start + size]),
             folder / "detector",
             sharding.device,
             folder / f"{start:010d}.parquet",
         )
-        for start in range(0, len(contents), size)
+        for start in range(0, len(items), size)
     ]
 
 
 def score_shard(shard: Shard) -> Partition:
     """What a worker does: score the shard's images and write them; whole or not at all."""
     detector = _detector(shard.detector, shard.device)
-    scored = score_here(shard.contents, detector)
+    scored = score_here(shard.items, detector)
     table = pd.DataFrame({"score": scored.scores, "reason": scored.reasons.astype(str)})
     with tempfile.NamedTemporaryFile(dir=shard.output.parent, suffix=".part", delete=False) as file:
         table.to_parquet(file.name, index=False)

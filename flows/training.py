@@ -26,10 +26,13 @@ from ae_models.images import ImageSpec, infer_spec, stream
 from ae_models.networks import build_network
 from ae_models.panels import curves_figure, image_rows, loss_figure
 from ae_models.ranks import ALONE, Ranks
+from ae_models.scoring import ScoreDesign
+from ae_models.selection import with_score
 from ae_models.splits import groups_of, near_duplicates, perceptual_hashes, split_by_group
 from ae_models.training import Epoch, TrainingResult, TrainingSettings, fit
 from flows.choosing import MOST, REAL, LabelledImages, choose, held_out
 from flows.config import AutoConfig, PipelineConfig, fingerprint
+from flows.fetching import contents_of
 from flows.markdown import as_text
 from flows.planning import standing
 from flows.processes import this_process
@@ -149,7 +152,7 @@ def train(
         "reconwatch.configuration": fingerprint(pipeline, "data", "model", "training"),
     }
     with tracking.run(pipeline.name, kind, f"train {pipeline.model.network}", tags) as run_id:
-        progress.say(f"Training {pipeline.name}: {tracking.run_url(pipeline.name, run_id)}")
+        progress.say(f"Training {pipeline.name}: {tracking.addresses.run(pipeline.name, run_id)}")
         _log_data(pipeline, tracking, run_id, found, images, sides)
         pairs = _log_near_duplicates(tracking, run_id, images, sides, progress)
         learnt = _learn(pipeline, tracking, run_id, images, sides, labelled, progress, checkpoints, ranks)
@@ -161,7 +164,7 @@ def train(
     report = TrainingReport(
         pipeline=pipeline.name,
         run_id=run_id,
-        run_url=tracking.run_url(pipeline.name, run_id),
+        run_url=tracking.addresses.run(pipeline.name, run_id),
         network=pipeline.model.network,
         image_size=f"{spec.height} x {spec.width} x {spec.channels}",
         n_training=len(sides["train"]),
@@ -205,7 +208,9 @@ def _learn(
     baseline = fit_principal_components(training, spec, ENOUGH_BASELINE, pipeline.training.seed)
     if not isinstance(pipeline.model, AutoConfig):
         result, baseline_loss = _fit(pipeline, tracking, run_id, images, sides, baseline, progress, checkpoints, ranks)
-        detector = Detector(spec, pipeline.model.network, network_parameters(pipeline), result.network)
+        plain = Detector(spec, pipeline.model.network, network_parameters(pipeline), result.network)
+        design = ScoreDesign(**pipeline.model.score.model_dump())
+        detector = with_score(plain, design, images.pixels[sides["validation"]])
         _log_fit(tracking, run_id, result, baseline_loss, len(training))
         losses = {"validation_loss": result.best.validation_loss, "baseline_loss": baseline_loss}
         return Learnt(detector, baseline, {"epochs": len(result.epochs), **losses})
@@ -301,8 +306,8 @@ def read_images(items: Sequence[Item], spec: ImageSpec, what: str, progress: Pro
     pixels = np.empty((len(items), *spec.shape), np.float32)
     kept: list[Item] = []
     unreadable: list[tuple[str, str]] = []
-    with progress.track(what, len(items)) as advance:
-        for batch in stream((item.content for item in items), spec):
+    with progress.track(what, len(items)) as advance, contents_of(items) as contents:
+        for batch in stream(contents, spec):
             start = len(kept)
             pixels[start : start + len(batch.indices)] = batch.pixels
             kept += [items[index] for index in batch.indices]
@@ -548,7 +553,7 @@ def _log_code_map(
 
 def _log_description(pipeline: PipelineConfig, tracking: Tracking, report: TrainingReport) -> None:
     """What came of it, and where its calibrations are found."""
-    found = tracking.search_url(pipeline.name, {"training_run": report.run_id})
+    found = tracking.addresses.search(pipeline.name, {"training_run": report.run_id})
     lines = [*(f"- {as_text(sentence)}" for sentence in report.sentences()), "", f"[Its calibrations]({found})"]
     tracking.log(report.run_id, tags={"mlflow.note.content": "\n".join(lines)})
 
@@ -584,8 +589,8 @@ def _log_detection(
     scores: dict[str, list[NDArray[np.float64]]] = {"network": [], "baseline": []}
     kept: list[NDArray[np.int64]] = []
     rival = Detector(detector.spec, "pca", {}, learnt.baseline)
-    with progress.track("Scoring labelled images", len(items)) as advance:
-        for batch in stream((item.content for item in items), detector.spec):
+    with progress.track("Scoring labelled images", len(items)) as advance, contents_of(items) as contents:
+        for batch in stream(contents, detector.spec):
             kept.append(batch.indices)
             scores["network"].append(detector.score(batch.pixels))
             scores["baseline"].append(rival.score(batch.pixels))

@@ -18,8 +18,8 @@ from ae_models.errors import InputError
 from ae_models.images import ImageSpec
 from ae_models.networks import build_network
 from flows.config_runner import ProcessesRunner, RunnerUnion, ThreadsRunner
+from flows.items import Item
 from flows.shards import Scores, Sharding, WorkerLost, cut, in_pool, on_this_machine, score_items, sharding_of
-from flows.sources import Item
 
 IMAGES = 420  # 7 shards of 64, the last one shorter
 
@@ -92,9 +92,9 @@ def test_a_batch_scores_the_same_to_the_last_digit_however_it_is_cut(
 
 def test_shards_begin_where_steps_of_the_network_do(tmp_path: Path) -> None:
     """The results of a step may depend on how many images are in it: a shard holds whole steps, but for the last."""
-    contents = [partial(Path, str(number)) for number in range(IMAGES)]
-    shards = cut(contents, sharding(tmp_path, ThreadsRunner(workers=2, shard_size=100)), tmp_path)
-    assert [(shard.start, len(shard.contents)) for shard in shards] == [(0, 128), (128, 128), (256, 128), (384, 36)]
+    items = [Item(str(number), partial(Path, str(number))) for number in range(IMAGES)]
+    shards = cut(items, sharding(tmp_path, ThreadsRunner(workers=2, shard_size=100)), tmp_path)
+    assert [(shard.start, len(shard.items)) for shard in shards] == [(0, 128), (128, 128), (256, 128), (384, 36)]
 
 
 def test_a_batch_of_one_shard_is_not_cut(items: tuple[Item, ...], detector: Detector, whole: Scores) -> None:
