@@ -191,6 +191,11 @@ class Settings(Part):
         """The folder for where a training of the pipeline stands, so that one that dies goes on there."""
         return self.workspace / "checkpoints" / pipeline
 
+    @property
+    def cache(self) -> Path:
+        """The folder for decoded images that do not fit into memory; may be removed at any time."""
+        return self.workspace / "cache"
+
 
 VOCABULARY = Vocabulary(
     keys={

@@ -87,9 +87,9 @@ def _trained(
 ) -> TrainingReport:
     from flows.training import train
 
-    checkpoints = workspace.settings.checkpoints(pipeline.name)
+    checkpoints, cache = workspace.settings.checkpoints(pipeline.name), workspace.settings.cache
     with together(ranks, pipeline):
-        return train(pipeline, workspace.tracking, progress, checkpoints=checkpoints, ranks=ranks)
+        return train(pipeline, workspace.tracking, progress, checkpoints=checkpoints, cache=cache, ranks=ranks)
 
 
 def _calibrated(workspace: Workspace, pipeline: PipelineConfig, progress: Progress) -> CalibrationReport:

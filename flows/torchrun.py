@@ -59,4 +59,4 @@ def help_train(settings: Settings, name: str, ranks: Ranks, progress: Progress) 
 
     pipeline = settings.pipeline(name)
     with together(ranks, pipeline):
-        follow(pipeline, settings.checkpoints(name), progress, ranks)
+        follow(pipeline, settings.checkpoints(name), settings.cache, progress, ranks)

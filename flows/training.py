@@ -34,6 +34,8 @@ from flows.choosing import MOST, REAL, LabelledImages, choose, held_out
 from flows.config import AutoConfig, PipelineConfig, fingerprint
 from flows.fetching import contents_of
 from flows.markdown import as_text
+from flows.pixels import Decoding, Outcome, file_of, fits, free_memory, of_places, some_of
+from flows.pixels import found as found_pixels
 from flows.planning import standing
 from flows.processes import this_process
 from flows.progress import Progress
@@ -126,13 +128,15 @@ def train(
     confirmed: Sequence[Item] = (),
     kind: str = "training",
     checkpoints: Path | None = None,
+    cache: Path | None = None,
     ranks: Ranks = ALONE,
 ) -> TrainingReport:
     """Train the pipeline's network on its nominal images and record it in MLflow.
 
     `confirmed` are further nominal images to learn from, which stay away from early stopping and calibration: people
     confirmed them because of their scores. Those of a group on one of these sides are left out. `kind` is the run's.
-    `checkpoints` is a folder for where training stands: what dies goes on there. `ranks` train together, each with this
+    `checkpoints` is a folder for where training stands: what dies goes on there; `cache` is one for decoded images that
+    do not fit into memory. `ranks` train together, each with this
     pipeline; the others than the first call `follow`.
 
     Raises:
@@ -140,7 +144,7 @@ def train(
     """
     tracking.end_abandoned(pipeline.name, kind)
     found = nominal_items(pipeline.data)
-    images = read_nominal(pipeline, found, progress)
+    images = read_nominal(pipeline, found, progress, cache)
     sides = split(pipeline, images.items)
     if confirmed:
         images, sides = _with_confirmed(images, sides, confirmed, progress)
@@ -204,8 +208,8 @@ def _learn(
     checkpoints: Path | None,
     ranks: Ranks,
 ) -> Learnt:
-    training, spec = images.pixels[sides["train"]], spec_of(images.pixels)
-    baseline = fit_principal_components(training, spec, ENOUGH_BASELINE, pipeline.training.seed)
+    training, spec = of_places(images.pixels, sides["train"]), spec_of(images.pixels)
+    baseline = fit_principal_components(some_of(training, free_memory()), spec, ENOUGH_BASELINE, pipeline.training.seed)
     if not isinstance(pipeline.model, AutoConfig):
         result, baseline_loss = _fit(pipeline, tracking, run_id, images, sides, baseline, progress, checkpoints, ranks)
         plain = Detector(spec, pipeline.model.network, network_parameters(pipeline), result.network)
@@ -264,8 +268,8 @@ def corruption_of(pipeline: PipelineConfig) -> Corruption | None:
     return build_corruption(wish.type, wish.model_dump(exclude={"type"})) if wish.type != "none" else None
 
 
-def read_nominal(pipeline: PipelineConfig, found: Found, progress: Progress) -> ReadImages:
-    """The nominal images in memory, at most `training.max_images` of them drawn by the seed.
+def read_nominal(pipeline: PipelineConfig, found: Found, progress: Progress, cache: Path | None = None) -> ReadImages:
+    """The nominal images, at most `training.max_images` of them drawn by the seed; in memory, or mapped from `cache`.
 
     Raises:
         InputError: too few of them, or of them readable, for the split and the threshold that is asked for.
@@ -283,14 +287,14 @@ def read_nominal(pipeline: PipelineConfig, found: Found, progress: Progress) -> 
     height, width = data.size or (inferred.height, inferred.width) if inferred else data.size or (0, 0)
     spec = ImageSpec(height, width, data.channels or (inferred.channels if inferred else 1))
     require_size(pipeline, spec)
-    images = read_images(items, spec, "Reading nominal images", progress)
+    images = read_images(items, spec, "Reading nominal images", progress, cache)
     if images.unreadable:
         uri, reason = images.unreadable[0]
         progress.warn(
             f"{len(images.unreadable)} nominal images cannot be read and are left out; the first: {uri}: {reason}"
         )
     require_enough(pipeline, len(images.items))
-    if images.pixels.std() == 0:
+    if images.pixels.min() == images.pixels.max():
         raise InputError(f"all {len(images.items)} nominal images are one flat colour: check data.nominal")
     return images
 
@@ -301,19 +305,43 @@ def spec_of(pixels: NDArray[np.float32]) -> ImageSpec:
     return ImageSpec(height, width, channels)
 
 
-def read_images(items: Sequence[Item], spec: ImageSpec, what: str, progress: Progress) -> ReadImages:
-    """The items' images in memory at the size of `spec`."""
-    pixels = np.empty((len(items), *spec.shape), np.float32)
-    kept: list[Item] = []
-    unreadable: list[tuple[str, str]] = []
+def read_images(
+    items: Sequence[Item], spec: ImageSpec, what: str, progress: Progress, cache: Path | None = None
+) -> ReadImages:
+    """The items' images at the size of `spec`: in memory, or where they do not fit and there is a `cache`, mapped."""
+    if cache is None or fits(len(items), spec, free_memory()):
+        pixels = np.empty((len(items), *spec.shape), np.float32)
+        outcome = _decode(items, spec, pixels, what, progress)
+        return _read(items, pixels[: len(outcome.kept)], outcome)
+    path = file_of(items, spec, cache)
+    known = found_pixels(path, spec)
+    if known is None:
+        progress.say(f"{len(items):,} images do not fit into memory: they are decoded into {cache}.")
+        file = Decoding(path, len(items), spec)
+        outcome = _decode(items, spec, file.pixels, what, progress)
+        known = file.done(outcome), outcome
+    return _read(items, *known)
+
+
+def _read(items: Sequence[Item], pixels: NDArray[np.float32], outcome: Outcome) -> ReadImages:
+    unreadable = tuple((items[place].uri, reason) for place, reason in outcome.unreadable)
+    return ReadImages(tuple(items[place] for place in outcome.kept), pixels, unreadable)
+
+
+def _decode(
+    items: Sequence[Item], spec: ImageSpec, pixels: NDArray[np.float32], what: str, progress: Progress
+) -> Outcome:
+    """Fill `pixels` (len(items), C, H, W) from its beginning with the images that can be read."""
+    kept: list[int] = []
+    unreadable: list[tuple[int, str]] = []
     with progress.track(what, len(items)) as advance, contents_of(items) as contents:
         for batch in stream(contents, spec):
             start = len(kept)
             pixels[start : start + len(batch.indices)] = batch.pixels
-            kept += [items[index] for index in batch.indices]
-            unreadable += [(items[index].uri, reason) for index, reason in batch.unreadable]
+            kept += batch.indices.tolist()
+            unreadable += batch.unreadable
             advance(len(batch.indices) + len(batch.unreadable))
-    return ReadImages(tuple(kept), pixels[: len(kept)], tuple(unreadable))
+    return Outcome(tuple(kept), tuple(unreadable))
 
 
 def split(pipeline: PipelineConfig, items: Sequence[Item]) -> dict[str, NDArray[np.int64]]:
@@ -429,7 +457,7 @@ def _fit(
     checkpoints: Path | None,
     ranks: Ranks,
 ) -> tuple[TrainingResult, float]:
-    pixels, validation = images.pixels[sides["train"]], images.pixels[sides["validation"]]
+    pixels, validation = (of_places(images.pixels, sides[side]) for side in ("train", "validation"))
     spec = spec_of(pixels)
     settings = settings_of(pipeline)
     rival = Detector(spec, "pca", {}, baseline)
@@ -474,11 +502,11 @@ def settings_of(pipeline: PipelineConfig) -> TrainingSettings:
     return TrainingSettings(**{key: wished[key] for key in wished if key in TrainingSettings.__dataclass_fields__})
 
 
-def follow(pipeline: PipelineConfig, checkpoints: Path, progress: Progress, ranks: Ranks) -> None:
+def follow(pipeline: PipelineConfig, checkpoints: Path, cache: Path, progress: Progress, ranks: Ranks) -> None:
     """Train with the first of the ranks, which records what comes of it: the same images, split and steps."""
-    images = read_nominal(pipeline, nominal_items(pipeline.data), progress)
+    images = read_nominal(pipeline, nominal_items(pipeline.data), progress, cache)
     sides = split(pipeline, images.items)
-    pixels, validation = images.pixels[sides["train"]], images.pixels[sides["validation"]]
+    pixels, validation = (of_places(images.pixels, sides[side]) for side in ("train", "validation"))
     fit(
         lambda: build_network(pipeline.model.network, spec_of(pixels), network_parameters(pipeline)),
         pixels,
