@@ -65,7 +65,9 @@ def assert_same(one: TrainingResult, other: TrainingResult) -> None:
 def test_it_goes_on_after_the_last_epoch(name: str, tmp_path: Path) -> None:
     """Stopped in epoch 4 and begun again, training does epochs 4 to 6 and ends where it would have ended unstopped."""
     corruption = build_corruption("gaussian", {"deviation": 0.1})
-    path, behind, done = tmp_path / "training.pt", [], []
+    path = tmp_path / "training.pt"
+    behind: list[Epoch] = []
+    done: list[int] = []
     with pytest.raises(KeyboardInterrupt):
         trained(name, path, stop_at(4), corruption=corruption)
     result = trained(name, path, lambda epoch, _: done.append(epoch.number), behind.extend, corruption=corruption)
@@ -108,7 +110,8 @@ def test_a_finished_training_is_not_done_again(tmp_path: Path) -> None:
 @pytest.mark.parametrize("change", [{"seed": 1}, {"learning_rate": 1e-3}, {"batch_size": 4}])
 def test_another_training_does_not_go_on_from_it(change: dict[str, float], tmp_path: Path) -> None:
     """With other settings training begins anew; what was kept is replaced."""
-    path, behind = tmp_path / "training.pt", []
+    path = tmp_path / "training.pt"
+    behind: list[Epoch] = []
     trained("linear", path)
     settings = replace(SETTINGS, **change)  # type: ignore[arg-type]  # mypy does not follow the keys
     assert_same(
@@ -120,7 +123,8 @@ def test_another_training_does_not_go_on_from_it(change: dict[str, float], tmp_p
 @pytest.mark.parametrize("damage", [b"", b"no checkpoint", None])
 def test_a_damaged_file_is_as_good_as_none(damage: bytes | None, tmp_path: Path) -> None:
     """A file that was cut short, or is something else, is neither read nor an error."""
-    path, behind = tmp_path / "training.pt", []
+    path = tmp_path / "training.pt"
+    behind: list[Epoch] = []
     trained("linear", path)
     path.write_bytes(path.read_bytes()[:1000] if damage is None else damage)
     assert_same(trained("linear", path, on_resume=behind.extend), trained("linear", None))

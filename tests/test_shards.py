@@ -19,7 +19,17 @@ from ae_models.images import ImageSpec
 from ae_models.networks import build_network
 from flows.config_runner import ProcessesRunner, RunnerUnion, ThreadsRunner
 from flows.items import Item
-from flows.shards import Scores, Sharding, WorkerLost, cut, in_pool, on_this_machine, score_items, sharding_of
+from flows.shards import (
+    Partition,
+    Scores,
+    Sharding,
+    WorkerLost,
+    cut,
+    in_pool,
+    on_this_machine,
+    score_items,
+    sharding_of,
+)
 
 IMAGES = 420  # 7 shards of 64, the last one shorter
 
@@ -162,6 +172,7 @@ def test_a_workspace_that_workers_do_not_share_is_said(
 
     def elsewhere(shards, look):  # type: ignore[no-untyped-def]  # a fake RunShards
         for shard, outcome in pool(shards, look):
+            assert isinstance(outcome, Partition)
             outcome.path.unlink()
             yield shard, outcome
 
