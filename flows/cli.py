@@ -18,6 +18,7 @@ from flows.cli_codes import app as codes_app
 from flows.cli_incidents import watchdog
 from flows.cli_prune import prune
 from flows.cli_review import review
+from flows.cli_serve import deploy, serve
 from flows.cli_versions import promote, recalibrate, retrain, rollback, versions
 from flows.terminal import (
     ALARMED,
@@ -389,6 +390,8 @@ app.command()(promote)
 app.command()(rollback)
 app.command()(versions)
 app.command()(prune)
+app.command()(serve)
+app.command()(deploy)
 
 
 @app.command()

@@ -20,6 +20,7 @@ from flows.config_faults import Fault, Location, Vocabulary, message, model_faul
 from flows.config_incidents import IncidentsConfig
 from flows.config_networks import CORRUPTIONS, MODELS, AutoConfig, ConvolutionalConfig, LinearConfig, ModelConfig
 from flows.config_runner import RUNNERS, RunnerConfig, ThreadsRunner
+from flows.config_schedules import SCHEDULES, ScheduleConfig
 from flows.config_sections import (
     THRESHOLDS,
     ConformalThreshold,
@@ -64,6 +65,7 @@ __all__ = [
     "PathSource",
     "PipelineConfig",
     "ReviewConfig",
+    "ScheduleConfig",
     "Settings",
     "Source",
     "TableSource",
@@ -104,6 +106,10 @@ class PipelineEntry(Part):
 
     runner: RunnerConfig = Field(
         default=ThreadsRunner(), description=f"who scores big batches: {', '.join(RUNNERS)}, or its options"
+    )
+
+    schedule: ScheduleConfig = Field(
+        default=ScheduleConfig(), description="when what is done; what is not said is as in the schedule of the file"
     )
 
     @field_validator("threshold")
@@ -157,6 +163,9 @@ class SettingsFile(Part):
     dashboard: Annotated[str, AfterValidator(web_address)] = Field(
         default="http://127.0.0.1:5000", description="where the MLflow pages of the embedded store are seen"
     )
+    schedule: ScheduleConfig = Field(
+        default=ScheduleConfig(), description="when what is done, where a pipeline does not say otherwise"
+    )
     pipelines: dict[Name, PipelineEntry] = Field(
         description="the pipelines, each at its name",
         json_schema_extra={"additionalProperties": False, "minProperties": 1},
@@ -206,10 +215,11 @@ VOCABULARY = Vocabulary(
         "monitor": MonitorConfig.model_fields,
         "incidents": IncidentsConfig.model_fields,
         "review": ReviewConfig.model_fields,
+        "schedule": ScheduleConfig.model_fields,
     }
     | {
         str(tag_of(model)): keys_of(model)
-        for model in (LABELLED | MODELS | CORRUPTIONS | THRESHOLDS | CHANNELS | RUNNERS).values()
+        for model in (LABELLED | MODELS | CORRUPTIONS | THRESHOLDS | CHANNELS | SCHEDULES | RUNNERS).values()
     },
     patterns=PATTERNS,
 )
@@ -227,7 +237,10 @@ def load(path: Path, environment: Mapping[str, str]) -> Settings:
     faults = faults + _secrets_in(document, faults)
     if faults or file is None:
         raise InputError(message(path, faults))
-    pipelines = {name: PipelineConfig(name=name, **dict(entry)) for name, entry in file.pipelines.items()}
+    pipelines = {
+        name: PipelineConfig(name=name, **dict(entry) | {"schedule": entry.schedule.over(file.schedule)})
+        for name, entry in file.pipelines.items()
+    }
     return Settings(path=path, workspace=file.workspace, dashboard=file.dashboard.rstrip("/"), pipelines=pipelines)
 
 

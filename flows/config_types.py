@@ -156,8 +156,11 @@ def chosen_by(key: str, models: Mapping[str, type[BaseModel]], default: str | No
     )
 
 
-def chosen_by_keys(models: Mapping[str, type[BaseModel]]) -> Discriminator:
-    """The choice of a model by a key that only it has, or by the nearest to one, so that a misspelt key is named."""
+def chosen_by_keys(models: Mapping[str, type[BaseModel]], text: str = "a path") -> Discriminator:
+    """The choice of a model by a key that only it has, or by the nearest to one, so that a misspelt key is named.
+
+    `text` says what a text alone would be.
+    """
 
     def tag(value: Any) -> str | None:
         if not isinstance(value, Mapping):
@@ -166,7 +169,7 @@ def chosen_by_keys(models: Mapping[str, type[BaseModel]]) -> Discriminator:
         near = [near for key in value for near in difflib.get_close_matches(str(key), list(models), n=1)]
         return tag_of(models[(exact or near)[0]]) if exact or near else None
 
-    words = f"must be a path, or a mapping with one of these keys: {', '.join(models)}"
+    words = f"must be {text}, or a mapping with one of these keys: {', '.join(models)}"
     return Discriminator(tag, custom_error_type="source", custom_error_message=words)
 
 

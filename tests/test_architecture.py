@@ -22,12 +22,15 @@ MAY_IMPORT = {  # files, and folders of them
         "flows/review.py",
         "flows/flow_record.py",
         "flows/prefect_server.py",
+        "flows/deploy.py",
+        "flows/deployments.py",
+        "flows/served_runs.py",
         "flows/serve.py",
         "flows/channels_prefect.py",
     },
-    "mlflow": {"flows/tracking/", "flows/served_model.py"},
-    "sqlalchemy": {"flows/ledger/", "flows/tables.py"},
-    "alembic": {"flows/ledger/"},
+    "mlflow": {"flows/tracking", "flows/served_model.py"},
+    "sqlalchemy": {"flows/ledger", "flows/tables.py"},
+    "alembic": {"flows/ledger"},
 }
 CODE_THAT_RUNS_WHEN_LOADED = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 

@@ -82,7 +82,7 @@ def test_a_network_by_name_may_have_another_score(project: Project, tmp_path: Pa
     score_section = {"smoothing": 3, "positional": True, "pooling": 0.1}
     workspace = open_workspace(project(tmp_path, model={"network": "linear", "score": score_section}), {})
     report = train(workspace, "tiles", QUIET)
-    detector = workspace.tracking.detector(report.run_id)
+    detector = workspace.tracking.registry.detector(report.run_id)
     assert isinstance(detector, Detector)
     assert detector.scorer.design == ScoreDesign(3, True, 0.1)
     assert float(detector.scorer.usual.std()) > 0

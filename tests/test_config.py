@@ -350,14 +350,14 @@ colour: red
     assert str(caught.value) == (
         f"pipelines.yaml ({tmp_path}/pipelines.yaml): 7 faults\n"
         "line 4  pipelines.tiles.modle: unknown key; did you mean 'model'? "
-        "(choices: alerts, data, incidents, model, monitor, review, threshold, training)\n"
+        "(choices: alerts, data, incidents, model, monitor, review, schedule, threshold, training)\n"
         "line 5  pipelines.tiles.data.nominal: missing\n"
         "line 6  pipelines.tiles.data.inbox: the variable DATA is not set: export it, or give a default, ${DATA:-...}\n"
         "line 8  pipelines.tiles.training.epochs: 'many' is not a whole number\n"
         "line 9  pipelines.tiles.training.patience: 0 must be at least 1\n"
         "line 12  pipelines.cloth.threshold: method 'recall' needs labelled images: add data.labelled (a mapping with "
         "nominal and anomalous, or a manifest with a column label), or use method: conformal\n"
-        "line 15  colour: unknown key (choices: dashboard, pipelines, workspace)"
+        "line 15  colour: unknown key (choices: dashboard, pipelines, schedule, workspace)"
     )
 
 
@@ -430,7 +430,8 @@ NO_SOURCE = "must be a path, or a mapping with one of these keys: path, url, man
         ),
         (
             "    name: tiles",
-            "name: unknown key (choices: alerts, data, incidents, model, monitor, review, threshold, training)",
+            "name: unknown key (choices: alerts, data, incidents, model, monitor, review, schedule, threshold, "
+            "training)",
         ),
         # choices of a model
         (
