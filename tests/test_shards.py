@@ -1,5 +1,6 @@
 """A big batch in shards: the same digits however it is cut and whoever scores it, and nothing lost with a worker."""
 
+import logging
 import os
 import signal
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
@@ -17,8 +19,11 @@ from ae_models.detector import Detector
 from ae_models.errors import InputError
 from ae_models.images import ImageSpec
 from ae_models.networks import build_network
+from flows import running
 from flows.config_runner import ProcessesRunner, RunnerUnion, ThreadsRunner
 from flows.items import Item
+from flows.progress import LogProgress
+from flows.scoring import score_batch
 from flows.shards import (
     Partition,
     Scores,
@@ -30,6 +35,8 @@ from flows.shards import (
     score_items,
     sharding_of,
 )
+from flows.sources import path_batches
+from flows.workspace import open_workspace
 
 IMAGES = 420  # 7 shards of 64, the last one shorter
 
@@ -189,3 +196,37 @@ def test_the_items_of_files_travel_to_other_processes(small_images: Callable[...
     small_images(tmp_path, 2, 0)
     contents = [item.content for item in images_in(tmp_path).items]
     assert [content() for content in pickle.loads(pickle.dumps(contents))] == sorted(tmp_path.glob("*.png"))
+
+
+@pytest.mark.slow
+def test_a_batch_is_decided_alike_by_every_runner(
+    project: Callable[..., Path], small_images: Callable[[Path, int, int], list[Path]], tmp_path: Path
+) -> None:
+    """What `runner` says of a pipeline changes who scores a big batch, and nothing of its rows and verdict."""
+    config = project(tmp_path)
+    progress = LogProgress(logging.getLogger("quiet"))
+    workspace = open_workspace(config, {})
+    running.train(workspace, "tiles", progress)
+    running.calibrate(workspace, "tiles", progress)
+    small_images(tmp_path / "big", 200, 5)[7].write_bytes(b"no image")
+    (batch,) = path_batches([tmp_path / "big"])
+    champion = workspace.tracking.champion("tiles").champion
+    plain, *others = (
+        score_batch(
+            batch,
+            champion,
+            workspace.settings.pipeline("tiles"),
+            progress,
+            lambda: None,
+            manifest_hash="0" * 64,
+            sharding=sharding_of(runner, tmp_path, "cpu"),
+        )
+        for runner in (
+            ThreadsRunner(),
+            ThreadsRunner(workers=3, shard_size=64),
+            ProcessesRunner(workers=2, shard_size=128),
+        )
+    )
+    for other in others:
+        assert other.verdict == plain.verdict
+        pd.testing.assert_frame_equal(other.table, plain.table, check_exact=True)
