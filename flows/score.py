@@ -29,7 +29,7 @@ def score(
         paths: folders (a batch each) or image files (one batch together); none for the inbox.
     """
     try:
-        workspace = flow_workspace(config)
+        workspace = flow_workspace(config, goes_on=True)
         reports = running.score(workspace, pipeline, [Path(path) for path in paths], flow_progress(), score_as_task)
         if reports:  # a schedule finds nothing due most of the time, and pages of that help nobody
             record(workspace, f"score-{pipeline}", workspace.tracking.addresses.pipeline(pipeline), sentences(reports))

@@ -73,9 +73,7 @@ def _address(url: str, networks: Sequence[str]) -> str:
     addresses = [str(sockaddr[0]) for *_, sockaddr in found]
     for address in addresses:
         if not _is_allowed(address, networks):
-            raise UnreadableImage(
-                f"is at {host}, whose address {address} is not public: name it in data.allowed_networks"
-            )
+            raise UnreadableImage(f"is at {host}, whose address {address} is not public nor in data.allowed_networks")
     return addresses[0]
 
 
