@@ -121,7 +121,7 @@ def dask(folder: Path, images: int, rounds: int) -> list[Figure]:
     items = draw(folder / "many", images, 0)
     detector = Detector(SPEC, "convolutional", {}, build_network("convolutional", SPEC, {}).eval())
     alone, workers, killed = [], [], []
-    cluster = LocalCluster(n_workers=WORKERS, threads_per_worker=1, dashboard_address=None)
+    cluster = LocalCluster(n_workers=WORKERS, threads_per_worker=1, dashboard_address=":0")
     with cluster:
         sharded = partial(in_shards, detector=detector, address=cluster.scheduler_address, folder=folder / "shards")
         sharded(items[:1000])  # workers import what they need
@@ -168,7 +168,7 @@ def project(folder: Path) -> Path:
 def whole_batch(config: Path, images: int, rounds: int) -> Figure:
     """A flow run that scores one batch, beside bare scoring of the same images."""
     whole, bare = [], []
-    detector = open_workspace(config, {}).tracking.champion("images").champion.detector
+    detector = open_workspace(config, {}).tracking.registry.champion("images").champion.detector
     score(str(config), "images")  # the first flow run of a process imports much
     for number in range(rounds):
         items = draw(config.parent / "inbox" / f"{number}", images, 10 + number)

@@ -81,7 +81,7 @@ def _dask(address: str | None, workers: int) -> TaskRunner[Any]:
         raise _missing("dask", error) from error
     if address:
         return DaskTaskRunner(address=address)
-    cluster = {"n_workers": workers, "threads_per_worker": 1, "dashboard_address": None}
+    cluster = {"n_workers": workers, "threads_per_worker": 1, "dashboard_address": ":0"}
     return DaskTaskRunner(cluster_kwargs=cluster)
 
 

@@ -103,7 +103,7 @@ def test_a_cluster_is_found_by_its_address(detector: Detector, tmp_path: Path) -
     from distributed import LocalCluster
 
     start: Any = LocalCluster  # it has no types
-    with start(n_workers=1, threads_per_worker=1, dashboard_address=None) as cluster:
+    with start(n_workers=1, threads_per_worker=1, dashboard_address=":0") as cluster:
         runner = DaskRunner(address=cluster.scheduler_address, shard_size=64)
         together = scored(detector, items(), runner, tmp_path / "shards")
         assert len(cluster.scheduler_info["workers"]) == 1

@@ -210,7 +210,7 @@ def test_a_batch_is_decided_alike_by_every_runner(
     running.calibrate(workspace, "tiles", progress)
     small_images(tmp_path / "big", 200, 5)[7].write_bytes(b"no image")
     (batch,) = path_batches([tmp_path / "big"])
-    champion = workspace.tracking.champion("tiles").champion
+    champion = workspace.tracking.registry.champion("tiles").champion
     plain, *others = (
         score_batch(
             batch,
