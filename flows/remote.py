@@ -1,5 +1,6 @@
 """Folders and files behind URLs: whatever fsspec opens, listed and read, with one sentence where that fails."""
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -146,7 +147,9 @@ def _one_sentence(url: str, absent: bool = True) -> Iterator[None]:
 
 
 def _words(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
+    """What the store's library says, without what may be secret in an address: a password, or a signed query."""
+    text = re.sub(r"(://[^\s?]*)\?\S*", r"\1", re.sub(r"://[^\s/@]*@", "://", str(error)))
+    return " ".join(text.split())[:200] or type(error).__name__
 
 
 def _seen(information: Mapping[str, Any]) -> Seen:

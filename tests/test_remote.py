@@ -274,6 +274,18 @@ class TestWords:
             f"pip install 'reconwatch[{scheme}]'"
         )
 
+    def test_what_a_library_says_holds_no_secret_of_an_address(
+        self, memory: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Signed queries and passwords in addresses are left out of its words."""
+
+        def away(*place: object, **how: object) -> None:
+            raise OSError("no answer of https://me:planted@store.example/a.png?sig=planted (try again)")
+
+        monkeypatch.setattr(type(memory), "find", away)
+        said = sentence(SourceUnavailable, "memory://tiles").partition("stay due: ")[2]
+        assert said == "no answer of https://store.example/a.png (try again)"
+
     def test_an_unknown_scheme(self) -> None:
         """Nothing opens it."""
         assert sentence(InputError, "bucket://a/b").startswith("bucket://a/b: nothing here opens bucket://")
