@@ -14,14 +14,12 @@ from numpy.typing import NDArray
 from ae_models.batch_tests import NominalBatches
 from ae_models.champion import Champion
 from ae_models.errors import InputError
-from ae_models.images import stream
 from ae_models.monitoring import BatchVerdict
 from ae_models.review import audit_sample, review_list
 from flows.alerts import Alert
 from flows.batch_run import WORST, write_batch
 from flows.config import PipelineConfig
 from flows.delivery import Shown, show_or_keep
-from flows.fetching import contents_of
 from flows.inbox import due_batches as due_batches
 from flows.inbox import known_manifest as known_manifest
 from flows.items import Batch, Item, name_of
@@ -31,6 +29,7 @@ from flows.progress import Progress
 from flows.report import ScoredBatch
 from flows.review_queue import ask_about
 from flows.reviewing import asked_images
+from flows.shards import Sharding, score_items
 from flows.streams import StreamStep, counts_in_stream, stream_of
 from flows.tracking import ChampionVersion
 from flows.verdicts import NOMINAL_BATCHES, verdict_on
@@ -72,11 +71,13 @@ def score_batch(
     nominal_batches: NominalBatches = (),
     *,
     manifest_hash: str,
+    sharding: Sharding | None = None,
 ) -> ScoredBatch:
     """Score every image of a batch; memory does not grow with its size but for the rows of its table.
 
     `nominal_batches` are (flagged, scored) of earlier ones of this champion that raised no alarm, or a false one. The
-    batch's hash draws the images of the audit.
+    batch's hash draws the images of the audit. `sharding` says who scores a big one, if not this process alone; that
+    changes no digit.
 
     Raises:
         InputError: the batch holds no image at all.
@@ -84,21 +85,16 @@ def score_batch(
     if not batch.items:
         raise InputError(f"batch {batch.id!r} holds no image: put images into it or remove it")
     start, renewed = perf_counter(), monotonic()
-    scores = np.full(len(batch.items), np.nan)
-    reasons = np.full(len(batch.items), "", dtype=object)
-    with (
-        progress.track(f"Scoring {pipeline.name} {batch.id}", len(batch.items)) as advance,
-        contents_of(batch.items) as contents,
-    ):
-        for part in stream(contents, champion.detector.spec):
-            scores[part.indices] = champion.detector.score(part.pixels)
-            for index, reason in part.unreadable:
-                reasons[index] = reason
-            if monotonic() - renewed > RENEW_SECONDS:
-                renewed = monotonic()
-                renew()
-            advance(len(part.indices) + len(part.unreadable))
-    table = _table(batch, champion, scores, reasons, pipeline, manifest_hash)
+
+    def renew_in_time() -> None:
+        nonlocal renewed
+        if monotonic() - renewed > RENEW_SECONDS:
+            renewed = monotonic()
+            renew()
+
+    with progress.track(f"Scoring {pipeline.name} {batch.id}", len(batch.items)) as advance:
+        scored = score_items(batch.items, champion.detector, sharding, advance, renew_in_time)
+    table = _table(batch, champion, scored.scores, scored.reasons, pipeline, manifest_hash)
     verdict = verdict_on(table, champion.threshold, champion.calibration_scores, pipeline.monitor, nominal_batches)
     return ScoredBatch(table, verdict, perf_counter() - start)
 
@@ -134,6 +130,7 @@ def score_and_record(
     workspace: Workspace,
     progress: Progress,
     again: bool = False,
+    sharding: Sharding | None = None,
 ) -> BatchReport:
     """Score a batch once: claim it, score it, show it in MLflow, and settle verdict and alerts in one transaction.
 
@@ -168,6 +165,7 @@ def score_and_record(
             lambda: ledger.renew(claim),
             nominal,
             manifest_hash=manifest_hash,
+            sharding=sharding,
         )
         if changed := _changed(batch.items, stats):
             ledger.release(claim)
