@@ -206,7 +206,7 @@ def storm(folder: Path, grouped: bool, batches: int, seed: int) -> Storm:
             number += 1
             if number % PASS_EVERY == 0:
                 pass_over()
-        while ledger.pending_alerts(limit=1):
+        while ledger.outbox.pending(limit=1):
             pass_over()
             clock.now += DELAYS[-1]
         for channel in channels[config.name].values():
@@ -214,7 +214,7 @@ def storm(folder: Path, grouped: bool, batches: int, seed: int) -> Storm:
         pipe.send("what did you receive?")
         received: Received = pipe.recv()
     seconds = time.perf_counter() - start
-    incidents = ledger.incidents(closed=True)
+    incidents = ledger.incidents.newest(closed=True)
     keys = [
         (channel, f"{incident.key}/{end}")
         for incident in incidents

@@ -113,7 +113,7 @@ def _configured(of: Files, folder: Path, seed: int) -> Path:
 
 def _recorded(workspace: Workspace) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Which images were flagged, as MLflow has it, and which batches alarmed, as the ledger has it."""
-    decided = workspace.ledger.decided(NAME)
+    decided = workspace.ledger.batches.decided(NAME)
     with tempfile.TemporaryDirectory() as folder:
         tables = [
             pd.read_parquet(workspace.tracking.artifact(record.run_id, "scores.parquet", Path(folder) / record.run_id))

@@ -85,7 +85,7 @@ def prepared(folder: Path, model: str) -> tuple[Workspace, ChampionVersion]:
     workspace = open_workspace(path, {})
     running.train(workspace, "images", PROGRESS)
     running.calibrate(workspace, "images", PROGRESS)
-    return workspace, workspace.tracking.champion("images")
+    return workspace, workspace.tracking.registry.champion("images")
 
 
 def cost(workspace: Workspace, champion: ChampionVersion, batch: Batch, model: str) -> Cost:

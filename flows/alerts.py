@@ -189,7 +189,7 @@ def deliver(
             homeless[route] = homeless.get(route, 0) + 1
         elif so_far.in_a_row >= GIVE_UP:
             waiting += 1
-        elif (alert := ledger.claim_alert(due)) is not None:
+        elif (alert := ledger.outbox.claim(due)) is not None:
             failure = _sent(ledger, channel, alert, clock)
             delivered += failure is None
             failures[route] = so_far.after(alert, failure)
@@ -236,20 +236,20 @@ def _sent(
     except Exception as error:  # a channel's own fault stops no other; its text may hold an address
         failure = DeliveryFailed(f"channel '{alert.channel}' failed with {type(error).__name__}")
     except BaseException:
-        ledger.mark_failed(alert, "interrupted", clock())
+        ledger.outbox.mark_failed(alert, "interrupted", clock())
         raise
     else:
-        ledger.mark_delivered(alert)
+        ledger.outbox.mark_delivered(alert)
         return None
     delay = DELAYS[min(alert.attempts, len(DELAYS) - 1)]
-    ledger.mark_failed(alert, str(failure), clock() + delay)
+    ledger.outbox.mark_failed(alert, str(failure), clock() + delay)
     return failure
 
 
 def _due(ledger: Ledger, now: datetime) -> Iterator[PendingAlert]:
     for tried in (False, True):
         last = 0
-        while page := ledger.pending_alerts(now, after=last, limit=PAGE, tried=tried):
+        while page := ledger.outbox.pending(now, after=last, limit=PAGE, tried=tried):
             yield from page
             last = page[-1].id
 

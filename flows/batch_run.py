@@ -116,9 +116,9 @@ def _description(
     """The run's page in Markdown: the verdict, and where to look further; MLflow folds all but the first lines."""
 
     def link(words: str, run: str, artifact: str = "") -> str:
-        return f"[{words}]({tracking.run_url(pipeline.name, run, artifact)})"
+        return f"[{words}]({tracking.addresses.run(pipeline.name, run, artifact)})"
 
-    version = f"[version {champion.version}]({tracking.version_url(pipeline.name, champion.version)})"
+    version = f"[version {champion.version}]({tracking.addresses.version(pipeline.name, champion.version)})"
     lines = [
         f"**{state(scored.verdict)}. {link('Open the report', run_id, REPORT)}**",
         "",
@@ -141,7 +141,7 @@ def _previous(pipeline: PipelineConfig, around: Surroundings, tracking: Tracking
     if around.previous is None:
         return "It is the first batch."
     batch, run_id = around.previous
-    return f"The batch before: [{as_text(batch)}]({tracking.run_url(pipeline.name, run_id)})."
+    return f"The batch before: [{as_text(batch)}]({tracking.addresses.run(pipeline.name, run_id)})."
 
 
 def _unreadable(scored: ScoredBatch) -> list[str]:

@@ -110,7 +110,7 @@ def calibrate_detector(
         InputError: too few images are left to calibrate on.
     """
     tracking.end_abandoned(pipeline.name, "calibration")
-    detector = tracking.detector(training.run_id).on(choose_device(pipeline.training.device))
+    detector = tracking.registry.detector(training.run_id).on(choose_device(pipeline.training.device))
     items = calibration_items(pipeline, tracking, training)
     labelled, n_chose = judging_items(pipeline, tracking, training)
     tags = {
@@ -130,16 +130,16 @@ def calibrate_detector(
         _log_calibration(tracking, run_id, threshold, certificate, nominal, rated, truth, n_chose)
         version = _register(pipeline, tracking, run_id, training, champion)
         if role == CHALLENGER:
-            tracking.challenge(pipeline.name, version)
+            tracking.registry.challenge(pipeline.name, version)
         else:
-            tracking.promote(pipeline.name, version)
+            tracking.registry.promote(pipeline.name, version)
     if nominal.unreadable:
         progress.warn(f"{len(nominal.unreadable)} calibration images could not be read: {nominal.unreadable[0][1]}")
     return CalibrationReport(
         pipeline.name,
         version,
         run_id,
-        tracking.run_url(pipeline.name, run_id),
+        tracking.addresses.run(pipeline.name, run_id),
         threshold,
         len(nominal.unreadable),
         n_chose,
@@ -150,7 +150,7 @@ def calibrate_detector(
 
 def detector_to_calibrate(pipeline: PipelineConfig, tracking: Tracking) -> TrainedRun | None:
     """The newest training that no calibration ended for; else that of the champion, which people may have changed."""
-    newest, champion = tracking.latest_training(pipeline.name), tracking.champion_version(pipeline.name)
+    newest, champion = tracking.latest_training(pipeline.name), tracking.registry.champion_version(pipeline.name)
     if newest is None or champion is None or not tracking.is_calibrated(pipeline.name, newest.run_id):
         return newest
     return tracking.training(champion[1]["reconwatch.training_run"])
@@ -332,8 +332,8 @@ def _register(
         "threshold": f"{threshold.value:.6g}",
         "threshold.method": threshold.method,
     }
-    version = tracking.register(pipeline.name, run_id, champion, tags)
-    tracking.describe(pipeline.name, version, version_description(pipeline, tracking, version, tags, champion))
+    version = tracking.registry.register(pipeline.name, run_id, champion, tags)
+    tracking.registry.describe(pipeline.name, version, version_description(pipeline, tracking, version, tags, champion))
     return version
 
 
@@ -342,10 +342,10 @@ def version_description(
 ) -> str:
     """The version's page in Markdown: what it promises, what it was made of, and what it decided."""
     name, training = pipeline.name, tags["reconwatch.training_run"]
-    others = tracking.search_url(name, {"kind": "calibration", "training_run": training})
-    batches = tracking.search_url(name, {"kind": "batch", "version": version})
-    trained = f"[the training run]({tracking.run_url(name, training)})"
-    calibrated = f"[the calibration run]({tracking.run_url(name, tags['reconwatch.calibration_run'])})"
+    others = tracking.addresses.search(name, {"kind": "calibration", "training_run": training})
+    batches = tracking.addresses.search(name, {"kind": "batch", "version": version})
+    trained = f"[the training run]({tracking.addresses.run(name, training)})"
+    calibrated = f"[the calibration run]({tracking.addresses.run(name, tags['reconwatch.calibration_run'])})"
     lines = [
         f"Detector of {trained} with the threshold of {calibrated}. [All calibrations of this detector]({others}). "
         f"**[The batches that it decided]({batches})**",

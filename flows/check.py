@@ -59,7 +59,7 @@ def _pipeline_findings(pipeline: PipelineConfig, workspace: Workspace | None) ->
             yield Finding("wrong", f"{pipeline.name} {part.__name__.strip('_')}", str(error))
     if workspace is None:
         return
-    champion = workspace.tracking.champion_version(pipeline.name)
+    champion = workspace.tracking.registry.champion_version(pipeline.name)
     if champion is None:
         yield Finding("note", f"{pipeline.name} champion", f"none yet: reconwatch run {pipeline.name}")
     elif changes_since_training(workspace, pipeline):

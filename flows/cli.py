@@ -465,7 +465,8 @@ def _write_output(
     batches = path_batches(paths)
     if absent := [batch for batch in batches if batch.id not in tables and batch.items]:
         workspace = open_workspace(config_path(context, config))
-        champion, pipeline = workspace.tracking.champion(name).champion, workspace.settings.pipeline(name)
+        pipeline = workspace.settings.pipeline(name)
+        champion = workspace.tracking.registry.champion(name).champion
         for batch in absent:
             manifest_hash = known_manifest(pipeline, batch, workspace.ledger)
             scored = score_batch(batch, champion, pipeline, _progress(), lambda: None, manifest_hash=manifest_hash)
@@ -481,8 +482,8 @@ def _calibration_images(path: Path, name: str) -> int | None:
     from flows.workspace import open_workspace
 
     tracking = open_workspace(path).tracking
-    champion = tracking.champion_version(name)
-    return tracking.threshold(champion[1]["reconwatch.calibration_run"])[0].n_nominal if champion else None
+    champion = tracking.registry.champion_version(name)
+    return tracking.registry.threshold(champion[1]["reconwatch.calibration_run"])[0].n_nominal if champion else None
 
 
 def _print_report(report: Any, as_json: bool) -> None:

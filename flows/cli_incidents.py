@@ -42,7 +42,7 @@ def list_incidents(
     settings, ledger = _opened(context, config)
     if name is not None:
         settings.pipeline(name)
-    _print(ledger.incidents(name, closed=every), as_json)
+    _print(ledger.incidents.newest(name, closed=every), as_json)
 
 
 def acknowledge_incident(
@@ -111,7 +111,7 @@ def watchdog(
 
     look_after(ledger, settings)
     _send(settings, ledger)
-    there_are = ledger.incidents()
+    there_are = ledger.incidents.newest()
     _print(there_are, as_json)
     if there_are and fail_on_alarm:
         raise typer.Exit(ALARMED)

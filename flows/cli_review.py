@@ -88,7 +88,7 @@ def _import(path: Path, name: str, file: Path, reviewer: str) -> tuple[str, ...]
 
     workspace = open_workspace(path)
     found = read_labels(file, workspace.settings.pipeline(name), workspace, reviewer, utc_now)
-    new = workspace.ledger.add_labels(found.labels)
+    new = workspace.ledger.labels.add(found.labels)
     say(f"{file}: {new} new labels, {len(found.labels) - new} known, {found.empty} rows without one.")
     return tuple(f"{file}, {fault}" for fault in found.faults)
 
@@ -132,7 +132,7 @@ def _ask(reviews: "Sequence[BatchReview]", workspace: "Workspace", reviewer: str
             except InputError as error:
                 complain(str(error))
                 continue
-            workspace.ledger.add_labels([label])
+            workspace.ledger.labels.add([label])
             break
 
 

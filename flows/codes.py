@@ -106,7 +106,7 @@ def draw_code_map(
         str(output),
         ("map.png", "map.html", "codes.parquet"),
         run_id,
-        tracking.run_url(pipeline.name, run_id),
+        tracking.addresses.run(pipeline.name, run_id),
     )
 
 
@@ -116,15 +116,15 @@ def choose_detector(pipeline: PipelineConfig, tracking: Tracking) -> Chosen:
     Raises:
         InputError: nothing was trained yet.
     """
-    if tracking.champion_version(pipeline.name) is not None:
-        found = tracking.champion(pipeline.name)
+    if tracking.registry.champion_version(pipeline.name) is not None:
+        found = tracking.registry.champion(pipeline.name)
         return Chosen(f"champion {found.version}", _with_codes(found.champion.detector), found.champion.threshold)
     training = tracking.latest_training(pipeline.name)
     if training is None:
         raise InputError(
             f"pipeline {pipeline.name!r} has no trained detector yet: run 'reconwatch train {pipeline.name}'"
         )
-    return Chosen("the newest detector", _with_codes(tracking.detector(training.run_id)), None)
+    return Chosen("the newest detector", _with_codes(tracking.registry.detector(training.run_id)), None)
 
 
 def _with_codes(detector: AnyDetector) -> Detector:

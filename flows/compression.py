@@ -78,7 +78,7 @@ def compress(
         str(output),
         ("compression.csv", "compression.png"),
         run_id,
-        tracking.run_url(pipeline.name, run_id),
+        tracking.addresses.run(pipeline.name, run_id),
     )
 
 

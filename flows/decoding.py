@@ -59,7 +59,7 @@ def decode_codes(
         str(output),
         ("samples.png", "walks.png"),
         run_id,
-        tracking.run_url(pipeline.name, run_id),
+        tracking.addresses.run(pipeline.name, run_id),
     )
 
 

@@ -65,7 +65,7 @@ def _is_due(workspace: Workspace, progress: Progress) -> bool:
     """Whether a run would do anything: asked first, because a Prefect server takes its time to start."""
     pipeline = workspace.settings.pipeline(PIPELINE)
     untrained = workspace.tracking.latest_training(PIPELINE) is None
-    if untrained or calibration_is_due(workspace, pipeline) or workspace.ledger.pending_alerts():
+    if untrained or calibration_is_due(workspace, pipeline) or workspace.ledger.outbox.pending():
         return True
     return bool(due_batches(pipeline, workspace.ledger, progress))
 

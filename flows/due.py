@@ -9,7 +9,7 @@ def calibration_is_due(workspace: Workspace, pipeline: PipelineConfig) -> bool:
     newest = workspace.tracking.latest_training(pipeline.name)
     if newest is None:
         return False
-    no_champion = workspace.tracking.champion_version(pipeline.name) is None
+    no_champion = workspace.tracking.registry.champion_version(pipeline.name) is None
     return no_champion or not workspace.tracking.is_calibrated(pipeline.name, newest.run_id)
 
 

@@ -128,7 +128,7 @@ def false_alarms(pipeline: PipelineConfig, challenger: ChampionVersion, workspac
     if not seen:
         sentence = "no batch was scored in its shadow yet: 'reconwatch run' does so with each new one"
         return Check("false alarms", False, sentence)
-    known = opinions(workspace.ledger.labels(pipeline.name))
+    known = opinions(workspace.ledger.labels.of(pipeline.name))
     nominal = {image for image, opinion in known.items() if opinion.verdict == "nominal" and opinion.label.audit}
     labelled = [
         flagged

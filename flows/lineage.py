@@ -36,7 +36,7 @@ class ThresholdRecord:
 def lineage_of(pipeline: str, tracking: Tracking) -> tuple[ThresholdRecord, ...]:
     """The versions of a pipeline's model, the oldest first."""
     counts, records = dict[str, int](), []
-    for version in tracking.versions(pipeline):
+    for version in tracking.registry.versions(pipeline):
         training = version.tags.get("reconwatch.training_run", "")
         counts[training] = counts.get(training, 0) + 1
         records.append(_record(version, training, counts[training]))

@@ -75,31 +75,31 @@ def measured(point: Point) -> dict[str, float | None]:
 
 def monitor_run(name: str, tracking: Tracking, ledger: Ledger) -> str:
     """The id of the pipeline's monitor run, which is begun where there is none."""
-    run = ledger.monitor_run(name)
+    run = ledger.timeline.monitor_run(name)
     return run.run_id if run else _begun(name, tracking, ledger, "").run_id
 
 
 def update_monitor(name: str, tracking: Tracking, ledger: Ledger) -> None:
     """Bring what the pipeline's monitor run lacks into it, and draw its page anew; nothing where it lacks nothing."""
-    run = ledger.monitor_run(name)
-    if not ledger.points(name, run.shown if run else 0):
+    run = ledger.timeline.monitor_run(name)
+    if not ledger.timeline.points(name, run.shown if run else 0):
         return
     if run is None or not tracking.is_there(run.run_id):  # people may delete it
         run = _begun(name, tracking, ledger, run.run_id if run else "")
-    points = ledger.points(name)
+    points = ledger.timeline.points(name)
     tracking.log_points(run.run_id, [_logged(point) for point in points if point.number > run.shown])
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / PAGE).write_text(monitor_page(name, points).html(), encoding="utf-8")
         tracking.log_folder(run.run_id, Path(folder))
     description = _description(name, tracking, run.run_id, points[-1].batch)
     tracking.log(run.run_id, tags={"mlflow.note.content": description})
-    ledger.mark_shown(name, run.run_id, points[-1].number)
+    ledger.timeline.mark_shown(name, run.run_id, points[-1].number)
 
 
 def _begun(name: str, tracking: Tracking, ledger: Ledger, instead_of: str) -> MonitorRun:
     left = tracking.begun_run(name, KIND)  # by a process that died before the ledger knew, or that is as far as we are
     ours = left or tracking.start_run(name, KIND, f"{name} over time", {})
-    run = ledger.take_monitor_run(name, ours, instead_of)
+    run = ledger.timeline.take_monitor_run(name, ours, instead_of)
     if run.run_id != ours and left is None:  # another process was first
         tracking.delete(ours)
     return run
@@ -161,9 +161,9 @@ def _logged(point: Point) -> LoggedPoint:
 
 
 def _description(name: str, tracking: Tracking, run_id: str, last: BatchRecord) -> str:
-    version = f"[version {last.model_version}]({tracking.version_url(name, last.model_version)})"
-    batch = f"[{last.finished_at:%Y-%m-%d %H:%M} UTC]({tracking.run_url(name, last.run_id)})"
-    page = tracking.run_url(name, run_id, PAGE)
+    version = f"[version {last.model_version}]({tracking.addresses.version(name, last.model_version)})"
+    batch = f"[{last.finished_at:%Y-%m-%d %H:%M} UTC]({tracking.addresses.run(name, last.run_id)})"
+    page = tracking.addresses.run(name, run_id, PAGE)
     return (
         f"**[Open the time line]({page})**: flagged images, p-values, drift, evidence and more by batch, with limits, "
         "alarms and recalibrations. MLflow's own charts of them are under *Model metrics*; a step is the number of a "

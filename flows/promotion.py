@@ -60,10 +60,10 @@ def promote(
     """
     tracking = workspace.tracking
     chosen = _chosen(pipeline.name, version, tracking)
-    champion = tracking.champion(pipeline.name)
+    champion = tracking.registry.champion(pipeline.name)
     if chosen.version == champion.version:
         raise InputError(f"version {chosen.version} is champion of {pipeline.name!r} already")
-    checks = gate(pipeline, champion, tracking.registered(pipeline.name, chosen), workspace, progress)
+    checks = gate(pipeline, champion, tracking.registry.loaded(pipeline.name, chosen), workspace, progress)
     passed = all(check.passed for check in checks)
     said = one_line(reason, LONGEST)
     if not passed and not said:
@@ -75,7 +75,7 @@ def promote(
         "reconwatch.gate": "passed" if passed else "not passed",
         **{f"reconwatch.gate.{check.name.replace(' ', '_')}": check.sentence for check in checks},
     }
-    tracking.promote(pipeline.name, chosen.version, tags)
+    tracking.registry.promote(pipeline.name, chosen.version, tags)
     return Promotion(pipeline.name, chosen.version, champion.version, True, words, checks)
 
 
@@ -90,24 +90,24 @@ def rollback(
     said = one_line(reason, LONGEST)
     if not said:
         raise InputError("give a reason: who comes after you will want to know")
-    champion = tracking.version_by_alias(pipeline.name, CHAMPION)
+    champion = tracking.registry.version_by_alias(pipeline.name, CHAMPION)
     before = champion.tags.get(BEFORE) if champion is not None else None
     if champion is None or before is None:
         raise InputError(f"no version of {pipeline.name!r} decided before the champion, so there is none to go back to")
-    if before not in {version.version for version in tracking.versions(pipeline.name)}:
+    if before not in {version.version for version in tracking.registry.versions(pipeline.name)}:
         raise InputError(f"version {before} of {pipeline.name!r}, which decided before, was deleted from the registry")
     words = f"{said} (by {one_line(by, 100)}, {clock():%Y-%m-%d %H:%M} UTC)"
-    tracking.go_back(pipeline.name, before, f"back from version {champion.version}: {words}")
+    tracking.registry.go_back(pipeline.name, before, f"back from version {champion.version}: {words}")
     return Promotion(pipeline.name, before, champion.version, True, words, ())
 
 
 def _chosen(name: str, version: str | None, tracking: Tracking) -> RegisteredVersion:
     if version is None:
-        challenger = tracking.version_by_alias(name, CHALLENGER)
+        challenger = tracking.registry.version_by_alias(name, CHALLENGER)
         if challenger is None:
             raise InputError(f"nobody challenges the champion of {name!r}: run 'reconwatch retrain {name}' first")
         return challenger
-    there_are = {each.version: each for each in tracking.versions(name)}
+    there_are = {each.version: each for each in tracking.registry.versions(name)}
     if version not in there_are:
         raise InputError(f"{name!r} has no version {version!r} (it has: {', '.join(there_are)})")
     return there_are[version]

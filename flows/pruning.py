@@ -67,7 +67,7 @@ def plan_pruning(
 ) -> Pruning:
     """What would go of the batches that were decided longer ago than that; nothing is changed."""
     before, found = clock() - older_than, []
-    records = workspace.ledger.decided(pipeline.name, until=before)
+    records = workspace.ledger.batches.decided(pipeline.name, until=before)
     with progress.track(f"Looking through old batches of {pipeline.name}", len(records)) as advance:
         for record in records:
             old = _old(record, workspace, scores_too)
@@ -84,8 +84,8 @@ def prune(plan: Pruning, pipeline: PipelineConfig, workspace: Workspace, progres
     with progress.track(f"Pruning old batches of {pipeline.name}", len(plan.batches)) as advance:
         for batch in plan.batches:
             if batch.queue:
-                tracking.delete_queue(pipeline.name, batch.queue)
-                workspace.ledger.drop_queue(batch.record.key)
+                tracking.review.delete(pipeline.name, batch.queue)
+                workspace.ledger.queues.drop(batch.record.key)
             for name in batch.artifacts:
                 tracking.delete_artifact(batch.record.run_id, name)
             if tracking.is_there(batch.record.run_id):
@@ -100,7 +100,7 @@ def _old(record: BatchRecord, workspace: Workspace, scores_too: bool) -> OldBatc
     return OldBatch(
         record,
         {name: size for name, size in sizes.items() if name not in kept},
-        workspace.ledger.queue(record.key),
+        workspace.ledger.queues.of(record.key),
     )
 
 

@@ -119,9 +119,9 @@ def plan_recalibration(
             f"threshold.method {wish.method!r} of {pipeline.name!r} is not found on nominal images alone: add what was "
             "labelled to data.labelled, and run 'reconwatch calibrate'"
         )
-    champion = workspace.tracking.champion(pipeline.name)
+    champion = workspace.tracking.registry.champion(pipeline.name)
     own = _same_detector(pipeline.name, champion, workspace.tracking)
-    records = workspace.ledger.decided(pipeline.name, since, until)
+    records = workspace.ledger.batches.decided(pipeline.name, since, until)
     mine = [record for record in records if record.calibration_version in own]
     labels, unfinished = _nominal_labels(pipeline, mine, workspace)
     learnt = learnt_uris(workspace.tracking, champion.training_run)
@@ -150,7 +150,7 @@ def recalibrate(
     """Let the champion's detector decide by the threshold from the audit from now on; batches decided stay decided."""
     plan = plan_recalibration(pipeline, workspace, since, until, progress)
     tracking = workspace.tracking
-    champion = tracking.champion(pipeline.name)
+    champion = tracking.registry.champion(pipeline.name)
     tags = {
         "reconwatch.process": this_process().owner(),
         "reconwatch.training_run": champion.training_run,
@@ -168,12 +168,12 @@ def recalibrate(
         version = _register(pipeline, tracking, run_id, plan, champion, made, tags)
         who = ", ".join(plan.reviewers)
         reason = f"recalibrated on {len(plan.scores)} nominal images of the audit, labelled by {who}"
-        tracking.promote(pipeline.name, version, {REASON: reason})
+        tracking.registry.promote(pipeline.name, version, {REASON: reason})
     return RecalibrationReport(
         pipeline.name,
         version,
         run_id,
-        tracking.run_url(pipeline.name, run_id),
+        tracking.addresses.run(pipeline.name, run_id),
         plan.threshold,
         lineage_of(pipeline.name, tracking),
     )
@@ -183,7 +183,7 @@ def _nominal_labels(
     pipeline: PipelineConfig, records: Sequence[BatchRecord], workspace: Workspace
 ) -> tuple[tuple[Label, ...], int]:
     """The labels of the nominal images of audits that are labelled whole; how many are labelled in part."""
-    known = opinions(workspace.ledger.labels(pipeline.name))
+    known = opinions(workspace.ledger.labels.of(pipeline.name))
     begun = {label.batch_key for label in (opinion.label for opinion in known.values()) if label.audit}
     nominal, unfinished = dict[str, Label](), 0
     for record in records:
@@ -208,7 +208,7 @@ def _nominal_labels(
 
 def _same_detector(pipeline: str, champion: ChampionVersion, tracking: Tracking) -> frozenset[str]:
     """The calibrations of the champion's detector."""
-    tags = [version.tags for version in tracking.versions(pipeline)]
+    tags = [version.tags for version in tracking.registry.versions(pipeline)]
     own = [each for each in tags if each.get("reconwatch.training_run") == champion.training_run]
     return frozenset(each.get("reconwatch.calibration_run", "") for each in own)
 
@@ -281,7 +281,7 @@ def _register(
         "threshold.method": plan.threshold.method,
     }
     before = lineage_table(lineage_of(pipeline.name, tracking))
-    version = tracking.register(pipeline.name, run_id, made, version_tags)
+    version = tracking.registry.register(pipeline.name, run_id, made, version_tags)
     description = [
         f"Version {champion.version} with a new threshold, from the random audit.",
         as_text(" ".join(plan.sentences())),
@@ -289,5 +289,5 @@ def _register(
         "The thresholds before:",
         before,
     ]
-    tracking.describe(pipeline.name, version, "\n\n".join(description))
+    tracking.registry.describe(pipeline.name, version, "\n\n".join(description))
     return version

@@ -144,7 +144,7 @@ def replay(
     def cut(own: Calibration) -> Calibration:
         return conformal_threshold(own[1], false_alarm_rate, confidence), own[1]
 
-    records = ledger.decided(pipeline.name, since, until)
+    records = ledger.batches.decided(pipeline.name, since, until)
     batches = _decided_again(pipeline, records, cut, batch_false_alarm_rate, tracking, progress)
     return Replay(pipeline.name, false_alarm_rate, batch_false_alarm_rate, batches)
 
@@ -184,7 +184,7 @@ def _decided_again(
 
     @cache
     def calibration(run_id: str) -> Calibration:
-        return tracking.threshold(run_id)
+        return tracking.registry.threshold(run_id)
 
     def again(record: BatchRecord) -> ReplayedBatch:
         before = None

@@ -66,7 +66,7 @@ def confirmed_items(pipeline: PipelineConfig, ledger: Ledger) -> tuple[tuple[Ite
 
     Only those that lie in the inbox now: an address in the ledger is never opened by itself.
     """
-    known = opinions(ledger.labels(pipeline.name)).items()
+    known = opinions(ledger.labels.of(pipeline.name)).items()
     uris = {uri for (_, uri), opinion in known if opinion.verdict == "nominal"}
     uris -= {uri for (_, uri), opinion in known if opinion.verdict == "outlier"}
     found = inbox_batches(pipeline.data) if pipeline.data.inbox and uris else ()

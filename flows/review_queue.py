@@ -42,7 +42,7 @@ def open_queue(
         return None
     name = f"{one_line(batch, LONGEST)} {key[:8]}"
     try:
-        return tracking.review_queue(pipeline.name, name, tuple(SHOWN.values()), INSTRUCTION)
+        return tracking.review.queue(pipeline.name, name, tuple(SHOWN.values()), INSTRUCTION)
     except Exception as error:
         progress.warn(f"Batch {batch} has no queue in MLflow's Review tab: {_first_line(error)}")
         return None
@@ -60,7 +60,7 @@ def ask_about(
     progress: Progress,
 ) -> None:
     """Put the images of a batch that was just decided into its queue; what fails here the next run makes up for."""
-    record = ledger.batch(key)
+    record = ledger.batches.finished(key)
     if record is None:
         return
     try:
@@ -68,7 +68,7 @@ def ask_about(
         if queue is not None:
             fill_queue(review, queue, {item.uri: item for item in batch.items}, champion, tracking, ledger)
         elif not review.asked:
-            ledger.note_queue(key, "")
+            ledger.queues.note(key, "")
     except Exception as error:
         progress.warn(f"Batch {batch.id} has no queue in MLflow's Review tab yet: {_first_line(error)}")
 
@@ -86,8 +86,8 @@ def fill_queue(
     questions = [
         _question(review, place, pictured.get(image.uri, ""), image) for place, image in enumerate(review.asked)
     ]
-    tracking.ask(review.record.pipeline, queue.id, questions)
-    ledger.note_queue(review.record.key, queue.id)
+    tracking.review.ask(review.record.pipeline, queue.id, questions)
+    ledger.queues.note(review.record.key, queue.id)
 
 
 def make_missing_queues(pipeline: PipelineConfig, workspace: Workspace, progress: Progress) -> None:
@@ -95,7 +95,7 @@ def make_missing_queues(pipeline: PipelineConfig, workspace: Workspace, progress
 
     Only images that the pipeline's inbox holds now are read again; of the others there is no picture.
     """
-    for record in workspace.ledger.without_queue(pipeline.name, NEWEST):
+    for record in workspace.ledger.queues.batches_without(pipeline.name, NEWEST):
         try:
             _make_queue(record, pipeline, workspace, progress)
         except Exception as error:
@@ -107,14 +107,14 @@ def retire_queues(pipeline: PipelineConfig, workspace: Workspace, progress: Prog
 
     What was answered in them becomes labels first, and what was not can be labelled by other ways.
     """
-    queues = workspace.ledger.queues(pipeline.name)
+    queues = workspace.ledger.queues.of_pipeline(pipeline.name)
     if len(queues) < KEPT + AT_ONCE:
         return
     try:
         read_answers(pipeline, workspace, progress)
         for key, queue in queues[KEPT:]:
-            workspace.tracking.delete_queue(pipeline.name, queue)
-            workspace.ledger.drop_queue(key)
+            workspace.tracking.review.delete(pipeline.name, queue)
+            workspace.ledger.queues.drop(key)
     except Exception as error:
         progress.warn(f"Old queues of {pipeline.name} in MLflow's Review tab are still there: {_first_line(error)}")
 
@@ -124,10 +124,10 @@ def read_answers(pipeline: PipelineConfig, workspace: Workspace, progress: Progr
     reviews, labels, strange = BatchReviews(pipeline, workspace), [], list[str]()
     known = {
         (*label.image, label.reviewer): (SHOWN[label.verdict], label.comment)
-        for label in workspace.ledger.labels(pipeline.name)
+        for label in workspace.ledger.labels.of(pipeline.name)
         if label.way == "mlflow"
     }
-    for answer in workspace.tracking.answers(pipeline.name):
+    for answer in workspace.tracking.review.answers(pipeline.name):
         if known.get((answer.key, answer.uri, answer.reviewer)) == (answer.verdict, answer.comment):
             continue
         try:
@@ -138,7 +138,7 @@ def read_answers(pipeline: PipelineConfig, workspace: Workspace, progress: Progr
             strange.append(str(error))
     if strange:
         progress.warn(f"{len(strange)} answers in MLflow are left out, such as: {one_line(strange[0], 300)}")
-    return workspace.ledger.add_labels(labels)
+    return workspace.ledger.labels.add(labels)
 
 
 def _make_queue(record: BatchRecord, pipeline: PipelineConfig, workspace: Workspace, progress: Progress) -> None:
@@ -146,11 +146,11 @@ def _make_queue(record: BatchRecord, pipeline: PipelineConfig, workspace: Worksp
     queue = open_queue(pipeline, record.batch, record.key, review.asked, workspace.tracking, progress)
     if queue is None:
         if not review.asked:
-            workspace.ledger.note_queue(record.key, "")
+            workspace.ledger.queues.note(record.key, "")
         return
     found = inbox_batches(pipeline.data) if pipeline.data.inbox else ()
     items = {item.uri: item for batch in found if batch.id == record.batch for item in batch.items}
-    champion = workspace.tracking.decider(record.calibration_version)
+    champion = workspace.tracking.registry.decider(record.calibration_version)
     fill_queue(review, queue, items, champion, workspace.tracking, workspace.ledger)
 
 
@@ -170,7 +170,7 @@ def _log_pictures(review: BatchReview, contents: Contents, champion: Champion, t
             names[asked[place].uri] = f"{place:04d}.jpg"
             picture.save(Path(folder) / names[asked[place].uri], quality=85)
         tracking.log_folder(review.record.run_id, Path(folder), FOLDER)
-    return {uri: tracking.picture_url(review.record.run_id, f"{FOLDER}/{name}") for uri, name in names.items()}
+    return {uri: tracking.addresses.picture(review.record.run_id, f"{FOLDER}/{name}") for uri, name in names.items()}
 
 
 def _question(review: BatchReview, place: int, picture: str, image: ReviewImage) -> Question:

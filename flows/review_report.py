@@ -59,9 +59,9 @@ def review(pipeline: PipelineConfig, workspace: Workspace, progress: Progress) -
     tracking, ledger = workspace.tracking, workspace.ledger
     make_missing_queues(pipeline, workspace, progress)
     new = read_answers(pipeline, workspace, progress)
-    labels = ledger.labels(pipeline.name)
+    labels = ledger.labels.of(pipeline.name)
     known = list(opinions(labels).values())
-    records = {record.key: record for record in ledger.decided(pipeline.name)}
+    records = {record.key: record for record in ledger.batches.decided(pipeline.name)}
     groups = groups_of(pipeline.data, [opinion.label.uri for opinion in known])
     parts = measure_parts(known, records, groups)
     run_id = tracking.lasting_run(pipeline.name, "review", f"review of {pipeline.name}")
@@ -71,23 +71,23 @@ def review(pipeline: PipelineConfig, workspace: Workspace, progress: Progress) -
         len(known),
         parts,
         tuple(_waiting(one, workspace) for one in newest_reviews(pipeline, workspace, NEWEST)),
-        tracking.run_url(pipeline.name, run_id),
+        tracking.addresses.run(pipeline.name, run_id),
     )
     if known:
         tracking.log_table(run_id, table_of(parts), "review.csv")
         metrics = report.measures.metrics() | {"review_labelled": len(known)}
         tracking.log(run_id, metrics=metrics, tags={"mlflow.note.content": _description(report)}, step=len(labels))
-        monitor = ledger.monitor_run(pipeline.name)
+        monitor = ledger.timeline.monitor_run(pipeline.name)
         if monitor is not None and tracking.is_there(monitor.run_id):
-            tracking.log(monitor.run_id, metrics=metrics, step=ledger.count(pipeline.name))
+            tracking.log(monitor.run_id, metrics=metrics, step=ledger.batches.count(pipeline.name))
     return report
 
 
 def _waiting(review: BatchReview, workspace: Workspace) -> Waiting:
     record = review.record
-    queue = workspace.ledger.queue(record.key)
+    queue = workspace.ledger.queues.of(record.key)
     try:
-        url = workspace.tracking.queue_url(record.pipeline, queue) if queue else None
+        url = workspace.tracking.review.url(record.pipeline, queue) if queue else None
     except TrackingUnavailable:
         url = None
     return Waiting(record.batch, record.finished_at, len(review.asked), len(review.waiting), url)

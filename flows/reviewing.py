@@ -114,13 +114,13 @@ def batch_review(record: BatchRecord, pipeline: PipelineConfig, workspace: Works
         ArtifactMissing: MLflow does not give the batch's scores or threshold any more.
     """
     table = workspace.tracking.scores(record.run_id)
-    threshold, _ = workspace.tracking.threshold(record.calibration_version)
+    threshold, _ = workspace.tracking.registry.threshold(record.calibration_version)
     return review_of(record, table, threshold.value, pipeline.review.flagged, workspace.ledger)
 
 
 def review_of(record: BatchRecord, table: pd.DataFrame, threshold: float, most: int, ledger: Ledger) -> BatchReview:
     """The same, from the rows of its scores and the threshold that decided it."""
-    said = opinions(ledger.labels(record.pipeline, record.key))
+    said = opinions(ledger.labels.of(record.pipeline, record.key))
     return BatchReview(
         record,
         threshold,
@@ -133,7 +133,7 @@ def review_of(record: BatchRecord, table: pd.DataFrame, threshold: float, most: 
 def newest_reviews(pipeline: PipelineConfig, workspace: Workspace, batches: int) -> tuple[BatchReview, ...]:
     """The newest decided batches whose scores MLflow still has, the newest first."""
     reviews = []
-    for record in workspace.ledger.history(pipeline.name, batches):
+    for record in workspace.ledger.batches.history(pipeline.name, batches):
         try:
             reviews.append(batch_review(record, pipeline, workspace))
         except ArtifactMissing:
@@ -146,7 +146,7 @@ class BatchReviews:
 
     def __init__(self, pipeline: PipelineConfig, workspace: Workspace) -> None:
         self._pipeline, self._workspace = pipeline, workspace
-        self._records = workspace.ledger.decided(pipeline.name)
+        self._records = workspace.ledger.batches.decided(pipeline.name)
         self._read: dict[str, BatchReview] = {}
 
     def find(self, key: str, name: str = "") -> BatchReview:

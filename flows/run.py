@@ -18,7 +18,7 @@ def run(config: str, pipeline: str) -> RunReport | State[RunReport]:
     """
     try:
         workspace = flow_workspace(config)
-        url = workspace.tracking.experiment_url(workspace.settings.pipeline(pipeline).name)
+        url = workspace.tracking.addresses.pipeline(workspace.settings.pipeline(pipeline).name)
         report = running.run(workspace, pipeline, flow_progress(), score_as_task)
         lines = [line for part in (report.training, report.calibration) if part for line in part.sentences()]
         lines += [report.failure] if report.failure else sentences(report.batches)

@@ -30,7 +30,7 @@ def score(
     try:
         workspace = flow_workspace(config)
         reports = running.score(workspace, pipeline, [Path(path) for path in paths], flow_progress(), score_as_task)
-        record(workspace, f"score-{pipeline}", workspace.tracking.experiment_url(pipeline), sentences(reports))
+        record(workspace, f"score-{pipeline}", workspace.tracking.addresses.pipeline(pipeline), sentences(reports))
     except Exception as error:
         return failed(error)
     failure = running.failures(reports)

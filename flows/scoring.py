@@ -130,7 +130,7 @@ def due_batches(pipeline: PipelineConfig, ledger: Ledger, progress: Progress) ->
     for batch in inbox_batches(pipeline.data):
         if not batch.items:
             progress.say(f"Batch {batch.id} of {pipeline.name} is empty so far, and is left for later.")
-        elif not ledger.is_done(pipeline.name, known_manifest(pipeline, batch, ledger)):
+        elif not ledger.batches.is_done(pipeline.name, known_manifest(pipeline, batch, ledger)):
             due.append(batch)
     return tuple(due)
 
@@ -138,10 +138,10 @@ def due_batches(pipeline: PipelineConfig, ledger: Ledger, progress: Progress) ->
 def known_manifest(pipeline: PipelineConfig, batch: Batch, ledger: Ledger) -> str:
     """The batch's manifest hash; its files are read only where something was touched since they last were."""
     stat_hash = batch.stat_hash()
-    manifest_hash = ledger.known_manifest(pipeline.name, batch.id, stat_hash)
+    manifest_hash = ledger.manifests.known(pipeline.name, batch.id, stat_hash)
     if manifest_hash is None:
         manifest_hash = batch.manifest_hash()
-        ledger.remember_manifest(pipeline.name, batch.id, stat_hash, manifest_hash)
+        ledger.manifests.remember(pipeline.name, batch.id, stat_hash, manifest_hash)
     return manifest_hash
 
 
@@ -157,12 +157,12 @@ def score_and_record(
     manifest_hash = known_manifest(pipeline, batch, ledger)
     claim = ledger.claim(pipeline.name, batch.id, manifest_hash, champion.version, champion.calibration_run)
     if isinstance(claim, AlreadyDone):
-        url = tracking.run_url(pipeline.name, claim.run_id) if claim.run_id else None
+        url = tracking.addresses.run(pipeline.name, claim.run_id) if claim.run_id else None
         return BatchReport(pipeline.name, batch.id, "known", claim.run_id, url, champion.version)
     if isinstance(claim, Busy):
         return BatchReport(pipeline.name, batch.id, "busy", reason=f"{claim.owner} is scoring it")
     try:
-        nominal = ledger.nominal_counts(pipeline.name, champion.calibration_run, NOMINAL_BATCHES)
+        nominal = ledger.batches.nominal_counts(pipeline.name, champion.calibration_run, NOMINAL_BATCHES)
         scored = score_batch(
             batch,
             champion.champion,
@@ -176,13 +176,13 @@ def score_and_record(
         stream = stream_of(pipeline, champion, ledger)
         if counts_in_stream(scored.verdict):
             stream = stream.after(scored.verdict.flagged, scored.verdict.scored)
-        before = ledger.history(pipeline.name, 1)
+        before = ledger.batches.history(pipeline.name, 1)
         monitor = monitor_run(pipeline.name, tracking, ledger)
         asked = asked_images(scored.table, pipeline.review.flagged, manifest_hash)
         queue = open_queue(pipeline, batch.id, claim.key, asked, tracking, progress)
         around = Surroundings(stream, monitor, (before[0].batch, before[0].run_id) if before else None, queue)
         run_id = record_batch(pipeline, batch, champion, scored, around, claim, manifest_hash, tracking)
-        url = tracking.run_url(pipeline.name, run_id)
+        url = tracking.addresses.run(pipeline.name, run_id)
         step = StreamStep(pipeline, champion, scored.verdict, _stream_alert(pipeline, claim, url))
         alert = _alert(pipeline, batch, champion, scored, claim, run_id, url, queue)
         ledger.finish(
@@ -222,11 +222,11 @@ def past_batches(workspace: Workspace, name: str, limit: int = 20) -> tuple[Batc
             record.batch,
             "known",
             record.run_id,
-            workspace.tracking.run_url(name, record.run_id),
+            workspace.tracking.addresses.run(name, record.run_id),
             record.model_version,
             BatchVerdict(**record.verdict),
         )
-        for record in reversed(workspace.ledger.history(name, limit))
+        for record in reversed(workspace.ledger.batches.history(name, limit))
     )
 
 

@@ -33,10 +33,10 @@ class Shadow:
 
 def challenger_of(pipeline: PipelineConfig, tracking: Tracking) -> ChampionVersion | None:
     """The version that is scored in the shadow; None where nobody challenges the champion."""
-    found = tracking.version_by_alias(pipeline.name, CHALLENGER)
+    found = tracking.registry.version_by_alias(pipeline.name, CHALLENGER)
     if found is None:
         return None
-    return tracking.registered(pipeline.name, found).on(choose_device(pipeline.training.device))
+    return tracking.registry.loaded(pipeline.name, found).on(choose_device(pipeline.training.device))
 
 
 def score_in_shadow(
@@ -72,7 +72,7 @@ def catch_up(pipeline: PipelineConfig, workspace: Workspace, challenger: Champio
     """Score the newest batches that lie in the inbox as they were decided in the shadow too; how many."""
     found = {batch.id: batch for batch in inbox_batches(pipeline.data)} if pipeline.data.inbox else {}
     scored = 0
-    for record in workspace.ledger.history(pipeline.name, NEWEST):
+    for record in workspace.ledger.batches.history(pipeline.name, NEWEST):
         batch = found.get(record.batch)
         if batch is None or batch.manifest_hash() != record.manifest_hash:
             continue
@@ -87,7 +87,7 @@ def catch_up(pipeline: PipelineConfig, workspace: Workspace, challenger: Champio
 def shadows(pipeline: PipelineConfig, workspace: Workspace, version: str, limit: int) -> tuple[Shadow, ...]:
     """The newest decided batches that the version scored in the shadow, the newest first."""
     found = []
-    for record in workspace.ledger.history(pipeline.name, limit):
+    for record in workspace.ledger.batches.history(pipeline.name, limit):
         try:
             with tempfile.TemporaryDirectory() as folder:
                 path = workspace.tracking.artifact(record.run_id, f"{FOLDER}/{version}.parquet", Path(folder))

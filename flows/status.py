@@ -60,35 +60,35 @@ class PipelineState:
 
 def pipeline_states(workspace: Workspace) -> list[PipelineState]:
     """The state of every pipeline, in the order of the file."""
-    waiting = workspace.ledger.waiting_channels()
+    waiting = workspace.ledger.outbox.waiting_channels()
     return [_state(workspace, pipeline, waiting) for pipeline in workspace.settings.pipelines.values()]
 
 
 def _state(workspace: Workspace, pipeline: PipelineConfig, waiting: Sequence[WaitingChannel]) -> PipelineState:
     here = tuple(channel for channel in waiting if channel.pipeline == pipeline.name)
-    champion = workspace.tracking.champion_version(pipeline.name)
-    history = workspace.ledger.history(pipeline.name, 1)
+    champion = workspace.tracking.registry.champion_version(pipeline.name)
+    history = workspace.ledger.batches.history(pipeline.name, 1)
     last = history[0] if history else None
     return PipelineState(
         name=pipeline.name,
         state=_words(workspace, pipeline, champion is not None),
         champion=champion[0] if champion else None,
         threshold=champion[1].get("threshold") if champion else None,
-        batches=workspace.ledger.count(pipeline.name),
+        batches=workspace.ledger.batches.count(pipeline.name),
         last_batch=f"{last.batch} ({last.n_flagged} of {last.n_scored} flagged, {last.finished_at:%Y-%m-%d %H:%M} UTC)"
         if last
         else None,
-        open_incidents=tuple(map(in_short, workspace.ledger.incidents(pipeline.name))),
+        open_incidents=tuple(map(in_short, workspace.ledger.incidents.newest(pipeline.name))),
         alerts_waiting=sum(channel.count for channel in here),
         waiting_channels=here,
-        url=workspace.tracking.experiment_url(pipeline.name),
+        url=workspace.tracking.addresses.pipeline(pipeline.name),
         false_alarms=_false_alarms(workspace, pipeline.name, champion[1]) if champion else None,
         batch_false_alarm_rate=pipeline.monitor.batch_false_alarm_rate,
     )
 
 
 def _false_alarms(workspace: Workspace, name: str, tags: Mapping[str, str]) -> Proportion | None:
-    false, nominal = workspace.ledger.false_alarms(name, tags.get("reconwatch.calibration_run", ""))
+    false, nominal = workspace.ledger.batches.false_alarms(name, tags.get("reconwatch.calibration_run", ""))
     return Proportion(false, nominal) if false else None
 
 

@@ -129,9 +129,9 @@ def counts_in_stream(verdict: BatchVerdict) -> bool:
 
 def stream_of(pipeline: PipelineConfig, champion: ChampionVersion, ledger: Ledger) -> Stream:
     """The champion's stream as the ledger holds it now; one without a batch where there is none yet."""
-    record = ledger.stream(pipeline.name, champion.calibration_run)
+    record = ledger.streams.of(pipeline.name, champion.calibration_run)
     if record is None:
-        return _read(None, pipeline, champion, ledger.calibrations(pipeline.name) + 1)
+        return _read(None, pipeline, champion, ledger.streams.calibrations(pipeline.name) + 1)
     return _read(record.state, pipeline, champion, record.calibration)
 
 

@@ -143,7 +143,7 @@ def train(
         "reconwatch.configuration": fingerprint(pipeline, "data", "model", "training"),
     }
     with tracking.run(pipeline.name, kind, f"train {pipeline.model.network}", tags) as run_id:
-        progress.say(f"Training {pipeline.name}: {tracking.run_url(pipeline.name, run_id)}")
+        progress.say(f"Training {pipeline.name}: {tracking.addresses.run(pipeline.name, run_id)}")
         _log_data(pipeline, tracking, run_id, found, images, sides)
         pairs = _log_near_duplicates(tracking, run_id, images, sides, progress)
         learnt = _learn(pipeline, tracking, run_id, images, sides, labelled, progress)
@@ -155,7 +155,7 @@ def train(
     report = TrainingReport(
         pipeline=pipeline.name,
         run_id=run_id,
-        run_url=tracking.run_url(pipeline.name, run_id),
+        run_url=tracking.addresses.run(pipeline.name, run_id),
         network=pipeline.model.network,
         image_size=f"{spec.height} x {spec.width} x {spec.channels}",
         n_training=len(sides["train"]),
@@ -509,7 +509,7 @@ def _log_code_map(
 
 def _log_description(pipeline: PipelineConfig, tracking: Tracking, report: TrainingReport) -> None:
     """What came of it, and where its calibrations are found."""
-    found = tracking.search_url(pipeline.name, {"training_run": report.run_id})
+    found = tracking.addresses.search(pipeline.name, {"training_run": report.run_id})
     lines = [*(f"- {as_text(sentence)}" for sentence in report.sentences()), "", f"[Its calibrations]({found})"]
     tracking.log(report.run_id, tags={"mlflow.note.content": "\n".join(lines)})
 

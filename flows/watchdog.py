@@ -81,13 +81,13 @@ def findings(verdict: BatchVerdict, alert: Alert) -> tuple[Finding, ...]:
 
 def begin_run(ledger: Ledger, pipeline: str) -> None:
     """Notes that a run of the pipeline has begun, so that its schedule has not stopped."""
-    with ledger.incident_book(pipeline) as book:
+    with ledger.incidents.book(pipeline) as book:
         book.note(replace(book.watch, last_run_at=book.now))
 
 
 def end_run(ledger: Ledger, pipeline: str, failure: str) -> None:
     """Notes how a run of the pipeline ended: '' where it ended well, else what failed."""
-    with ledger.incident_book(pipeline) as book:
+    with ledger.incidents.book(pipeline) as book:
         watch = book.watch
         if failure:
             book.note(replace(watch, failed_runs=watch.failed_runs + 1, failure=failure))
@@ -98,7 +98,7 @@ def end_run(ledger: Ledger, pipeline: str, failure: str) -> None:
 def look_after(ledger: Ledger, settings: Settings) -> None:
     """Reminds, escalates and closes what is due in every pipeline, and notices what did not happen."""
     for pipeline in settings.pipelines.values():
-        with ledger.incident_book(pipeline.name) as book:
+        with ledger.incidents.book(pipeline.name) as book:
             _settle_open(book, pipeline)
             _settle_missing(book, pipeline)
             _settle_stopped(book, pipeline)
@@ -251,13 +251,13 @@ def _by_hand(
     past: bool = False,
 ) -> Incident:
     """The incident after the change; with `past`, one that is over too."""
-    found = ledger.incident(number)
+    found = ledger.incidents.numbered(number)
     if found is None:
-        there_are = ", ".join(str(incident.number) for incident in ledger.incidents()) or "none"
+        there_are = ", ".join(str(incident.number) for incident in ledger.incidents.newest()) or "none"
         raise InputError(
             f"there is no incident {number} (open are: {there_are}): 'reconwatch alert list --all' shows all"
         )
-    with ledger.incident_book(found.pipeline) as book:
+    with ledger.incidents.book(found.pipeline) as book:
         incident = book.numbered(number)
         if incident.closed_at is not None and not past:
             raise InputError(f"{name_of(found)} is over: there is nothing to do")

@@ -11,7 +11,7 @@ import time
 import urllib.request
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,9 @@ import pytest
 import yaml
 from PIL import Image
 from playwright.sync_api import Browser, sync_playwright
+
+from tests.postgresql import PostgreSQL, PostgreSQLMissing
+from tests.postgresql import running as postgresql_running
 
 PREFIXES = ("MLFLOW_", "PREFECT_", "RECONWATCH_")
 HOME = pytest.StashKey[tempfile.TemporaryDirectory[str]]()
@@ -170,6 +173,23 @@ def _served(config: Path) -> Iterator[Dashboard]:
         finally:
             os.killpg(server.pid, signal.SIGTERM)
             server.wait()
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[PostgreSQL]:
+    """A PostgreSQL server on loopback; tests that need it are skipped where there is none."""
+    with ExitStack() as stack:
+        try:
+            server = stack.enter_context(postgresql_running())
+        except PostgreSQLMissing as reason:
+            pytest.skip(str(reason))
+        yield server
+
+
+@pytest.fixture
+def postgresql_url(postgresql: PostgreSQL) -> str:
+    """The address of an empty database on it, as SQLAlchemy reads it."""
+    return postgresql.url(postgresql.new_database())
 
 
 @pytest.fixture(scope="session")

@@ -257,7 +257,7 @@ def test_a_channel_that_is_down_can_be_seen(ledger: Ledger, clock: Clock) -> Non
         deliver(ledger, routes(ops), clock)
         clock.now += timedelta(hours=1)
     raise_alarm(ledger, "new", batch="lot-9")
-    new, down = ledger.waiting_channels()
+    new, down = ledger.outbox.waiting_channels()
     assert new == WaitingChannel("tiles", "new", 1, NOON + timedelta(hours=2), None)
     assert down == WaitingChannel("tiles", "ops", 2, NOON, "webhook 'ops' answered 500")
     assert in_words(new) == "tiles: 1 alert waits for the channel 'new' since 2024-05-17 14:00 UTC, not tried yet"
@@ -266,7 +266,7 @@ def test_a_channel_that_is_down_can_be_seen(ledger: Ledger, clock: Clock) -> Non
     )
     ops.failure = None
     deliver(ledger, routes(ops, Recorder("new")), clock)
-    assert ledger.waiting_channels() == ()
+    assert ledger.outbox.waiting_channels() == ()
 
 
 def test_more_alerts_than_a_page_are_all_sent(ledger: Ledger, clock: Clock) -> None:

@@ -87,7 +87,7 @@ class TestInMlflow:
 
     def test_keys_work_within_the_frame(self, page: Page, workspace: Workspace, damaged: BatchReport) -> None:
         """Enter enlarges an image, arrows lead on and back, plus enlarges further, Escape closes."""
-        page.goto(workspace.tracking.run_url("tiles", damaged.run_id or "", "report.html"))
+        page.goto(workspace.tracking.addresses.run("tiles", damaged.run_id or "", "report.html"))
         framed(page).locator(".card").first.focus()
         page.keyboard.press("Enter")
         about = framed(page).locator("#about")
@@ -103,7 +103,7 @@ class TestInMlflow:
 
     def test_names_are_text(self, page: Page, workspace: Workspace, damaged: BatchReport) -> None:
         """A file whose name is a script is shown by its letters, and runs nothing."""
-        page.goto(workspace.tracking.run_url("tiles", damaged.run_id or "", "report.html"))
+        page.goto(workspace.tracking.addresses.run("tiles", damaged.run_id or "", "report.html"))
         expect(framed(page).get_by_text(HOSTILE, exact=True)).to_be_visible(timeout=SECONDS)
         assert framed(page).locator("img[src=x]").count() == 0
         assert framed(page).locator("body").evaluate("() => document.title") == "Batch 2-damaged"
@@ -121,7 +121,7 @@ class TestInMlflow:
     def test_the_pipeline_over_time_opens(self, page: Page, workspace: Workspace, report: RunReport) -> None:
         """Its page draws every measure, and arrow keys go from batch to batch."""
         run_id = monitor_run("tiles", workspace.tracking, workspace.ledger)
-        page.goto(workspace.tracking.run_url("tiles", run_id, "monitor.html"))
+        page.goto(workspace.tracking.addresses.run("tiles", run_id, "monitor.html"))
         readout = framed(page).locator("#readout")
         expect(readout).to_contain_text("Batch 3: 3-unreadable", timeout=SECONDS)
         expect(readout).to_contain_text("ALARM: critical: unreadable")
@@ -132,7 +132,7 @@ class TestInMlflow:
 
     def test_a_version_leads_to_its_batches(self, page: Page, workspace: Workspace, report: RunReport) -> None:
         """Its page has the certificate, and a link to the runs of the batches that it decided."""
-        page.goto(workspace.tracking.version_url("tiles", "1"))
+        page.goto(workspace.tracking.addresses.version("tiles", "1"))
         expect(page.get_by_text(re.compile("^It holds for weights"))).to_be_visible(timeout=SECONDS)
         link = page.get_by_role("link", name="The batches that it decided")
         page.goto(link.get_attribute("href") or "")

@@ -456,7 +456,7 @@ def test_the_alarm_of_a_run_shows_the_batch(serve: Serve, project: Callable[...,
         assert isinstance(message, EmailMessage)
         (picture,) = pictures(message)
         shown.append(picture.get_content())
-    alarms = [record for record in reversed(workspace.ledger.history("tiles")) if record.alarm]
+    alarms = [record for record in reversed(workspace.ledger.batches.history("tiles")) if record.alarm]
     assert len(alarms) == 2
     assert shown == [workspace.tracking.picture(record.run_id, "worst.png") for record in alarms]
 

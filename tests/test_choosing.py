@@ -116,7 +116,7 @@ class TestWithoutLabels:
 
     def test_the_detector_is_fused(self, workspace: Workspace, report: TrainingReport) -> None:
         """It is read from the run with as many members as there are recipes, and draws images for people."""
-        detector = workspace.tracking.detector(report.run_id)
+        detector = workspace.tracking.registry.detector(report.run_id)
         assert isinstance(detector, FusedDetector)
         networks = [member.network_name for member in detector.members]
         assert len(networks) == len(set(networks)) == len(report.recipes) > 1
@@ -157,7 +157,7 @@ class TestWithoutLabels:
             )
         given = json.loads(capfd.readouterr().out)
         assert (given["n_images"], given["detector"]) == (115, "champion 1")
-        detector = workspace.tracking.detector(report.run_id)
+        detector = workspace.tracking.registry.detector(report.run_id)
         assert isinstance(detector, FusedDetector)
         assert detector.picture is not None
         table = pd.read_parquet(tmp_path / "codes" / "codes.parquet")
@@ -214,7 +214,7 @@ class TestWithLabels:
         items, truth = found[0].items, found[1]
         kept = split_by_group(beneath(items), {"shown": 0.5, "kept": 0.5}, 0)["kept"]
         assert 35 <= len(kept) <= 45
-        scores = scores_of(workspace.tracking.detector(report.run_id), [items[place].uri for place in kept])
+        scores = scores_of(workspace.tracking.registry.detector(report.run_id), [items[place].uri for place in kept])
         by_hand = auroc(scores, truth[kept], [items[place].uri for place in kept])
         assert report.auroc is not None
         assert report.auroc.value == pytest.approx(by_hand.value, abs=1e-9)
@@ -262,7 +262,7 @@ class TestWithLabels:
         found = labelled_items(workspace.settings.pipeline("tiles").data)
         assert found is not None
         items, truth = found[0].items, found[1]
-        scores = scores_of(workspace.tracking.detector(report.run_id), [item.uri for item in items])
+        scores = scores_of(workspace.tracking.registry.detector(report.run_id), [item.uri for item in items])
         assert report.auroc is not None
         assert report.auroc.value == pytest.approx(auroc(scores, truth).value, abs=1e-9)
 

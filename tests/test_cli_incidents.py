@@ -40,7 +40,7 @@ def path(tmp_path: Path) -> Path:
     counts: dict[str, Any] = {"n_scored": 90, "n_flagged": 7, "n_unreadable": 9}
     settle = after_batch(settings.pipeline("tiles"), claim.key, verdict, alert)
     ledger.finish(claim, run_id="run", verdict={}, alarm=True, settle=settle, **counts)
-    with ledger.incident_book("steel"):
+    with ledger.incidents.book("steel"):
         pass  # heard of at noon
     return path
 
@@ -179,7 +179,7 @@ class TestWatchdog:
         """Nothing is left in the outbox, and a second time there is nothing to say."""
         call("watchdog")
         ledger = open_ledger(load(path, {}).workspace, {})
-        assert ledger.pending_alerts() == ()
+        assert ledger.outbox.pending() == ()
         assert call("watchdog")[2] == ""
 
     def test_a_script_can_ask_whether_something_is_open(self, call: Call) -> None:

@@ -230,7 +230,7 @@ class TestLaterRuns:
         assert new <= used
         assert used.isdisjoint(learnt)
         assert str(copy) not in used
-        assert workspace.tracking.champion("tiles").version == report.version
+        assert workspace.tracking.registry.champion("tiles").version == report.version
         small_images(folder / "data" / "inbox" / "7-later", 8, 7)
         after = again(folder)
         assert [(batch.batch, batch.version) for batch in after.batches] == [("7-later", report.version)]
@@ -296,7 +296,7 @@ class TestFailures:
         path.write_text(yaml.safe_dump(document))
         workspace = open_workspace(path, {})
         for _ in range(3):
-            assert workspace.ledger.incidents("slate") == ()
+            assert workspace.ledger.incidents.newest("slate") == ()
             run(workspace, "slate", QUIET)
         request = told.requests[-1]
         assert (request["kind"], request["pipeline"], request["severity"]) == ("failing", "slate", "critical")

@@ -86,10 +86,10 @@ class Line:
 
     def flagged(self, calibration: str = "5") -> list[int]:
         """How many images are flagged in each nominal batch of a calibration, the oldest first."""
-        return [flagged for flagged, _ in self.ledger.nominal_counts("tiles", calibration, 1000)][::-1]
+        return [flagged for flagged, _ in self.ledger.batches.nominal_counts("tiles", calibration, 1000)][::-1]
 
     def sent(self) -> tuple[PendingAlert, ...]:
-        return self.ledger.pending_alerts()
+        return self.ledger.outbox.pending()
 
 
 @pytest.fixture
@@ -107,7 +107,7 @@ def test_false_alarms_count_as_nominal(line: Line) -> None:
     incident, nominal = line.say(1)
     assert (incident.judgement, nominal) == ("false alarm", 2)
     assert line.flagged() == [1, 8, 9]
-    assert line.ledger.false_alarms("tiles", "5") == (2, 3)
+    assert line.ledger.batches.false_alarms("tiles", "5") == (2, 3)
 
 
 def test_true_alarms_do_not(line: Line) -> None:
@@ -115,7 +115,7 @@ def test_true_alarms_do_not(line: Line) -> None:
     line.batch("a", "defects", 8)
     assert line.say(1, "true alarm")[0].judgement == "true alarm"
     assert line.flagged() == []
-    assert line.ledger.incidents(closed=True)[0].judgement == "true alarm"
+    assert line.ledger.incidents.newest(closed=True)[0].judgement == "true alarm"
 
 
 def test_a_true_alarm_that_was_not_raised_is_not_nominal(line: Line) -> None:
@@ -127,7 +127,7 @@ def test_a_true_alarm_that_was_not_raised_is_not_nominal(line: Line) -> None:
     assert line.flagged() == [1]
     line.batch("c", "defects", 8)
     line.say(1)
-    assert (line.flagged(), line.ledger.false_alarms("tiles", "5")) == ([1, 8], (1, 2))
+    assert (line.flagged(), line.ledger.batches.false_alarms("tiles", "5")) == ([1, 8], (1, 2))
 
 
 def test_each_calibration_has_its_own(line: Line) -> None:
@@ -152,7 +152,7 @@ def test_the_last_word_counts(line: Line) -> None:
     line.batch("a", "defects", 8)
     line.say(1)
     line.say(1, "true alarm")
-    assert (line.flagged(), line.ledger.false_alarms("tiles", "5")) == ([], (0, 0))
+    assert (line.flagged(), line.ledger.batches.false_alarms("tiles", "5")) == ([], (0, 0))
 
 
 def test_an_incident_that_is_over_can_be_judged(line: Line) -> None:
@@ -181,7 +181,7 @@ def test_a_batch_that_could_not_be_scored_has_no_share_of_flags(line: Line) -> N
     """It is counted as a false alarm, and compared with none."""
     line.batch("a", "unreadable", 0, scored=0)
     line.say(1)
-    assert (line.flagged(), line.ledger.false_alarms("tiles", "5")) == ([], (1, 1))
+    assert (line.flagged(), line.ledger.batches.false_alarms("tiles", "5")) == ([], (1, 1))
 
 
 def test_what_is_no_alarm_of_batches_has_none_to_judge(line: Line) -> None:
@@ -198,7 +198,7 @@ def test_what_is_no_alarm_of_batches_has_none_to_judge(line: Line) -> None:
     )
     with pytest.raises(InputError, match=sentence):
         line.say(1)
-    assert [incident.kind for incident in line.ledger.incidents()] == ["missing"]
+    assert [incident.kind for incident in line.ledger.incidents.newest()] == ["missing"]
 
 
 def test_people_hear_that_it_was_a_false_alarm(line: Line) -> None:
@@ -220,7 +220,7 @@ def test_a_late_alarm_from_the_time_of_a_false_one_is_told(line: Line) -> None:
     line.batch("b", "defects", 9)
     line.say(1)
     line.finish(late, "defects", 7)
-    assert [incident.number for incident in line.ledger.incidents()] == [2]
+    assert [incident.number for incident in line.ledger.incidents.newest()] == [2]
     assert line.flagged() == [8, 9]
 
 
@@ -230,7 +230,7 @@ def test_the_stream_stays_as_it_is(line: Line) -> None:
     line.finish(claim, "none", 1, stream=lambda *_: ("one batch", ()))
     line.batch("b", "defects", 8)
     line.say(1)
-    record = line.ledger.stream("tiles", "5")
+    record = line.ledger.streams.of("tiles", "5")
     assert record is not None
     assert record.state == "one batch"
 
@@ -240,11 +240,11 @@ def test_batches_carry_what_was_said_of_them(line: Line) -> None:
     line.batch("a", "none", 1)
     line.batch("b", "defects", 8)
     line.say(1)
-    assert [(record.batch, record.alarm, record.false_alarm) for record in line.ledger.decided("tiles")] == [
+    assert [(record.batch, record.alarm, record.false_alarm) for record in line.ledger.batches.decided("tiles")] == [
         ("a", False, False),
         ("b", True, True),
     ]
-    assert [record.false_alarm for record in line.ledger.history("tiles")] == [True, False]
+    assert [record.false_alarm for record in line.ledger.batches.history("tiles")] == [True, False]
 
 
 def test_what_alarmed_falsely_alarms_no_more_where_batches_differ(line: Line) -> None:
@@ -257,13 +257,13 @@ def test_what_alarmed_falsely_alarms_no_more_where_batches_differ(line: Line) ->
         line.batch(f"lot {place}", "defects" if flagged >= 12 else "none", flagged)
 
     def alarms(flagged: int) -> bool:
-        known = line.ledger.nominal_counts("tiles", "5", 1000)
+        known = line.ledger.batches.nominal_counts("tiles", "5", 1000)
         verdict = batch_verdict(200, flagged, 0, THRESHOLD, 0.01, 0.01, nominal_batches=known)
         assert verdict.batches_differ
         return verdict.alarm
 
     assert alarms(12)
-    for incident in line.ledger.incidents(closed=True):
+    for incident in line.ledger.incidents.newest(closed=True):
         line.say(incident.number)
     assert not alarms(12)
     assert alarms(200)

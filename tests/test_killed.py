@@ -83,10 +83,10 @@ def settled(path: Path) -> tuple[list[str], list[str], list[str]]:
     """
     settings = load(path, {})
     ledger = Ledger.open(f"sqlite:///{settings.workspace / 'ledger.db'}")
-    history = ledger.history("tiles", 1000)
-    assert ledger.pending_alerts() == ()
+    history = ledger.batches.history("tiles", 1000)
+    assert ledger.outbox.pending() == ()
     calm = [record for record in history if not record.alarm]
-    stream = ledger.stream("tiles", calm[0].calibration_version)
+    stream = ledger.streams.of("tiles", calm[0].calibration_version)
     assert stream is not None
     evidence = Stream.from_json(stream.state).evidence
     assert (evidence.batches, evidence.flagged) == (len(calm), sum(record.n_flagged for record in calm))
@@ -136,7 +136,7 @@ def test_a_killed_run_that_is_started_again_scores_each_batch_once_and_alerts_on
         assert Counter(batches) == Counter(set(batches))
         assert len(batches) == expected_batches
         assert sorted(names) == sorted(batches)
-        incidents = open_ledger(tmp_path / str(workspace) / ".reconwatch", {}).incidents(closed=True)
+        incidents = open_ledger(tmp_path / str(workspace) / ".reconwatch", {}).incidents.newest(closed=True)
         assert sum(incident.batches for incident in incidents) == len(alarmed)
         assert len(set(keys)) - keys_before == len(incidents) == (2 if workspace % 2 else len(alarmed))
         assert {name for name in batches if name.startswith("damaged")} <= set(alarmed)

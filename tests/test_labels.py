@@ -27,7 +27,7 @@ def batch(ledger: Ledger) -> BatchRecord:
     claim = ledger.claim("tiles", "lot-7", "images", "3", "5")
     assert isinstance(claim, Claim)
     ledger.finish(claim, run_id="run", verdict={}, alarm=False, n_scored=9, n_flagged=1, n_unreadable=0)
-    return ledger.history("tiles")[0]
+    return ledger.batches.history("tiles")[0]
 
 
 @pytest.fixture
@@ -88,33 +88,33 @@ class TestLedger:
     def test_a_label_comes_back_as_it_was_given(self, ledger: Ledger, label: Make) -> None:
         """Every field, with any text in it."""
         given = label(comment="<script>alert(1)</script> 'x'; DROP TABLE labels", score=None, audit=True, way="csv")
-        assert ledger.add_labels([given]) == 1
-        assert ledger.labels("tiles") == (given,)
-        assert ledger.labels("tiles", given.batch_key) == (given,)
-        assert ledger.labels("wood") == ()
+        assert ledger.labels.add([given]) == 1
+        assert ledger.labels.of("tiles") == (given,)
+        assert ledger.labels.of("tiles", given.batch_key) == (given,)
+        assert ledger.labels.of("wood") == ()
 
     def test_history_is_kept(self, ledger: Ledger, label: Make) -> None:
         """A person who thinks again adds a label; the earlier one stays."""
-        ledger.add_labels([label()])
-        ledger.add_labels([label(verdict="nominal", labelled_at=NOON + timedelta(hours=1))])
-        assert [one.verdict for one in ledger.labels("tiles")] == ["outlier", "nominal"]
+        ledger.labels.add([label()])
+        ledger.labels.add([label(verdict="nominal", labelled_at=NOON + timedelta(hours=1))])
+        assert [one.verdict for one in ledger.labels.of("tiles")] == ["outlier", "nominal"]
 
     def test_what_was_read_before_is_not_new(self, ledger: Ledger, label: Make) -> None:
         """The same answers of MLflow, or the same file, twice."""
         labels = [label(way="mlflow"), label(uri="/data/b.png", way="mlflow")]
-        assert (ledger.add_labels(labels), ledger.add_labels(labels)) == (2, 0)
+        assert (ledger.labels.add(labels), ledger.labels.add(labels)) == (2, 0)
 
     def test_an_old_file_does_not_take_back_what_was_said_since(self, ledger: Ledger, label: Make) -> None:
         """A file without times is read again after its author changed her mind in the terminal."""
-        ledger.add_labels([label(way="csv")])
-        ledger.add_labels([label(verdict="nominal", labelled_at=NOON + timedelta(hours=1))])
-        assert ledger.add_labels([label(way="csv", labelled_at=NOON + timedelta(hours=2))]) == 0
-        assert [opinion.verdict for opinion in opinions(ledger.labels("tiles")).values()] == ["nominal"]
+        ledger.labels.add([label(way="csv")])
+        ledger.labels.add([label(verdict="nominal", labelled_at=NOON + timedelta(hours=1))])
+        assert ledger.labels.add([label(way="csv", labelled_at=NOON + timedelta(hours=2))]) == 0
+        assert [opinion.verdict for opinion in opinions(ledger.labels.of("tiles")).values()] == ["nominal"]
 
     def test_an_exported_label_is_not_new_when_it_comes_back(self, ledger: Ledger, label: Make) -> None:
         """It is the person's latest, whatever way it came in."""
-        ledger.add_labels([label(way="mlflow")])
-        assert ledger.add_labels([label(way="csv")]) == 0
+        ledger.labels.add([label(way="mlflow")])
+        assert ledger.labels.add([label(way="csv")]) == 0
 
 
 class TestOpinions:

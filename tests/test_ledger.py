@@ -240,8 +240,8 @@ def test_whoever_lost_a_batch_cannot_finish_it(url: str, clock: Clock, ledger: L
     sentence = "batch 'lot-7' of pipeline 'tiles' is no longer ours: another process took it over"
     with pytest.raises(LostClaim, match=sentence):
         finish(ledger, late, entry())
-    assert not ledger.history("tiles")
-    assert not ledger.pending_alerts()
+    assert not ledger.batches.history("tiles")
+    assert not ledger.outbox.pending()
 
 
 def test_whoever_lost_a_batch_cannot_renew_it(url: str, clock: Clock, ledger: Ledger) -> None:
@@ -259,7 +259,7 @@ def test_a_batch_is_not_finished_twice(ledger: Ledger) -> None:
     finish(ledger, claim, entry())
     with pytest.raises(LostClaim):
         finish(ledger, claim, entry("another"))
-    assert len(ledger.pending_alerts()) == 1
+    assert len(ledger.outbox.pending()) == 1
 
 
 def test_the_verdict_and_its_alerts_come_together(ledger: Ledger) -> None:
@@ -267,8 +267,8 @@ def test_the_verdict_and_its_alerts_come_together(ledger: Ledger) -> None:
     claim = claimed(ledger)
     with pytest.raises(TypeError):
         finish(ledger, claim, entry(), OutboxEntry("log", "second", {"not": object()}))
-    assert not ledger.history("tiles")
-    assert not ledger.pending_alerts()
+    assert not ledger.batches.history("tiles")
+    assert not ledger.outbox.pending()
     assert isinstance(ledger.claim("tiles", "lot-7", "images", "3", "5"), Busy)
 
 
@@ -276,22 +276,22 @@ def test_an_alert_is_entered_once_for_a_channel(ledger: Ledger) -> None:
     """The same dedupe key enters once for each channel, though two batches bring it."""
     finish(ledger, claimed(ledger), entry("incident"), entry("incident", "webhook"))
     finish(ledger, claimed(ledger, "lot-8", "others"), entry("incident"))
-    assert [alert.channel for alert in ledger.pending_alerts()] == ["log", "webhook"]
+    assert [alert.channel for alert in ledger.outbox.pending()] == ["log", "webhook"]
 
 
 def test_a_batch_is_done_under_any_model(ledger: Ledger) -> None:
     """A new champion finds the old batches done, and can ask for its own."""
     finish(ledger, claimed(ledger, model="3"))
-    assert ledger.is_done("tiles", "images")
-    assert ledger.is_done("tiles", "images", model_version="3")
-    assert not ledger.is_done("tiles", "images", model_version="4")
-    assert not ledger.is_done("steel", "images")
+    assert ledger.batches.is_done("tiles", "images")
+    assert ledger.batches.is_done("tiles", "images", model_version="3")
+    assert not ledger.batches.is_done("tiles", "images", model_version="4")
+    assert not ledger.batches.is_done("steel", "images")
 
 
 def test_a_claimed_batch_is_not_done(ledger: Ledger) -> None:
     """Being worked on is not being done."""
     claimed(ledger)
-    assert not ledger.is_done("tiles", "images")
+    assert not ledger.batches.is_done("tiles", "images")
 
 
 def test_the_history_is_newest_first_in_any_time_zone(ledger: Ledger, clock: Clock) -> None:
@@ -300,14 +300,14 @@ def test_the_history_is_newest_first_in_any_time_zone(ledger: Ledger, clock: Clo
     for hours, batch, zone in ((0, "first", east), (1, "second", west), (2, "third", UTC), (3, "fourth", east)):
         clock.now = (NOON + timedelta(hours=hours)).astimezone(zone)
         finish(ledger, claimed(ledger, batch, images=batch))
-    assert [record.batch for record in ledger.history("tiles", limit=3)] == ["fourth", "third", "second"]
-    assert ledger.history("tiles", limit=1)[0].finished_at == NOON + timedelta(hours=3)
+    assert [record.batch for record in ledger.batches.history("tiles", limit=3)] == ["fourth", "third", "second"]
+    assert ledger.batches.history("tiles", limit=1)[0].finished_at == NOON + timedelta(hours=3)
 
 
 def test_the_history_tells_what_was_found(ledger: Ledger) -> None:
     """A record holds the counts, the versions and the verdict as they were given."""
     finish(ledger, claimed(ledger), alarm=True)
-    (record,) = ledger.history("tiles")
+    (record,) = ledger.batches.history("tiles")
     assert (record.n_scored, record.n_flagged, record.n_unreadable, record.alarm) == (9, 2, 1, True)
     assert (record.model_version, record.calibration_version, record.attempts) == ("3", "5", 1)
     assert record.verdict == {"severity": "alarm"}
@@ -316,36 +316,36 @@ def test_the_history_tells_what_was_found(ledger: Ledger) -> None:
 def test_numbers_that_json_lacks_are_null(ledger: Ledger) -> None:
     """A p-value that is not a number does not keep a verdict from being written."""
     finish(ledger, claimed(ledger), verdict={"p": float("nan"), "all": (1.5, float("inf"))})
-    assert ledger.history("tiles")[0].verdict == {"p": None, "all": [1.5, None]}
+    assert ledger.batches.history("tiles")[0].verdict == {"p": None, "all": [1.5, None]}
 
 
 def test_a_name_that_is_no_text_is_kept_escaped(ledger: Ledger) -> None:
     """A folder whose name is no UTF-8 is claimed, finished and shown like any other."""
     name = os.fsdecode(b"lot-\xff")
     finish(ledger, claimed(ledger, name))
-    assert [record.batch for record in ledger.history("tiles")] == ["lot-\\udcff"]
+    assert [record.batch for record in ledger.batches.history("tiles")] == ["lot-\\udcff"]
 
 
 def test_an_unchanged_batch_is_known_by_its_files(ledger: Ledger) -> None:
     """The manifest hash is found by the last remembered state of the files, and by no other."""
-    ledger.remember_manifest("tiles", "lot-7", "sizes and times", "images")
-    assert ledger.known_manifest("tiles", "lot-7", "sizes and times") == "images"
-    ledger.remember_manifest("tiles", "lot-7", "later", "other images")
-    assert ledger.known_manifest("tiles", "lot-7", "sizes and times") is None
-    assert ledger.known_manifest("tiles", "lot-8", "later") is None
+    ledger.manifests.remember("tiles", "lot-7", "sizes and times", "images")
+    assert ledger.manifests.known("tiles", "lot-7", "sizes and times") == "images"
+    ledger.manifests.remember("tiles", "lot-7", "later", "other images")
+    assert ledger.manifests.known("tiles", "lot-7", "sizes and times") is None
+    assert ledger.manifests.known("tiles", "lot-8", "later") is None
 
 
 def test_remembering_twice_is_remembering(ledger: Ledger) -> None:
     """The same state may be remembered again."""
     for _ in range(2):
-        ledger.remember_manifest("tiles", "lot-7", "sizes and times", "images")
-    assert ledger.known_manifest("tiles", "lot-7", "sizes and times") == "images"
+        ledger.manifests.remember("tiles", "lot-7", "sizes and times", "images")
+    assert ledger.manifests.known("tiles", "lot-7", "sizes and times") == "images"
 
 
 @pytest.fixture
 def alert(ledger: Ledger) -> PendingAlert:
     finish(ledger, claimed(ledger), entry())
-    return ledger.pending_alerts(NOON)[0]
+    return ledger.outbox.pending(NOON)[0]
 
 
 def test_an_alert_is_due_at_once(alert: PendingAlert) -> None:
@@ -356,54 +356,54 @@ def test_an_alert_is_due_at_once(alert: PendingAlert) -> None:
 
 def test_one_of_two_senders_gets_an_alert(ledger: Ledger, alert: PendingAlert) -> None:
     """Two that read the same alert do not both send it."""
-    assert ledger.claim_alert(alert) is not None
-    assert ledger.claim_alert(alert) is None
+    assert ledger.outbox.claim(alert) is not None
+    assert ledger.outbox.claim(alert) is None
 
 
 def test_a_dead_senders_alert_is_sent_by_the_next(url: str, clock: Clock, ledger: Ledger, alert: PendingAlert) -> None:
     """Who died between claiming an alert and telling what became of it does not hold it."""
     dead = Ledger.open(url, clock, lambda: replace(this_process(), start="then"))
-    assert dead.claim_alert(alert) is not None
-    assert ledger.claim_alert(ledger.pending_alerts(NOON)[0]) is not None
+    assert dead.outbox.claim(alert) is not None
+    assert ledger.outbox.claim(ledger.outbox.pending(NOON)[0]) is not None
 
 
 def test_what_is_said_later_waits_for_what_was_said_before(ledger: Ledger) -> None:
     """Of two messages on one matter a channel gets the second only after the first; other channels do not wait."""
     finish(ledger, claimed(ledger, "lot-8", "others"), entry("a"), entry("b"), entry("b", "webhook"))
-    first, second, elsewhere = ledger.pending_alerts(NOON)
-    assert ledger.claim_alert(second) is None
-    assert ledger.claim_alert(elsewhere) is not None
-    ours = ledger.claim_alert(first)
+    first, second, elsewhere = ledger.outbox.pending(NOON)
+    assert ledger.outbox.claim(second) is None
+    assert ledger.outbox.claim(elsewhere) is not None
+    ours = ledger.outbox.claim(first)
     assert ours is not None
-    assert ledger.claim_alert(second) is None, "it is on its way, and may fail"
-    ledger.mark_delivered(ours)
-    assert ledger.claim_alert(second) is not None
+    assert ledger.outbox.claim(second) is None, "it is on its way, and may fail"
+    ledger.outbox.mark_delivered(ours)
+    assert ledger.outbox.claim(second) is not None
 
 
 def test_a_failed_alert_waits(ledger: Ledger, alert: PendingAlert) -> None:
     """An alert that failed is due again at the time given, and remembers why."""
-    ours = ledger.claim_alert(alert)
+    ours = ledger.outbox.claim(alert)
     assert ours is not None
-    ledger.mark_failed(ours, "nobody answered", NOON + timedelta(minutes=2))
-    assert ledger.pending_alerts(NOON + timedelta(minutes=1)) == ()
-    (due,) = ledger.pending_alerts(NOON + timedelta(minutes=2))
+    ledger.outbox.mark_failed(ours, "nobody answered", NOON + timedelta(minutes=2))
+    assert ledger.outbox.pending(NOON + timedelta(minutes=1)) == ()
+    (due,) = ledger.outbox.pending(NOON + timedelta(minutes=2))
     assert (due.attempts, due.last_error) == (1, "nobody answered")
-    assert ledger.claim_alert(alert) is None, "what was read before the failure is stale"
+    assert ledger.outbox.claim(alert) is None, "what was read before the failure is stale"
 
 
 def test_a_delivered_alert_is_gone(ledger: Ledger, alert: PendingAlert) -> None:
     """What arrived is not pending any more."""
-    ours = ledger.claim_alert(alert)
+    ours = ledger.outbox.claim(alert)
     assert ours is not None
-    ledger.mark_delivered(ours)
-    assert ledger.pending_alerts() == ()
+    ledger.outbox.mark_delivered(ours)
+    assert ledger.outbox.pending() == ()
 
 
 def test_what_is_written_survives(url: str, ledger: Ledger) -> None:
     """Another process finds the batch done."""
     finish(ledger, claimed(ledger))
     ledger.close()
-    assert Ledger.open(url).is_done("tiles", "images")
+    assert Ledger.open(url).batches.is_done("tiles", "images")
 
 
 def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ def finish(ledger: Ledger, batch: str, pipeline: str = "tiles", **values: float 
 
 
 def numbered(ledger: Ledger, pipeline: str = "tiles", after: int = 0) -> list[tuple[int, str]]:
-    return [(point.number, point.batch.batch) for point in ledger.points(pipeline, after)]
+    return [(point.number, point.batch.batch) for point in ledger.timeline.points(pipeline, after)]
 
 
 def test_finished_batches_are_numbered_by_pipeline(ledger: Ledger) -> None:
@@ -65,9 +65,9 @@ def test_finished_batches_are_numbered_by_pipeline(ledger: Ledger) -> None:
 def test_a_point_holds_the_batch_and_its_values(ledger: Ledger) -> None:
     """What finish was given comes back; what is no number is None."""
     finish(ledger, "a", e_value=1.5, highest_score=None, median_score=float("nan"))
-    (point,) = ledger.points("tiles")
+    (point,) = ledger.timeline.points("tiles")
     assert point.values == {"e_value": 1.5, "highest_score": None, "median_score": None}
-    assert point.batch == ledger.history("tiles")[0]
+    assert point.batch == ledger.batches.history("tiles")[0]
 
 
 def test_a_crash_within_the_transaction_takes_no_number(ledger: Ledger) -> None:
@@ -80,8 +80,8 @@ def test_a_crash_within_the_transaction_takes_no_number(ledger: Ledger) -> None:
     assert isinstance(claim, Claim)
     with pytest.raises(Crash):
         ledger.finish(claim, run_id="", verdict={}, alarm=False, n_scored=1, n_flagged=0, n_unreadable=0, point=crash)
-    assert ledger.points("tiles") == ()
-    assert ledger.history("tiles") == ()
+    assert ledger.timeline.points("tiles") == ()
+    assert ledger.batches.history("tiles") == ()
 
 
 def test_processes_at_once_leave_no_gap_and_share_no_number(url: str, ledger: Ledger) -> None:
@@ -107,32 +107,32 @@ def test_a_ledger_from_before_points_gets_them(url: str, ledger: Ledger, tmp_pat
     connection.close()
     older = Ledger.open(url)
     assert numbered(older) == [(1, "b"), (2, "a")]
-    assert [point.values for point in older.points("wood")] == [{}]
+    assert [point.values for point in older.timeline.points("wood")] == [{}]
     finish(older, "c")
     assert numbered(older, after=2) == [(3, "c")]
 
 
 def test_one_run_shows_a_pipeline(ledger: Ledger) -> None:
     """The first that is named; a second one is told which."""
-    assert ledger.monitor_run("tiles") is None
-    assert ledger.take_monitor_run("tiles", "first") == MonitorRun("first", 0)
-    assert ledger.take_monitor_run("tiles", "second") == MonitorRun("first", 0)
-    assert ledger.take_monitor_run("wood", "second") == MonitorRun("second", 0)
-    assert ledger.monitor_run("tiles") == MonitorRun("first", 0)
+    assert ledger.timeline.monitor_run("tiles") is None
+    assert ledger.timeline.take_monitor_run("tiles", "first") == MonitorRun("first", 0)
+    assert ledger.timeline.take_monitor_run("tiles", "second") == MonitorRun("first", 0)
+    assert ledger.timeline.take_monitor_run("wood", "second") == MonitorRun("second", 0)
+    assert ledger.timeline.monitor_run("tiles") == MonitorRun("first", 0)
 
 
 def test_what_is_shown_never_goes_back(ledger: Ledger) -> None:
     """A process that knows of fewer batches, or of another run, changes nothing."""
-    ledger.take_monitor_run("tiles", "first")
-    ledger.mark_shown("tiles", "first", 5)
-    ledger.mark_shown("tiles", "first", 3)
-    ledger.mark_shown("tiles", "another", 9)
-    assert ledger.monitor_run("tiles") == MonitorRun("first", 5)
+    ledger.timeline.take_monitor_run("tiles", "first")
+    ledger.timeline.mark_shown("tiles", "first", 5)
+    ledger.timeline.mark_shown("tiles", "first", 3)
+    ledger.timeline.mark_shown("tiles", "another", 9)
+    assert ledger.timeline.monitor_run("tiles") == MonitorRun("first", 5)
 
 
 def test_a_lost_run_is_replaced_once(ledger: Ledger) -> None:
     """The new one begins with the first point; who comes second with the same wish gets it."""
-    ledger.take_monitor_run("tiles", "first")
-    ledger.mark_shown("tiles", "first", 5)
-    assert ledger.take_monitor_run("tiles", "second", "first") == MonitorRun("second", 0)
-    assert ledger.take_monitor_run("tiles", "third", "first") == MonitorRun("second", 0)
+    ledger.timeline.take_monitor_run("tiles", "first")
+    ledger.timeline.mark_shown("tiles", "first", 5)
+    assert ledger.timeline.take_monitor_run("tiles", "second", "first") == MonitorRun("second", 0)
+    assert ledger.timeline.take_monitor_run("tiles", "third", "first") == MonitorRun("second", 0)

@@ -78,7 +78,7 @@ def at(hour: int) -> datetime:
 
 def seen(ledger: Ledger, calibration: str = "first", pipeline: str = "tiles") -> list[int | str]:
     """What `adding` has kept."""
-    record = ledger.stream(pipeline, calibration)
+    record = ledger.streams.of(pipeline, calibration)
     assert record is not None
     kept: list[int | str] = json.loads(record.state)
     return kept
@@ -86,15 +86,15 @@ def seen(ledger: Ledger, calibration: str = "first", pipeline: str = "tiles") ->
 
 def test_no_stream_before_the_first_batch(ledger: Ledger) -> None:
     """A calibration that decided nothing yet has no stream, and no number."""
-    assert ledger.stream("tiles", "first") is None
-    assert ledger.calibrations("tiles") == 0
+    assert ledger.streams.of("tiles", "first") is None
+    assert ledger.streams.calibrations("tiles") == 0
 
 
 def test_each_batch_takes_the_stream_one_step_further(ledger: Ledger) -> None:
     """The step gets what the last one left, and its result is kept."""
     for batch in ("a", "b", "c"):
         finish(ledger, claimed(ledger, batch), adding(batch))
-    assert ledger.stream("tiles", "first") == StreamRecord(1, '[1, "a", "b", "c"]')
+    assert ledger.streams.of("tiles", "first") == StreamRecord(1, '[1, "a", "b", "c"]')
 
 
 def test_a_batch_without_a_step_leaves_the_stream(ledger: Ledger) -> None:
@@ -112,14 +112,14 @@ def test_a_new_calibration_has_a_stream_of_its_own_and_the_next_number(ledger: L
     assert seen(ledger, "first") == [1, "a", "c"]
     assert seen(ledger, "second") == [2, "b"]
     assert seen(ledger, "first", "wood") == [1, "d"]
-    assert ledger.calibrations("tiles") == 2
+    assert ledger.streams.calibrations("tiles") == 2
 
 
 def test_an_alert_of_the_stream_is_sent_with_the_batch(ledger: Ledger) -> None:
     """What a step raises is in the outbox once the batch is finished."""
     entry = OutboxEntry("log", "stream-1", {"text": "It got worse."})
     finish(ledger, claimed(ledger, "a"), adding("a", [entry]))
-    (alert,) = ledger.pending_alerts()
+    (alert,) = ledger.outbox.pending()
     assert (alert.dedupe_key, alert.payload) == ("stream-1", {"text": "It got worse."})
 
 
@@ -133,7 +133,7 @@ def test_a_crash_within_the_transaction_writes_nothing(ledger: Ledger) -> None:
 
     with pytest.raises(Crash):
         finish(ledger, claim, crash)
-    assert (seen(ledger), ledger.count("tiles"), ledger.pending_alerts()) == ([1, "a"], 1, ())
+    assert (seen(ledger), ledger.batches.count("tiles"), ledger.outbox.pending()) == ([1, "a"], 1, ())
     ledger.release(claim)
     finish(ledger, claimed(ledger, "b"), adding("b"))
     assert seen(ledger) == [1, "a", "b"]
@@ -166,7 +166,7 @@ def test_two_processes_at_once_lose_no_batch(url: str, ledger: Ledger) -> None:
     for process in processes:
         process.communicate("\n")
         assert process.returncode == 0
-    record = ledger.stream("tiles", "calibration")
+    record = ledger.streams.of("tiles", "calibration")
     assert record is not None
     assert sorted(json.loads(record.state)) == sorted(f"{name}-{n}" for name in ("left", "right") for n in range(each))
 
@@ -180,7 +180,7 @@ def test_a_ledger_from_before_streams_gets_them(url: str, ledger: Ledger, tmp_pa
     connection.close()
     older = Ledger.open(url)
     finish(older, claimed(older, "b"), adding("b"))
-    assert (seen(older), older.count("tiles")) == ([1, "b"], 2)
+    assert (seen(older), older.batches.count("tiles")) == ([1, "b"], 2)
 
 
 def test_counts_of_nominal_batches(ledger: Ledger) -> None:
@@ -188,8 +188,8 @@ def test_counts_of_nominal_batches(ledger: Ledger) -> None:
     for batch, flagged, alarm in (("a", 1, False), ("b", 9, True), ("c", 3, False)):
         finish(ledger, claimed(ledger, batch), flagged=flagged, alarm=alarm)
     finish(ledger, claimed(ledger, "d", "second"), flagged=4)
-    assert ledger.nominal_counts("tiles", "first", limit=10) == ((3, 9), (1, 9))
-    assert ledger.nominal_counts("tiles", "first", limit=1) == ((3, 9),)
+    assert ledger.batches.nominal_counts("tiles", "first", limit=10) == ((3, 9), (1, 9))
+    assert ledger.batches.nominal_counts("tiles", "first", limit=1) == ((3, 9),)
 
 
 @pytest.mark.parametrize(
@@ -200,5 +200,5 @@ def test_decided_batches_of_a_time(url: str, since: int | None, until: int | Non
     for number, batch in enumerate("abc"):
         ledger = Ledger.open(url, partial(at, number))
         finish(ledger, claimed(ledger, batch))
-    found = ledger.decided("tiles", None if since is None else at(since), None if until is None else at(until))
+    found = ledger.batches.decided("tiles", None if since is None else at(since), None if until is None else at(until))
     assert "".join(record.batch for record in found) == expected

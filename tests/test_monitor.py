@@ -12,7 +12,7 @@ import pytest
 from mlflow import MlflowClient
 
 from flows import monitor
-from flows.ledger import Ledger
+from flows.ledger.timeline import Timeline
 from flows.monitor import MEASURED, PAGE, monitor_run, update_monitor
 from flows.progress import LogProgress
 from flows.running import RunReport, run, score
@@ -71,7 +71,7 @@ class TestMonitorRun:
 
     def test_each_batch_is_a_point(self, client: MlflowClient, shown: str, workspace: Workspace) -> None:
         """Every measure has a value by the batch's number, at the time at which the batch was decided."""
-        points = workspace.ledger.points("tiles")
+        points = workspace.ledger.timeline.points("tiles")
         assert [point.number for point in points[:3]] == [1, 2, 3]
         assert [point.batch.batch for point in points[:3]] == ["1-nominal", "2-damaged", "3-unreadable"]
         for name in MEASURED:
@@ -113,11 +113,11 @@ class TestMonitorRun:
         before = steps(client, shown)
         small_images(tmp_path / "dies", 8, 5)
 
-        def die(self: Ledger, *_: object) -> None:
+        def die(self: Timeline, *_: object) -> None:
             raise KeyboardInterrupt
 
         with monkeypatch.context() as dying:
-            dying.setattr(Ledger, "mark_shown", die)
+            dying.setattr(Timeline, "mark_shown", die)
             with pytest.raises(KeyboardInterrupt):
                 score(workspace, "tiles", [tmp_path / "dies"], QUIET)
         update_monitor("tiles", workspace.tracking, workspace.ledger)
@@ -145,11 +145,11 @@ class TestMonitorRun:
     def test_a_deleted_run_is_replaced(self, client: MlflowClient, shown: str, workspace: Workspace) -> None:
         """Another one begins, and shows all batches from the first on."""
         client.delete_run(shown)
-        workspace.ledger.take_monitor_run("tiles", shown, shown)  # as if a batch had come since
+        workspace.ledger.timeline.take_monitor_run("tiles", shown, shown)  # as if a batch had come since
         update_monitor("tiles", workspace.tracking, workspace.ledger)
         new = monitor_run("tiles", workspace.tracking, workspace.ledger)
         assert new != shown
-        assert steps(client, new) == [point.number for point in workspace.ledger.points("tiles")]
+        assert steps(client, new) == [point.number for point in workspace.ledger.timeline.points("tiles")]
 
     def test_two_processes_begin_one(self, client: MlflowClient, workspace: Workspace, report: RunReport) -> None:
         """Whoever is second uses the run of the first, and leaves none of its own."""
@@ -185,28 +185,28 @@ class TestPage:
         held = page_of(workspace, shown, tmp_path)
         assert [name for name, _, _ in held["batches"][:3]] == ["1-nominal", "2-damaged", "3-unreadable"]
         assert held["alarms"][:2] == [[1, "warning: defects"], [2, "critical: unreadable"]]
-        assert len(held["batches"]) == len(workspace.ledger.points("tiles"))
+        assert len(held["batches"]) == len(workspace.ledger.timeline.points("tiles"))
 
     def test_limits_and_band_are_lines(self, shown: str, workspace: Workspace, tmp_path: Path) -> None:
         """The rate that is expected, from which on a batch alarms, and the calibration's band."""
         chart = page_of(workspace, shown, tmp_path)["charts"][0]
         assert (chart["title"], chart["scale"]) == ("Flagged images", "percent")
         assert [name for name, _ in chart["limits"]] == ["alarms from", "expected"]
-        verdict = workspace.ledger.points("tiles")[0].batch.verdict
+        verdict = workspace.ledger.timeline.points("tiles")[0].batch.verdict
         assert chart["limits"][0][1][0] == [0, verdict["alarms_from"] / verdict["scored"]]
-        low, high = workspace.tracking.champion("tiles").champion.threshold.false_alarm_band
+        low, high = workspace.tracking.registry.champion("tiles").champion.threshold.false_alarm_band
         assert [band[0][1] for band in chart["band"]] == [pytest.approx(low, rel=1e-3), pytest.approx(high, rel=1e-3)]
 
     def test_recalibrations_are_marked(self, shown: str, workspace: Workspace) -> None:
         """Where another calibration decides, the place is known."""
-        points = workspace.ledger.points("tiles")[:3]
+        points = workspace.ledger.timeline.points("tiles")[:3]
         other = replace(points[2], batch=replace(points[2].batch, calibration_version="another"))
         page = monitor.monitor_page("tiles", [*points[:2], other])
         assert '"recalibrations":[2]' in page.html()
 
     def test_batches_from_before_are_shown(self, shown: str, workspace: Workspace) -> None:
         """A batch of which only the verdict is known has its counts and tests, and gaps elsewhere."""
-        points = workspace.ledger.points("tiles")[:3]
+        points = workspace.ledger.timeline.points("tiles")[:3]
         text = monitor.monitor_page("tiles", [replace(points[0], values={}), *points[1:]]).html()
         charts = {chart["title"]: chart for chart in held_by(text)["charts"]}
         assert charts["Flagged images"]["series"][0][1][0] is not None
@@ -216,7 +216,7 @@ class TestPage:
 
     def test_false_alarms_are_called_so(self, shown: str, workspace: Workspace) -> None:
         """Where people said so of all that a batch alarmed for."""
-        point = workspace.ledger.points("tiles")[1]
+        point = workspace.ledger.timeline.points("tiles")[1]
         page = monitor.monitor_page("tiles", [replace(point, batch=replace(point.batch, false_alarm=True))])
         assert held_by(page.html())["alarms"] == [[0, "warning: defects, which people call false"]]
 

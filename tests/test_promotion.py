@@ -74,15 +74,15 @@ def workspace(challenged: Path, tmp_path: Path) -> Workspace:
 
 
 def label(workspace: Workspace, name: str, files: Sequence[str], verdict: str) -> None:
-    (record,) = [record for record in workspace.ledger.decided("tiles") if record.batch == name]
+    (record,) = [record for record in workspace.ledger.batches.decided("tiles") if record.batch == name]
     review = batch_review(record, workspace.settings.pipeline("tiles"), workspace)
     for uri in review.images:
         if Path(uri).name in files:
-            workspace.ledger.add_labels([review.label(uri, verdict, "", "anna", utc_now(), "terminal")])  # type: ignore[arg-type]  # one of the verdicts
+            workspace.ledger.labels.add([review.label(uri, verdict, "", "anna", utc_now(), "terminal")])  # type: ignore[arg-type]  # one of the verdicts
 
 
 def versions(workspace: Workspace) -> dict[str, RegisteredVersion]:
-    return {version.version: version for version in workspace.tracking.versions("tiles")}
+    return {version.version: version for version in workspace.tracking.registry.versions("tiles")}
 
 
 class TestRetraining:
@@ -99,15 +99,15 @@ class TestRetraining:
 
     def test_only_images_that_lie_in_the_inbox_are_read(self, workspace: Workspace) -> None:
         """An address that somebody wrote into the ledger is never opened."""
-        known = workspace.ledger.labels("tiles")[0]
-        workspace.ledger.add_labels([replace(known, uri="/etc/hostname", labelled_at=utc_now())])
+        known = workspace.ledger.labels.of("tiles")[0]
+        workspace.ledger.labels.add([replace(known, uri="/etc/hostname", labelled_at=utc_now())])
         items, missing = confirmed_items(workspace.settings.pipeline("tiles"), workspace.ledger)
         assert [Path(item.uri).name for item in items] == ["image-004.png"]
         assert missing == 1
 
     def test_it_decides_nothing(self, workspace: Workspace) -> None:
         """Neither now nor by the next run, and calibration is not due."""
-        assert workspace.tracking.champion("tiles").version == "1"
+        assert workspace.tracking.registry.champion("tiles").version == "1"
         assert versions(workspace)["2"].aliases == ("challenger",)
         assert not calibration_is_due(workspace, workspace.settings.pipeline("tiles"))
 
@@ -143,13 +143,13 @@ class TestGate:
     """What a challenger has to show."""
 
     def found(self, workspace: Workspace, challenger: ChampionVersion) -> dict[str, Check]:
-        champion = workspace.tracking.champion("tiles")
+        champion = workspace.tracking.registry.champion("tiles")
         checks = gate(workspace.settings.pipeline("tiles"), champion, challenger, workspace, QUIET)
         return {check.name: check for check in checks}
 
     def test_a_challenger_like_the_champion_passes(self, workspace: Workspace) -> None:
         """On synthetic defects where there are no labelled images, with every number."""
-        challenger = workspace.tracking.registered("tiles", versions(workspace)["2"])
+        challenger = workspace.tracking.registry.loaded("tiles", versions(workspace)["2"])
         checks = self.found(workspace, challenger)
         assert list(checks) == ["detection", "baseline", "false alarms", "latency"]
         assert checks["detection"].passed
@@ -164,7 +164,7 @@ class TestGate:
 
     def test_one_that_finds_defects_worse_does_not(self, workspace: Workspace) -> None:
         """A network that finds flat images odd."""
-        known = workspace.tracking.registered("tiles", versions(workspace)["2"])
+        known = workspace.tracking.registry.loaded("tiles", versions(workspace)["2"])
 
         class Backwards:
             """A detector whose scores go down where they should go up."""
@@ -186,7 +186,7 @@ class TestGate:
 
     def test_one_that_flags_too_many_nominal_images_does_not(self, workspace: Workspace) -> None:
         """Its threshold is too low for what it promises."""
-        known = workspace.tracking.registered("tiles", versions(workspace)["2"])
+        known = workspace.tracking.registry.loaded("tiles", versions(workspace)["2"])
         pipeline = workspace.settings.pipeline("tiles")
         for shadow in shadows(pipeline, workspace, "2", 20):
             own = shadow.table.rename(columns={"challenger_score": "s"})[["uri", "s"]].rename(columns={"s": "score"})
@@ -198,7 +198,7 @@ class TestGate:
 
     def test_one_that_was_never_in_the_shadow_does_not(self, workspace: Workspace) -> None:
         """Nothing is known of its false alarms."""
-        known = workspace.tracking.registered("tiles", versions(workspace)["2"])
+        known = workspace.tracking.registry.loaded("tiles", versions(workspace)["2"])
         check = false_alarms(workspace.settings.pipeline("tiles"), replace(known, version="9"), workspace)
         assert not check.passed
         assert "no batch was scored in its shadow yet" in check.sentence
@@ -232,19 +232,19 @@ class TestPromotion:
         finally:
             shutil.rmtree(folder)
         assert (report.outcome, report.version) == ("scored", "2")
-        champion = workspace.tracking.champion("tiles")
-        assert workspace.ledger.decided("tiles")[-1].calibration_version == champion.calibration_run
-        assert [record.model_version for record in workspace.ledger.decided("tiles")] == ["1", "1", "1", "2"]
+        champion = workspace.tracking.registry.champion("tiles")
+        assert workspace.ledger.batches.decided("tiles")[-1].calibration_version == champion.calibration_run
+        assert [record.model_version for record in workspace.ledger.batches.decided("tiles")] == ["1", "1", "1", "2"]
 
     def test_without_a_reason_the_gate_decides(self, workspace: Workspace) -> None:
         """One that does not pass stays a challenger, and nothing is written."""
         client = MlflowClient(workspace.tracking.uri)
-        for record in workspace.ledger.decided("tiles"):
+        for record in workspace.ledger.batches.decided("tiles"):
             table = pd.DataFrame({"uri": [], "score": [], "p_value": [], "flagged": []})
             workspace.tracking.log_table(record.run_id, table.astype({"uri": str, "flagged": bool}), "shadow/2.parquet")
         report = promote(workspace.settings.pipeline("tiles"), None, " ", "anna", workspace, QUIET)
         if not report.promoted:
-            assert workspace.tracking.champion("tiles").version == "1"
+            assert workspace.tracking.registry.champion("tiles").version == "1"
             assert report.sentences()[-1].startswith("Version 2 was not promoted; version 1 of tiles decides on.")
             assert "reconwatch.reason" not in client.get_model_version("tiles", "2").tags
 
@@ -254,7 +254,7 @@ class TestPromotion:
         promote(pipeline, None, "try it", "anna", workspace, QUIET)
         report = rollback(pipeline, "too many false alarms", "bob", workspace.tracking)
         assert (report.version, report.before) == ("1", "2")
-        assert workspace.tracking.champion("tiles").version == "1"
+        assert workspace.tracking.registry.champion("tiles").version == "1"
         assert not calibration_is_due(workspace, pipeline)
         first, second = lineage_of("tiles", workspace.tracking)
         assert first.reason.startswith("back from version 2: too many false alarms (by bob, ")

@@ -53,14 +53,14 @@ def test_pages_pictures_and_queues_go_and_the_rest_stays(workspace: Workspace) -
     (trace, *_) = tracing.search_traces(locations=[found.experiment_id], max_results=1)
     given = Feedback(name="verdict", value="true outlier", source=AssessmentSource("HUMAN", "anna"))
     tracing.log_assessment(trace.info.trace_id, given)
-    before = workspace.ledger.decided("tiles")
+    before = workspace.ledger.batches.decided("tiles")
     plan = in_a_year(workspace)
     assert [old.record.batch for old in plan.batches] == ["1-nominal", "2-damaged", "3-unreadable"]
     assert all(set(old.artifacts) == {"report.html", "review", "worst.png"} for old in plan.batches)
     done = prune(plan, workspace.settings.pipeline("tiles"), workspace, QUIET)
     assert done.sentences()[0].endswith("and 3 review queues are gone.")
-    assert workspace.ledger.decided("tiles") == before
-    assert [label.reviewer for label in workspace.ledger.labels("tiles")] == ["anna"]
+    assert workspace.ledger.batches.decided("tiles") == before
+    assert [label.reviewer for label in workspace.ledger.labels.of("tiles")] == ["anna"]
     for record in before:
         assert workspace.tracking.artifact_names(record.run_id) == ["scores.parquet"]
         shown = client.get_run(record.run_id).data
@@ -68,7 +68,7 @@ def test_pages_pictures_and_queues_go_and_the_rest_stays(workspace: Workspace) -
         assert "reconwatch.pruned" in shown.tags
     assert tracing.search_traces(locations=[found.experiment_id], max_results=10) == []
     assert in_a_year(workspace).batches == ()
-    assert workspace.ledger.without_queue("tiles", 20) == ()
+    assert workspace.ledger.queues.batches_without("tiles", 20) == ()
     assert run(workspace, "tiles", QUIET).batches == ()
 
 
@@ -86,7 +86,7 @@ def test_scores_go_where_that_is_wished_and_replay_says_so(workspace: Workspace)
 def test_young_batches_and_deleted_runs_are_let_be(workspace: Workspace) -> None:
     """What is not old stays whole; a run that people deleted is none of ours."""
     assert plan_pruning(workspace.settings.pipeline("tiles"), workspace, YEAR, False, QUIET).batches == ()
-    record = workspace.ledger.decided("tiles")[0]
+    record = workspace.ledger.batches.decided("tiles")[0]
     workspace.tracking.delete(record.run_id)
     plan = in_a_year(workspace)
     assert plan.batches[0].artifacts == {}
@@ -108,14 +108,14 @@ def test_the_command_says_first_and_does_with_yes(workspace: Workspace, capfd: p
             main(["prune", "tiles", "--config", str(workspace.settings.path), *arguments])
         return int(left.value.code or 0), *capfd.readouterr()
 
-    with workspace.ledger._transaction() as connection:
+    with workspace.ledger._database.transaction() as connection:
         connection.exec_driver_sql("UPDATE batches SET finished_at = '2024-05-17 12:00:00'")
     code, out, errors = call("--older-than", "180d")
     assert code == 0
     assert "3 batches of tiles decided before" in out
     assert "What stays: verdicts, labels, metrics and runs, and the scores of every image." in out
     assert "Nothing was changed: reconwatch prune tiles --older-than 180d" in errors
-    record = workspace.ledger.decided("tiles")[0]
+    record = workspace.ledger.batches.decided("tiles")[0]
     assert len(workspace.tracking.artifact_names(record.run_id)) > 1
     document = json.loads(call("--older-than", "180d", "--json", "--yes")[1])
     assert (document["done"], len(document["batches"])) == (True, 3)

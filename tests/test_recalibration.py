@@ -64,7 +64,7 @@ def call(workspace: Workspace, capfd: pytest.CaptureFixture[str]) -> Call:
 
 
 def batch(workspace: Workspace, name: str) -> BatchRecord:
-    (record,) = [record for record in workspace.ledger.decided("tiles") if record.batch == name]
+    (record,) = [record for record in workspace.ledger.batches.decided("tiles") if record.batch == name]
     return record
 
 
@@ -75,7 +75,7 @@ def label(
     review = batch_review(batch(workspace, name), workspace.settings.pipeline("tiles"), workspace)
     audit = [image.uri for image in review.images.values() if image.audit][:count]
     labels = [review.label(uri, verdict(uri), "", by, utc_now(), "terminal") for uri in audit]
-    assert workspace.ledger.add_labels(labels) == len(audit)
+    assert workspace.ledger.labels.add(labels) == len(audit)
     return audit
 
 
@@ -148,9 +148,9 @@ class TestTheNewThreshold:
     ) -> None:
         """Batches that are decided stay decided."""
         label(workspace, "1-nominal", nominal)
-        pipeline, before = workspace.settings.pipeline("tiles"), workspace.tracking.champion("tiles")
+        pipeline, before = workspace.settings.pipeline("tiles"), workspace.tracking.registry.champion("tiles")
         report = recalibrate(pipeline, workspace, None, None, QUIET)
-        champion = workspace.tracking.champion("tiles")  # refused without its own certificate
+        champion = workspace.tracking.registry.champion("tiles")  # refused without its own certificate
         assert (champion.version, champion.calibration_run) == (report.version, report.run_id)
         assert champion.training_run == before.training_run
         assert champion.champion.threshold.value != before.champion.threshold.value
@@ -158,7 +158,7 @@ class TestTheNewThreshold:
         small_images(workspace.settings.path.parent / "data" / "inbox" / "4-next", 8, 4)
         (scored,) = run(workspace, "tiles", QUIET).batches
         assert (scored.batch, scored.version) == ("4-next", report.version)
-        record = workspace.ledger.stream("tiles", report.run_id)
+        record = workspace.ledger.streams.of("tiles", report.run_id)
         assert record is not None
         assert (record.calibration, Stream.from_json(record.state).evidence.batches) == (2, 1)
 
@@ -182,11 +182,11 @@ class TestTheNewThreshold:
         """Neither the next run nor `calibrate` brings another one back."""
         label(workspace, "1-nominal", nominal)
         pipeline = workspace.settings.pipeline("tiles")
-        training = workspace.tracking.champion("tiles").training_run
+        training = workspace.tracking.registry.champion("tiles").training_run
         recalibrate(pipeline, workspace, None, None, QUIET)
         assert not calibration_is_due(workspace, pipeline)
         calibrate(pipeline, workspace.tracking, QUIET)
-        assert workspace.tracking.champion("tiles").training_run == training
+        assert workspace.tracking.registry.champion("tiles").training_run == training
 
     def test_names_of_reviewers_are_text(self, workspace: Workspace) -> None:
         """On the pages in MLflow."""
@@ -208,7 +208,7 @@ class TestCommand:
     def test_it_previews_and_changes_nothing_unless_it_is_told_to(self, call: Call, workspace: Workspace) -> None:
         """What past batches would have been, before and after."""
         label(workspace, "1-nominal", nominal)
-        before = workspace.tracking.champion("tiles").version
+        before = workspace.tracking.registry.champion("tiles").version
         code, out, errors = call("recalibrate")
         assert code == 0
         (line,) = [line for line in out.splitlines() if line.startswith("│ 2-damaged")]
@@ -216,8 +216,8 @@ class TestCommand:
         assert "20 nominal images of the audit of 1 batches, labelled by anna: the threshold of version 1" in out
         assert "With the new threshold, " in out
         assert f"Nothing was changed: reconwatch recalibrate tiles --config {workspace.settings.path} --yes" in errors
-        assert workspace.tracking.champion("tiles").version == before
-        assert len(workspace.tracking.versions("tiles")) == 1
+        assert workspace.tracking.registry.champion("tiles").version == before
+        assert len(workspace.tracking.registry.versions("tiles")) == 1
 
     def test_with_yes_it_takes_effect_and_the_lineage_shows(self, call: Call, workspace: Workspace) -> None:
         """`versions` shows it again later."""
@@ -226,7 +226,7 @@ class TestCommand:
         assert code == 0
         assert "Version 2 is champion of tiles." in out
         assert "audit of 1 batches" in out
-        assert workspace.tracking.champion("tiles").version == "2"
+        assert workspace.tracking.registry.champion("tiles").version == "2"
         assert "audit of 1 batches" in call("versions")[1]
         rows = json.loads(call("versions", "--json")[1])
         assert [(row["version"], row["role"]) for row in rows] == [("1", ""), ("2", "champion")]

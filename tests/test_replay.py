@@ -133,7 +133,7 @@ class TestDecisions:
 
     def test_only_batches_of_the_time(self, again: Callable[..., Replay], workspace: Workspace) -> None:
         """From `since` on, before `until`."""
-        times = [record.finished_at for record in workspace.ledger.decided("tiles")]
+        times = [record.finished_at for record in workspace.ledger.batches.decided("tiles")]
         report = again(0.05, None, times[1], times[3])
         assert [batch.batch for batch in report.batches] == ["2-damaged", "3-unreadable"]
         assert again(0.05, None, times[3] + timedelta(days=1)).batches == ()
@@ -148,8 +148,10 @@ class TestDecisions:
             runs = client.search_runs([experiment.experiment_id])
             ledger = workspace.ledger
             versions = client.search_model_versions("name = 'tiles'")
-            streams = [ledger.stream("tiles", record.calibration_version) for record in ledger.decided("tiles")]
-            return [run.to_dictionary() for run in runs], streams, ledger.pending_alerts(), len(versions)
+            streams = [
+                ledger.streams.of("tiles", record.calibration_version) for record in ledger.batches.decided("tiles")
+            ]
+            return [run.to_dictionary() for run in runs], streams, ledger.outbox.pending(), len(versions)
 
         before = everything()
         again(0.3, 0.5)
@@ -161,7 +163,10 @@ class TestWhatIsMissing:
 
     def test_the_network_is_not_needed(self, again: Callable[..., Replay], workspace: Workspace) -> None:
         """Without its weights every batch is decided again all the same."""
-        parts = artifacts(workspace, workspace.tracking.champion("tiles").calibration_run) / "model/artifacts/champion"
+        parts = (
+            artifacts(workspace, workspace.tracking.registry.champion("tiles").calibration_run)
+            / "model/artifacts/champion"
+        )
         with without(parts / "weights.safetensors"):
             assert len(again(0.05).decided) == 4
 
@@ -180,7 +185,7 @@ class TestWhatIsMissing:
         self, again: Callable[..., Replay], workspace: Workspace
     ) -> None:
         """What was decided then is shown without its threshold."""
-        run_id = workspace.tracking.champion("tiles").calibration_run
+        run_id = workspace.tracking.registry.champion("tiles").calibration_run
         with without(artifacts(workspace, run_id) / "model/artifacts/champion/threshold.json"):
             report = again(0.05)
         batch = by_name(report)["4-later"]

@@ -108,7 +108,7 @@ def fill_in(path: Path) -> None:
 
 def test_the_loop(workspace: Workspace, page: Page, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """From the address in an alert to labels, to a threshold with its lineage, to a challenger that decides."""
-    (incident,) = [one for one in workspace.ledger.incidents("digits") if one.alert["batch"] == "2-damaged"]
+    (incident,) = [one for one in workspace.ledger.incidents.newest("digits") if one.alert["batch"] == "2-damaged"]
     page.goto(incident.alert["run_url"])
     link = page.get_by_role("link", name="Label its images")
     expect(link).to_be_visible(timeout=SECONDS)
@@ -117,7 +117,7 @@ def test_the_loop(workspace: Workspace, page: Page, tmp_path: Path, capfd: pytes
     names = label_five_images(page)
 
     assert reconwatch(workspace, "review", "digits", "--export", str(tmp_path / "labels.csv")) == 0
-    labels = workspace.ledger.labels("digits")
+    labels = workspace.ledger.labels.of("digits")
     assert sorted(Path(label.uri).name for label in labels) == sorted(names)
     assert {(label.way, label.comment[:11]) for label in labels} == {("mlflow", "<b>seen</b>")}
     assert "5 images of digits are labelled" in capfd.readouterr().out
@@ -127,7 +127,7 @@ def test_the_loop(workspace: Workspace, page: Page, tmp_path: Path, capfd: pytes
 
     assert reconwatch(workspace, "recalibrate", "digits", "--yes") == 0
     assert "Version 2 is champion of digits." in capfd.readouterr().out
-    page.goto(workspace.tracking.version_url("digits", "2"))
+    page.goto(workspace.tracking.addresses.version("digits", "2"))
     expect(page.get_by_text("with a new threshold, from the random audit")).to_be_visible(timeout=SECONDS)
     expect(page.get_by_role("cell", name="nominal images", exact=True)).to_be_visible()
 
@@ -140,5 +140,5 @@ def test_the_loop(workspace: Workspace, page: Page, tmp_path: Path, capfd: pytes
     assert [(batch.batch, batch.version) for batch in report.batches] == [("4-next", "3")]
     page.goto(report.batches[0].run_url or "")
     expect(page.get_by_role("link", name="version 3")).to_be_visible(timeout=SECONDS)
-    page.goto(workspace.tracking.version_url("digits", "3"))
+    page.goto(workspace.tracking.addresses.version("digits", "3"))
     expect(page.get_by_text(re.compile(r"it learnt from <b>bob</b> \(by "))).to_be_visible(timeout=SECONDS)

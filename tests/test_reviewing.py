@@ -19,13 +19,14 @@ from mlflow.tracing.client import TracingClient
 from PIL import Image
 
 from flows.cli import main
+from flows.config import Settings
 from flows.ledger import BatchRecord, utc_now
 from flows.progress import LogProgress
 from flows.review_queue import make_missing_queues, read_answers, retire_queues
 from flows.review_report import review
 from flows.reviewing import asked_images, batch_review
 from flows.running import RunReport, run
-from flows.tracking import Question, Tracking
+from flows.tracking import Question, ReviewQueues, Tracking
 from flows.workspace import Workspace, open_workspace
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:(mlflow|sqlalchemy).*")
@@ -36,11 +37,19 @@ QUIET = LogProgress(logging.getLogger("quiet"))
 STRANGE = "<img src=x onerror=alert(1)>[a](http:b).png"  # a name that a file may have
 
 
-class Broken(Tracking):
-    """A store whose review queues do not work."""
+class BrokenQueues(ReviewQueues):
+    """Review queues that do not work."""
 
     def ask(self, pipeline: str, queue_id: str, questions: Sequence[Question]) -> None:
         raise OSError("the disk is full")
+
+
+class Broken(Tracking):
+    """A store whose review queues do not work."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings, {})
+        self.review = BrokenQueues(self._store)
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +75,7 @@ def first(workspace: Workspace) -> RunReport:
 
 @pytest.fixture
 def damaged(first: RunReport, workspace: Workspace) -> BatchRecord:
-    (record,) = [one for one in workspace.ledger.decided("tiles") if one.batch == "2-damaged"]
+    (record,) = [one for one in workspace.ledger.batches.decided("tiles") if one.batch == "2-damaged"]
     return record
 
 
@@ -154,7 +163,7 @@ class TestQueue:
         asked = batch_review(damaged, workspace.settings.pipeline("tiles"), workspace).asked
         mine = [trace for trace in traces(workspace) if trace.info.tags["reconwatch.key"] == damaged.key]
         assert {trace.info.tags["reconwatch.uri"] for trace in mine} == {image.uri for image in asked}
-        queue_id = workspace.ledger.queue(damaged.key)
+        queue_id = workspace.ledger.queues.of(damaged.key)
         assert queue_id is not None
         queue = TracingClient(workspace.tracking.uri)._list_review_queue_items(queue_id)
         assert {item.item_id for item in queue} == {trace.info.trace_id for trace in mine}
@@ -181,21 +190,21 @@ class TestQueue:
         for report in first.batches:
             assert report.run_id is not None
             tags = MlflowClient(workspace.tracking.uri).get_run(report.run_id).data.tags
-            queue = workspace.ledger.queue(tags["reconwatch.key"])
+            queue = workspace.ledger.queues.of(tags["reconwatch.key"])
             address = f"http://127.0.0.1:5000/#/experiments/{experiment(workspace)}/review-queue?workflowType=genai"
             assert f"[Label its images]({address}&selectedQueueId={queue})" in tags["mlflow.note.content"]
-        (incident,) = [one for one in workspace.ledger.incidents("tiles") if one.kind == "defects"]
+        (incident,) = [one for one in workspace.ledger.incidents.newest("tiles") if one.kind == "defects"]
         assert incident.alert["review_url"].startswith(f"{address}&selectedQueueId=rq-")
 
     def test_nothing_is_made_twice(self, copy: Workspace) -> None:
         """Whoever dies between the queue and the note of it makes the same questions again."""
         before = len(traces(copy))
         pipeline = copy.settings.pipeline("tiles")
-        with copy.ledger._transaction() as connection:
+        with copy.ledger._database.transaction() as connection:
             connection.exec_driver_sql("DELETE FROM review_queues")
         make_missing_queues(pipeline, copy, QUIET)
         assert len(traces(copy)) == before
-        assert copy.ledger.without_queue("tiles", 20) == ()
+        assert copy.ledger.queues.batches_without("tiles", 20) == ()
         assert len(TracingClient(copy.tracking.uri)._list_review_queues(experiment(copy))) == 3
 
     def test_a_queue_that_fails_stops_no_batch_and_is_made_by_the_next_run(
@@ -203,13 +212,13 @@ class TestQueue:
     ) -> None:
         """The batch is decided all the same."""
         small_images(copy.settings.path.parent / "data" / "inbox" / "4-later", 10, 4)
-        broken = replace(copy, tracking=Broken(copy.settings, {}))
+        broken = replace(copy, tracking=Broken(copy.settings))
         report = run(broken, "tiles", QUIET)
         assert [(batch.batch, batch.outcome) for batch in report.batches] == [("4-later", "scored")]
-        (left,) = copy.ledger.without_queue("tiles", 20)
+        (left,) = copy.ledger.queues.batches_without("tiles", 20)
         assert left.batch == "4-later"
         run(copy, "tiles", QUIET)
-        assert copy.ledger.without_queue("tiles", 20) == ()
+        assert copy.ledger.queues.batches_without("tiles", 20) == ()
         pictures = [t.info.response_preview for t in traces(copy) if t.info.tags["reconwatch.key"] == left.key]
         assert len(pictures) >= 6
         assert all("![panel]" in text for text in pictures)
@@ -220,8 +229,8 @@ class TestQueue:
         """Only what lies in the inbox is read again, whatever a table of scores says."""
         folder = copy.settings.path.parent / "data" / "inbox" / "4-later"
         small_images(folder, 10, 4)
-        run(replace(copy, tracking=Broken(copy.settings, {})), "tiles", QUIET)
-        (left,) = copy.ledger.without_queue("tiles", 20)
+        run(replace(copy, tracking=Broken(copy.settings)), "tiles", QUIET)
+        (left,) = copy.ledger.queues.batches_without("tiles", 20)
         folder.rename(copy.settings.path.parent / "elsewhere")
         make_missing_queues(copy.settings.pipeline("tiles"), copy, QUIET)
         texts = [t.info.response_preview for t in traces(copy) if t.info.tags["reconwatch.key"] == left.key]
@@ -237,11 +246,11 @@ class TestQueue:
         (trace, *_) = [t for t in traces(copy) if t.info.tags["reconwatch.key"] == damaged.key]
         answer(copy, trace, "unsure")
         retire_queues(copy.settings.pipeline("tiles"), copy, QUIET)
-        newest = copy.ledger.decided("tiles")[-1]
-        assert [key for key, _ in copy.ledger.queues("tiles")] == [newest.key]
+        newest = copy.ledger.batches.decided("tiles")[-1]
+        assert [key for key, _ in copy.ledger.queues.of_pipeline("tiles")] == [newest.key]
         assert {t.info.tags["reconwatch.key"] for t in traces(copy)} == {newest.key}
-        assert [label.verdict for label in copy.ledger.labels("tiles")] == ["unsure"]
-        assert copy.ledger.without_queue("tiles", 20) == ()
+        assert [label.verdict for label in copy.ledger.labels.of("tiles")] == ["unsure"]
+        assert copy.ledger.queues.batches_without("tiles", 20) == ()
 
 
 class TestAnswers:
@@ -254,7 +263,7 @@ class TestAnswers:
         answer(copy, mine[1], "false alarm (nominal)", by="bob")
         pipeline = copy.settings.pipeline("tiles")
         assert (read_answers(pipeline, copy, QUIET), read_answers(pipeline, copy, QUIET)) == (2, 0)
-        labels = {label.uri: label for label in copy.ledger.labels("tiles")}
+        labels = {label.uri: label for label in copy.ledger.labels.of("tiles")}
         label = labels[mine[0].info.tags["reconwatch.uri"]]
         assert (label.verdict, label.reviewer, label.way) == ("outlier", "anna", "mlflow")
         assert label.comment == "a <b>scratch</b> at the edge"
@@ -276,7 +285,7 @@ class TestAnswers:
                 answer(copy, trace, "whatever")
         with caplog.at_level("WARNING", logger="quiet"):
             assert read_answers(copy.settings.pipeline("tiles"), copy, QUIET) == 0
-        assert copy.ledger.labels("tiles") == ()
+        assert copy.ledger.labels.of("tiles") == ()
         assert "3 answers in MLflow are left out" in caplog.text
 
     def test_review_measures_and_shows_them(self, copy: Workspace, damaged: BatchRecord) -> None:
@@ -335,7 +344,7 @@ class TestFiles:
         assert (first["label"], first["comment"], first["reviewer"]) == ("nominal", "'=2+3", "bob")
         assert (second["label"], second["reviewer"]) == ("outlier", "anna")
         assert "0 new labels, 2 known" in call("--import", str(path))[2]
-        assert {label.comment for label in copy.ledger.labels("tiles")} == {"=2+3", ""}
+        assert {label.comment for label in copy.ledger.labels.of("tiles")} == {"=2+3", ""}
 
     def test_wrong_rows_are_named_and_the_rest_goes_on(self, call: Call, copy: Workspace, tmp_path: Path) -> None:
         """Each with its line; the exit code says that input was wrong."""
@@ -361,15 +370,15 @@ class TestFiles:
             f"Error: {path}, line 5: labelled_at 'yesterday' is no time: write 2024-05-17T14:30 (UTC), or nothing",
             f"Error: {path}, line 6: labelled_at '{later[:40]}' lies in the future",
         ]
-        assert [label.verdict for label in copy.ledger.labels("tiles")] == ["unsure"]
+        assert [label.verdict for label in copy.ledger.labels.of("tiles")] == ["unsure"]
 
     def test_a_spreadsheet_that_writes_semicolons(self, call: Call, copy: Workspace, tmp_path: Path) -> None:
         """With a mark of the encoding at the beginning, without the columns that nobody needs."""
-        image = batch_review(copy.ledger.decided("tiles")[0], *_of(copy)).asked[0]
+        image = batch_review(copy.ledger.batches.decided("tiles")[0], *_of(copy)).asked[0]
         path = tmp_path / "labels.csv"
         path.write_text(f"batch;image;label\n1-nominal;{image.uri};nominal\n", encoding="utf-8-sig")
         assert call("--import", str(path))[0] == 0
-        assert [label.uri for label in copy.ledger.labels("tiles")] == [image.uri]
+        assert [label.uri for label in copy.ledger.labels.of("tiles")] == [image.uri]
 
     @pytest.mark.parametrize("content", [b"a,b\n1,2\n", b"\xff\xfe\x00", b"batch,image,label\n" + b"x" * 200_000])
     def test_what_is_no_such_file_is_refused(self, call: Call, tmp_path: Path, content: bytes) -> None:
@@ -395,7 +404,7 @@ class TestTerminal:
         assert code == 0
         assert "images wait for a label" in errors
         assert "'what' is no label" in errors
-        labels = copy.ledger.labels("tiles")
+        labels = copy.ledger.labels.of("tiles")
         assert [(one.verdict, one.comment, one.reviewer, one.way) for one in labels] == [
             ("outlier", "a scratch", "anna", "terminal"),
             ("nominal", "", "anna", "terminal"),

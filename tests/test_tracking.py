@@ -133,7 +133,7 @@ class TestTraining:
         """The report's sentences, and where its calibrations are."""
         description = client.get_run(training.run_id).data.tags["mlflow.note.content"]
         assert description.startswith("- linear network on 16 x 16 x 1 images: 5 epochs over")
-        assert workspace.tracking.search_url("tiles", {"training_run": training.run_id}) in description
+        assert workspace.tracking.addresses.search("tiles", {"training_run": training.run_id}) in description
 
 
 class TestBatches:
@@ -178,12 +178,15 @@ class TestBatches:
         """The verdict with its numbers, and links to the report, the champion and the batch before."""
         first, second = (client.get_run(batch.run_id or "") for batch in report.batches[:2])
         description = second.data.tags["mlflow.note.content"]
-        page = workspace.tracking.run_url("tiles", second.info.run_id, "report.html")
+        page = workspace.tracking.addresses.run("tiles", second.info.run_id, "report.html")
         assert description.startswith(f"**WARNING: defects. [Open the report]({page})**")
         assert "- 10 of 20 images are flagged, where about 1 is expected;" in description
         assert f"/runs/{second.info.run_id}/artifacts/report.html?" in page
-        assert f"[version {report.batches[1].version}]({workspace.tracking.version_url('tiles', '1')})" in description
-        before = workspace.tracking.run_url("tiles", first.info.run_id)
+        assert (
+            f"[version {report.batches[1].version}]({workspace.tracking.addresses.version('tiles', '1')})"
+            in description
+        )
+        before = workspace.tracking.addresses.run("tiles", first.info.run_id)
         assert f"The batch before: [1-nominal]({before})." in description
         assert "It is the first batch." in first.data.tags["mlflow.note.content"]
 
@@ -259,16 +262,16 @@ class TestVersions:
     ) -> None:
         """What was promised for which weights, the detector's other calibrations, and the batches that it decided."""
         description = client.get_model_version("tiles", calibration.version).description or ""
-        certificate = workspace.tracking.champion("tiles").champion.certificate
+        certificate = workspace.tracking.registry.champion("tiles").champion.certificate
         assert all(f"- {sentence}" in description for sentence in certificate.sentences())
-        batches = workspace.tracking.search_url("tiles", {"kind": "batch", "version": calibration.version})
+        batches = workspace.tracking.addresses.search("tiles", {"kind": "batch", "version": calibration.version})
         assert f"[The batches that it decided]({batches})" in description
         assert batches.endswith(
             "&searchFilter=tags.%60reconwatch.kind%60%20%3D%20%27batch%27%20and%20"
             "tags.%60reconwatch.version%60%20%3D%20%271%27"
         )
         calibrations = {"kind": "calibration", "training_run": training.run_id}
-        assert workspace.tracking.search_url("tiles", calibrations) in description
+        assert workspace.tracking.addresses.search("tiles", calibrations) in description
 
     def test_nothing_in_it_can_run_code_when_loaded(
         self, workspace: Workspace, calibration: CalibrationReport, tmp_path: Path
@@ -283,7 +286,7 @@ class TestVersions:
 
     def test_the_champion_comes_back_as_it_was(self, workspace: Workspace, calibration: CalibrationReport) -> None:
         """What scores batches is what was registered: weights, threshold and calibration scores."""
-        version = workspace.tracking.champion("tiles")
+        version = workspace.tracking.registry.champion("tiles")
         assert (version.version, version.calibration_run) == (calibration.version, calibration.run_id)
         assert version.champion.threshold == calibration.threshold
         assert len(version.champion.calibration_scores) == calibration.threshold.n_nominal
@@ -291,7 +294,7 @@ class TestVersions:
     def test_an_absent_champion_is_said(self, workspace: Workspace) -> None:
         """The sentence says which commands make one."""
         with pytest.raises(InputError, match="pipeline 'wood' has no champion yet: run 'reconwatch train wood'"):
-            workspace.tracking.champion("wood")
+            workspace.tracking.registry.champion("wood")
 
 
 class TestRuns:
@@ -337,7 +340,7 @@ class TestPictures:
         self, workspace: Workspace, report: RunReport, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """A picture without measure is not fetched."""
-        monkeypatch.setattr("flows.tracking.LARGEST_PICTURE", 100)
+        monkeypatch.setattr("flows.tracking.tracking.LARGEST_PICTURE", 100)
         run_id = report.batches[0].run_id
         assert run_id is not None
         assert workspace.tracking.picture(run_id, "worst.png") is None

@@ -73,7 +73,7 @@ def client(workspace: Workspace) -> MlflowClient:
 
 def stream(workspace: Workspace) -> Stream:
     """The stream of the champion."""
-    record = workspace.ledger.stream("tiles", workspace.tracking.champion("tiles").calibration_run)
+    record = workspace.ledger.streams.of("tiles", workspace.tracking.registry.champion("tiles").calibration_run)
     assert record is not None
     return Stream.from_json(record.state)
 
@@ -141,7 +141,7 @@ class TestReview:
             assert (len(audited), set(audited["status"])) == (10, {"scored"})
         pipeline, inbox = workspace.settings.pipeline("tiles"), folder / "data" / "inbox"
         (damaged,) = path_batches([inbox / "2-damaged"])
-        champion = workspace.tracking.champion("tiles").champion
+        champion = workspace.tracking.registry.champion("tiles").champion
         again = score_batch(damaged, champion, pipeline, QUIET, lambda: None, manifest_hash=damaged.manifest_hash())
         table = batches["2-damaged"].table
         assert table is not None
@@ -153,8 +153,8 @@ class TestStream:
 
     def test_it_holds_the_batches_that_raised_no_alarm(self, first: RunReport, workspace: Workspace) -> None:
         """Each once, with exactly their counts."""
-        champion = workspace.tracking.champion("tiles").calibration_run
-        calm = [record for record in workspace.ledger.decided("tiles") if not record.alarm]
+        champion = workspace.tracking.registry.champion("tiles").calibration_run
+        calm = [record for record in workspace.ledger.batches.decided("tiles") if not record.alarm]
         calm = [record for record in calm if record.calibration_version == champion]
         evidence = stream(workspace).evidence
         counts = (len(calm), sum(record.n_scored for record in calm), sum(record.n_flagged for record in calm))
@@ -207,7 +207,7 @@ class TestOlderRecords:
     def test_a_verdict_without_the_newer_tests_loads(self, first: RunReport, workspace: Workspace) -> None:
         """What it does not know is None, and everything else is as it was."""
         newer = ("moved_p_value", "moved_distance", "smallest_distance", "median_shift", "nominal_batches")
-        record = workspace.ledger.decided("tiles")[0]
+        record = workspace.ledger.batches.decided("tiles")[0]
         older = {key: value for key, value in record.verdict.items() if key not in (*newer, "overdispersion")}
         claim = workspace.ledger.claim("older", "lot", "images", "1", "calibration")
         assert isinstance(claim, Claim)
@@ -236,13 +236,13 @@ class TestCertificate:
         self, first: RunReport, client: MlflowClient, workspace: Workspace, tmp_path: Path, small_images: SmallImages
     ) -> None:
         """One sentence names the version, what the certificate does not cover, and what to do; nothing is scored."""
-        number, tags = workspace.tracking.champion_version("tiles") or ("", {})
+        number, tags = workspace.tracking.registry.champion_version("tiles") or ("", {})
         place = urlparse(client.get_run(tags["reconwatch.calibration_run"]).info.artifact_uri).path
         champion = Path(unquote(place)) / "model" / "artifacts" / "champion"
         certificate, vouching = champion / "certificate.json", champion / "champion.json"
         originals = {path: path.read_text() for path in (certificate, vouching)}
         small_images(tmp_path / "batch", 4, 70)
-        done = workspace.ledger.count("tiles")
+        done = workspace.ledger.batches.count("tiles")
         certificate.write_text(json.dumps(json.loads(originals[certificate]) | {"weights_sha256": "0" * 64}))
         vouching.write_text(json.dumps({name: sha256((champion / name).read_bytes()).hexdigest() for name in PARTS}))
         with pytest.raises(InputError) as refused:
@@ -251,4 +251,4 @@ class TestCertificate:
             path.write_text(text)
         assert str(refused.value).startswith(f"version {number} of pipeline 'tiles' decides no batch: the champion in ")
         assert str(refused.value).endswith("was given for another state of the network's weights: calibrate again.")
-        assert workspace.ledger.count("tiles") == done
+        assert workspace.ledger.batches.count("tiles") == done

@@ -114,7 +114,7 @@ class Line:
 
     def sent(self) -> list[PendingAlert]:
         """Every message of the pipeline, in its order; none is ever delivered here."""
-        return [alert for alert in self.ledger.pending_alerts() if alert.pipeline == self.pipeline.name]
+        return [alert for alert in self.ledger.outbox.pending() if alert.pipeline == self.pipeline.name]
 
     def heard(self, channel: str = "ops") -> list[str]:
         """The kinds of what a channel was sent, in order."""
@@ -122,11 +122,11 @@ class Line:
 
     def incidents(self) -> tuple[Incident, ...]:
         """Every incident of the pipeline, the oldest first."""
-        return self.ledger.incidents(self.pipeline.name, closed=True)[::-1]
+        return self.ledger.incidents.newest(self.pipeline.name, closed=True)[::-1]
 
     def open(self) -> list[str]:
         """The kinds of the open incidents, the oldest first."""
-        return [incident.kind for incident in self.ledger.incidents(self.pipeline.name)][::-1]
+        return [incident.kind for incident in self.ledger.incidents.newest(self.pipeline.name)][::-1]
 
 
 def pipeline(
@@ -690,7 +690,7 @@ def live(tiles: Line, events: list[tuple[Any, ...]]) -> None:
             tiles.wait(event[1])
         else:
             tiles.clock.now += timedelta(seconds=1)
-            there = tiles.ledger.incidents(tiles.pipeline.name, closed=event[0] == "judge")
+            there = tiles.ledger.incidents.newest(tiles.pipeline.name, closed=event[0] == "judge")
             if event[1] < len(there):
                 number = there[event[1]].number
                 if event[0] == "ack":

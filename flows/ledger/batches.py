@@ -1,0 +1,122 @@
+"""The batches that are finished."""
+
+import json
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+from flows.ledger.database import Database
+from flows.ledger.tables import BATCHES, INCIDENT_BATCHES, INCIDENTS, JUDGEMENTS
+
+
+@dataclass(frozen=True)
+class BatchRecord:
+    """A finished batch; `verdict` is what `finish` was given, as JSON values.
+
+    Attributes:
+        false_alarm: whether people say so of everything that it alarmed for.
+    """
+
+    key: str
+    pipeline: str
+    batch: str
+    manifest_hash: str
+    model_version: str
+    calibration_version: str
+    run_id: str
+    finished_at: datetime
+    attempts: int
+    alarm: bool
+    n_scored: int
+    n_flagged: int
+    n_unreadable: int
+    verdict: dict[str, Any]
+    false_alarm: bool = False
+
+
+_FALSE = JUDGEMENTS.c.judgement == "false alarm"
+_TRUE_ALARM = sa.exists().where(
+    JUDGEMENTS.c.judgement == "true alarm", JUDGEMENTS.c.batch_key == BATCHES.c.key
+)  # also of a batch that raised no alarm: it was missed
+_FINDING_THAT_STANDS = sa.exists().where(
+    INCIDENT_BATCHES.c.batch_key == BATCHES.c.key,
+    INCIDENT_BATCHES.c.incident == INCIDENTS.c.number,
+    ~sa.exists().where(
+        _FALSE,
+        JUDGEMENTS.c.batch_key == INCIDENT_BATCHES.c.batch_key,
+        JUDGEMENTS.c.finding == INCIDENTS.c.kind,
+    ),
+)
+FALSE_ALARM = sa.exists().where(_FALSE, JUDGEMENTS.c.batch_key == BATCHES.c.key) & ~_FINDING_THAT_STANDS
+RECORDS = sa.select(BATCHES, FALSE_ALARM.label("false_alarm"))
+
+
+@dataclass(frozen=True)
+class Batches:
+    """The finished batches of every pipeline."""
+
+    _database: Database
+
+    def is_done(self, pipeline: str, manifest_hash: str, model_version: str | None = None) -> bool:
+        """Whether these images were judged before: under any model, or under this one."""
+        done = (BATCHES.c.pipeline == pipeline) & (BATCHES.c.manifest_hash == manifest_hash)
+        done &= BATCHES.c.status == "done"
+        if model_version is not None:
+            done &= BATCHES.c.model_version == model_version
+        return bool(self._database.rows(sa.select(BATCHES.c.key).where(done).limit(1)))
+
+    def history(self, pipeline: str, limit: int = 20) -> tuple[BatchRecord, ...]:
+        """The last `limit` finished batches of a pipeline, the newest first."""
+        done = (BATCHES.c.pipeline == pipeline) & (BATCHES.c.status == "done")
+        newest = (BATCHES.c.finished_at.desc(), BATCHES.c.key)
+        return tuple(map(record_of, self._database.rows(RECORDS.where(done).order_by(*newest).limit(limit))))
+
+    def finished(self, key: str) -> BatchRecord | None:
+        """The finished batch of that key; None where there is none."""
+        rows = self._database.rows(RECORDS.where((BATCHES.c.key == key) & (BATCHES.c.status == "done")))
+        return record_of(rows[0]) if rows else None
+
+    def decided(
+        self, pipeline: str, since: datetime | None = None, until: datetime | None = None
+    ) -> tuple[BatchRecord, ...]:
+        """The batches of a pipeline that were finished from `since` on and before `until`, the oldest first."""
+        done = (BATCHES.c.pipeline == pipeline) & (BATCHES.c.status == "done")
+        if since is not None:
+            done &= BATCHES.c.finished_at >= since
+        if until is not None:
+            done &= BATCHES.c.finished_at < until
+        query = RECORDS.where(done).order_by(BATCHES.c.finished_at, BATCHES.c.key)
+        return tuple(map(record_of, self._database.rows(query)))
+
+    def nominal_counts(self, pipeline: str, calibration_version: str, limit: int) -> tuple[tuple[int, int], ...]:
+        """(flagged, scored) of the last batches that this calibration decided without an alarm, or with one that people
+        say was false, the newest first; without those of which they say that an alarm was due."""
+        nominal = _nominal(pipeline, calibration_version) & (BATCHES.c.n_scored > 0)
+        query = sa.select(BATCHES.c.n_flagged, BATCHES.c.n_scored).where(nominal)
+        rows = self._database.rows(query.order_by(BATCHES.c.finished_at.desc(), BATCHES.c.key).limit(limit))
+        return tuple((row.n_flagged, row.n_scored) for row in rows)
+
+    def false_alarms(self, pipeline: str, calibration_version: str) -> tuple[int, int]:
+        """How many batches of this calibration alarmed falsely, as people say, and how many count as nominal."""
+        query = sa.select(BATCHES.c.alarm).where(_nominal(pipeline, calibration_version))
+        alarms = [row.alarm for row in self._database.rows(query)]
+        return sum(alarms), len(alarms)
+
+    def count(self, pipeline: str) -> int:
+        """How many batches of a pipeline are finished."""
+        done = (BATCHES.c.pipeline == pipeline) & (BATCHES.c.status == "done")
+        return int(self._database.rows(sa.select(sa.func.count()).select_from(BATCHES).where(done))[0][0])
+
+
+def _nominal(pipeline: str, calibration_version: str) -> sa.ColumnElement[bool]:
+    ours = (BATCHES.c.pipeline == pipeline) & (BATCHES.c.calibration_version == calibration_version)
+    done = ours & (BATCHES.c.status == "done")
+    return done & (BATCHES.c.alarm.is_(False) | FALSE_ALARM) & ~_TRUE_ALARM
+
+
+def record_of(row: sa.Row[Any]) -> BatchRecord:
+    """The batch of a row of RECORDS."""
+    names = [name for name in BatchRecord.__dataclass_fields__ if name != "verdict"]
+    return BatchRecord(**{name: row._mapping[name] for name in names}, verdict=json.loads(row.verdict))

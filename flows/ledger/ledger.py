@@ -1,0 +1,153 @@
+"""The ledger as one thing: its batches are claimed and finished here, and its parts tell and keep the rest."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Self
+
+import sqlalchemy as sa
+
+from flows.ledger.batches import Batches
+from flows.ledger.claims import AlreadyDone, Busy, Claim, batch_key, held_by, lost
+from flows.ledger.database import Database
+from flows.ledger.incidents import IncidentBook, Incidents, begun_book
+from flows.ledger.manifests import Manifests
+from flows.ledger.outbox import Outbox, OutboxEntry, enter
+from flows.ledger.reviews import Labels, Queues
+from flows.ledger.schema import create
+from flows.ledger.streams import FollowStream, Streams, followed
+from flows.ledger.tables import BATCHES
+from flows.ledger.timeline import Timeline, add_point
+from flows.ledger.values import json_text, utc_now
+from flows.processes import Process, this_process
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """The ledger in one database; get it from `Ledger.open`. Every method is one transaction."""
+
+    _database: Database
+    batches: Batches
+    streams: Streams
+    timeline: Timeline
+    incidents: Incidents
+    labels: Labels
+    queues: Queues
+    manifests: Manifests
+    outbox: Outbox
+
+    @classmethod
+    def open(
+        cls, url: str, clock: Callable[[], datetime] = utc_now, process: Callable[[], Process] = this_process
+    ) -> Self:
+        """The ledger at `url` (`sqlite:////absolute/path.db`, `postgresql+psycopg://...`), created where there is none.
+
+        Raises InputError where the database cannot be used or was written by a newer reconwatch.
+        """
+        database = Database.of(url, clock, process)
+        create(database)
+        return cls(
+            database,
+            batches=Batches(database),
+            streams=Streams(database),
+            timeline=Timeline(database),
+            incidents=Incidents(database),
+            labels=Labels(database),
+            queues=Queues(database),
+            manifests=Manifests(database),
+            outbox=Outbox(database),
+        )
+
+    def close(self) -> None:
+        """Closes the connections now and not when the ledger is let go of; a later call opens new ones."""
+        self._database.close()
+
+    def claim(
+        self, pipeline: str, batch: str, manifest_hash: str, model_version: str, calibration_version: str
+    ) -> Claim | AlreadyDone | Busy:
+        """A Claim where the batch is ours now, AlreadyDone where it is finished, Busy where a living process has it."""
+        key = batch_key(pipeline, manifest_hash, model_version, calibration_version)
+        owner, now = self._database.process().owner(), self._database.clock()
+        first = self._database.inserted(
+            BATCHES,
+            key=key,
+            pipeline=pipeline,
+            batch=batch,
+            manifest_hash=manifest_hash,
+            model_version=model_version,
+            calibration_version=calibration_version,
+            status="claimed",
+            owner=owner,
+            claimed_at=now,
+            renewed_at=now,
+            attempts=1,
+        )
+        if first:
+            return Claim(key, pipeline, batch, owner, attempt=1)
+        while True:
+            held = self._database.rows(sa.select(BATCHES).where(BATCHES.c.key == key))[0]
+            if held.status == "done":
+                return AlreadyDone(key, held.run_id, held.finished_at)
+            if self._database.alive(held.owner, held.renewed_at):
+                return Busy(key, held.owner, held.renewed_at)
+            if self._taken_over(held, batch, owner, now):
+                return Claim(key, pipeline, batch, owner, held.attempts + 1)
+
+    def _taken_over(self, held: sa.Row[Any], batch: str, owner: str, now: datetime) -> bool:
+        unchanged = (BATCHES.c.owner == held.owner) & (BATCHES.c.renewed_at == held.renewed_at)
+        return self._database.changed(
+            BATCHES,
+            (BATCHES.c.key == held.key) & (BATCHES.c.status == "claimed") & unchanged,
+            owner=owner,
+            batch=batch,
+            attempts=held.attempts + 1,
+            renewed_at=now,
+        )
+
+    def renew(self, claim: Claim) -> None:
+        """Says that the claim's owner still works on it; another host waits 10 minutes from here. Raises LostClaim."""
+        if not self._database.changed(BATCHES, held_by(claim), renewed_at=self._database.clock()):
+            raise lost(claim)
+
+    def release(self, claim: Claim) -> None:
+        """Gives a claim back, so that anyone may take the batch at once; nothing where it was lost or finished."""
+        self._database.changed(BATCHES, held_by(claim), owner="")
+
+    def finish(
+        self,
+        claim: Claim,
+        *,
+        run_id: str,
+        verdict: Mapping[str, Any],
+        alarm: bool,
+        n_scored: int,
+        n_flagged: int,
+        n_unreadable: int,
+        alerts: Sequence[OutboxEntry] = (),
+        stream: FollowStream | None = None,
+        settle: Callable[[IncidentBook], None] | None = None,
+        point: Callable[[], Mapping[str, float | None]] = dict,
+    ) -> None:
+        """Writes that the batch is done, its alerts, what `stream` makes of its calibration's stream, what `settle`
+        does to the pipeline's incidents, and then the `point` of the time line, in one transaction; raises LostClaim
+        (and writes nothing) where another process has taken the batch over meanwhile."""
+        now = self._database.clock()
+        done = sa.update(BATCHES).where(held_by(claim))
+        done = done.values(status="done", run_id=run_id, finished_at=now, verdict=json_text(verdict), alarm=alarm)
+        done = done.values(n_scored=n_scored, n_flagged=n_flagged, n_unreadable=n_unreadable)
+        with self._database.transaction() as connection:
+            if connection.execute(done).rowcount == 0:
+                raise lost(claim)
+            raised = () if stream is None else followed(connection, claim, stream)
+            for alert in (*alerts, *raised):
+                enter(connection, claim.pipeline, claim.key, alert, now)
+            if settle is not None:
+                settle(begun_book(self._database, connection, claim.pipeline, now))
+            add_point(connection, claim, point())
+
+
+def open_ledger(workspace: Path, environment: Mapping[str, str]) -> Ledger:
+    """The ledger in the workspace's folder, or the one that RECONWATCH_LEDGER_URL names."""
+    workspace.mkdir(parents=True, exist_ok=True)
+    return Ledger.open(environment.get("RECONWATCH_LEDGER_URL") or f"sqlite:///{workspace / 'ledger.db'}")

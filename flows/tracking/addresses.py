@@ -1,0 +1,38 @@
+"""Where a browser shows runs, pictures and versions."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from urllib.parse import quote
+
+from flows.tracking.store import Store
+
+VIEW = "?workflowType=machine_learning"  # without it MLflow shows the pages of its language-model side
+
+
+@dataclass(frozen=True)
+class Addresses:
+    """The addresses of what MLflow shows."""
+
+    _store: Store
+
+    def run(self, pipeline: str, run_id: str, artifact: str = "") -> str:
+        """Where a browser shows the run, or one of its artifacts."""
+        place = f"/artifacts/{quote(artifact)}" if artifact else ""
+        return f"{self._store.dashboard}/#/experiments/{self._store.experiment(pipeline)}/runs/{run_id}{place}{VIEW}"
+
+    def search(self, pipeline: str, tags: Mapping[str, str]) -> str:
+        """Where a browser shows the pipeline's runs that have these `reconwatch.` tags."""
+        condition = " and ".join(f"tags.`reconwatch.{name}` = '{value}'" for name, value in tags.items())
+        return f"{self.pipeline(pipeline)}&searchFilter={quote(condition)}"
+
+    def version(self, pipeline: str, version: str) -> str:
+        """Where a browser shows a version of the pipeline's model."""
+        return f"{self._store.dashboard}/#/models/{quote(pipeline)}/versions/{version}{VIEW}"
+
+    def picture(self, run_id: str, name: str) -> str:
+        """The address of a picture among the run's artifacts, for pages of MLflow itself."""
+        return f"{self._store.dashboard}/get-artifact?path={quote(name, safe='')}&run_uuid={run_id}"
+
+    def pipeline(self, pipeline: str) -> str:
+        """Where a browser shows all runs of the pipeline."""
+        return f"{self._store.dashboard}/#/experiments/{self._store.experiment(pipeline)}/runs{VIEW}"

@@ -1,0 +1,191 @@
+"""The queues of MLflow's Review tab, in which people are asked about images."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from time import time_ns
+
+from mlflow.entities import Assessment, Span
+from mlflow.exceptions import MlflowException
+from mlflow.genai.label_schemas import InputCategorical
+from mlflow.tracing.client import TracingClient
+
+from flows.tracking.store import Store
+
+VERDICT = "verdict"  # the question of a review queue, and the name of its answers
+
+
+@dataclass(frozen=True)
+class ReviewQueue:
+    """A queue of images in MLflow's Review tab: its id, and where a browser shows it."""
+
+    id: str
+    url: str
+
+
+@dataclass(frozen=True)
+class Question:
+    """One image in a queue, as MLflow asks about it: a text on it, and what was found, both Markdown.
+
+    The key of its batch and its address are what answers are known by. MLflow shows 1,000 characters of each text, and
+    asks in the order of `place`.
+    """
+
+    key: str
+    uri: str
+    place: int
+    name: str
+    text: str
+    found: str
+
+    @property
+    def trace_id(self) -> str:
+        """The id of the trace that asks it: the same however often it is asked."""
+        return f"tr-{self._identity[:16].hex()}"
+
+    @property
+    def _identity(self) -> bytes:
+        """What was attached to a queue at once stands there in the order of the ids."""
+        return self.place.to_bytes(4) + hashlib.sha256(f"{self.key}\0{self.uri}".encode()).digest()
+
+    def span(self, now: int) -> Span:
+        """The one span of its trace, in the form that the Review tab shows; `now` in nanoseconds."""
+        identity, at = self._identity, now - self.place * 1_000_000
+        attributes = {
+            "mlflow.traceRequestId": self.trace_id,
+            "mlflow.spanType": "CHAT_MODEL",
+            "mlflow.spanInputs": {"messages": [{"role": "user", "content": self.text}]},
+            "mlflow.spanOutputs": {"choices": [{"message": {"role": "assistant", "content": self.found}}]},
+            "mlflow.traceTag.reconwatch.key": self.key,
+            "mlflow.traceTag.reconwatch.uri": self.uri,
+        }
+        return Span.from_dict(
+            {
+                "trace_id": base64.b64encode(identity[:16]).decode(),
+                "span_id": base64.b64encode(identity[16:24]).decode(),
+                "parent_span_id": None,
+                "name": self.name,
+                "start_time_unix_nano": at,
+                "end_time_unix_nano": at,
+                "status": {"code": "STATUS_CODE_OK", "message": ""},
+                "attributes": {name: json.dumps(value) for name, value in attributes.items()},
+            }
+        )
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a person answered to a question in MLflow; everything but the time is text of strangers."""
+
+    key: str
+    uri: str
+    verdict: str
+    comment: str
+    reviewer: str
+    at: datetime
+
+
+@dataclass(frozen=True)
+class ReviewQueues:
+    """The review queues of every pipeline."""
+
+    _store: Store
+
+    def queue(self, pipeline: str, name: str, choices: Sequence[str], instruction: str) -> ReviewQueue:
+        """The review queue of that name, made where there is none yet."""
+        experiment, client = self._review_experiment(pipeline), TracingClient(self._store.uri)
+        try:
+            queue = client._get_review_queue_by_name(experiment, name)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            schema = self._verdict_schema(client, experiment, choices, instruction)
+            queue = client._create_review_queue(experiment, name=name, queue_type="custom", schema_ids=[schema])
+        return ReviewQueue(queue.queue_id, self._queue_url(experiment, queue.queue_id))
+
+    def ask(self, pipeline: str, queue_id: str, questions: Sequence[Question]) -> None:
+        """Put questions into a queue; those that are in it stay as they are."""
+        client, now = TracingClient(self._store.uri), time_ns()
+        client.log_spans(self._review_experiment(pipeline), [question.span(now) for question in questions])
+        client._add_items_to_review_queue(queue_id, item_ids=[question.trace_id for question in questions])
+
+    def answers(self, pipeline: str) -> list[Answer]:
+        """What people answered in the pipeline's queues; of what they changed, the last."""
+        found = self._store.client.get_experiment_by_name(f"reconwatch/{pipeline} review")
+        if found is None or found.lifecycle_stage == "deleted":
+            return []
+        client, answers, page = TracingClient(self._store.uri), list[Answer](), None
+        while True:
+            traces = client.search_traces(
+                locations=[found.experiment_id],
+                filter_string=f"feedback.{VERDICT} IS NOT NULL",
+                max_results=500,
+                page_token=page,
+                include_spans=False,
+            )
+            for trace in traces:
+                tags = trace.info.tags
+                given = (a for a in trace.info.assessments if a.name == VERDICT and a.valid and a.feedback is not None)
+                answers += [_answer(tags, assessment) for assessment in given]
+            page = traces.token
+            if not page:
+                return answers
+
+    def url(self, pipeline: str, queue_id: str) -> str:
+        """Where a browser shows a queue."""
+        return self._queue_url(self._review_experiment(pipeline), queue_id)
+
+    def delete(self, pipeline: str, queue_id: str) -> None:
+        """Delete a review queue and its questions, with their answers; nothing where it is gone."""
+        client, experiment = TracingClient(self._store.uri), self._review_experiment(pipeline)
+        try:
+            items = client._list_review_queue_items(queue_id, max_results=1000)
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return
+            raise
+        ids = [item.item_id for item in items]
+        for start in range(0, len(ids), 100):  # as many as MLflow takes at once
+            client.delete_traces(experiment, trace_ids=ids[start : start + 100])
+        client._delete_review_queue(queue_id)
+
+    def _verdict_schema(self, client: TracingClient, experiment: str, choices: Sequence[str], instruction: str) -> str:
+        try:
+            return str(client._get_label_schema_by_name(experiment, VERDICT).schema_id)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+        schema = client._create_label_schema(
+            experiment_id=experiment,
+            name=VERDICT,
+            type="feedback",
+            input=InputCategorical(options=list(choices)),
+            instruction=instruction,
+            enable_comment=True,
+        )
+        return str(schema.schema_id)
+
+    def _review_experiment(self, pipeline: str) -> str:
+        return self._store.experiment(f"{pipeline} review", "genai_development")
+
+    def _queue_url(self, experiment: str, queue_id: str) -> str:
+        return (
+            f"{self._store.dashboard}/#/experiments/{experiment}/review-queue"
+            f"?workflowType=genai&selectedQueueId={queue_id}"
+        )
+
+
+def _answer(tags: Mapping[str, str], given: Assessment) -> Answer:
+    return Answer(
+        key=tags.get("reconwatch.key", ""),
+        uri=tags.get("reconwatch.uri", ""),
+        verdict=str(given.feedback.value if given.feedback else ""),
+        comment=given.rationale or "",
+        reviewer=given.source.source_id or "",
+        at=datetime.fromtimestamp((given.last_update_time_ms or 0) / 1000, UTC),
+    )

@@ -1,0 +1,140 @@
+"""The MLflow store itself: connected to once, its experiments, and what is said where it does not answer."""
+
+from __future__ import annotations
+
+import logging
+import urllib.error
+import urllib.request
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+from filelock import FileLock
+from mlflow import MlflowClient
+from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
+
+from flows.config import Settings
+
+
+class TrackingUnavailable(RuntimeError):  # noqa: N818 (it says what happened)
+    """The MLflow store does not answer; the message says which, and what to do."""
+
+
+class ArtifactMissing(RuntimeError):  # noqa: N818 (it says what happened)
+    """MLflow does not give an artifact: its run or its file was deleted, or cannot be reached."""
+
+
+@dataclass(frozen=True)
+class Store:
+    """One MLflow store, to which a client is connected.
+
+    Attributes:
+        embedded: whether it is the workspace's own.
+        dashboard: the address under which a browser shows it.
+    """
+
+    uri: str
+    embedded: bool
+    workspace: Path
+    dashboard: str
+    client: MlflowClient
+
+    @classmethod
+    def opened(cls, settings: Settings, environment: Mapping[str, str]) -> Store:
+        """The store that MLFLOW_TRACKING_URI names, or the workspace's own, made where there is none yet.
+
+        Raises:
+            TrackingUnavailable: it does not answer.
+        """
+        embedded = not environment.get("MLFLOW_TRACKING_URI")  # compose files set it to nothing
+        uri = environment.get("MLFLOW_TRACKING_URI") or f"sqlite:///{settings.workspace / 'mlflow.db'}"
+        dashboard = uri if uri.startswith("http") else settings.dashboard
+        return cls(uri, embedded, settings.workspace, dashboard.rstrip("/"), _connected(uri, settings.workspace))
+
+    def experiment(self, pipeline: str, kind: str = "custom_model_development") -> str:
+        """The id of the pipeline's experiment, made where there is none yet."""
+        name = f"reconwatch/{pipeline}"
+        found = self.client.get_experiment_by_name(name)
+        if found is not None and found.lifecycle_stage == "deleted":
+            raise TrackingUnavailable(
+                f"the MLflow experiment {name!r} was deleted: restore it with "
+                f"'mlflow experiments restore --experiment-id {found.experiment_id}', or rename the pipeline"
+            )
+        if found is not None:
+            return str(found.experiment_id)
+        folder = (self.workspace / "artifacts" / quote(pipeline)).as_uri() if self.embedded else None
+        tags = {"mlflow.experimentKind": kind, "reconwatch.pipeline": pipeline.removesuffix(" review")}
+        try:
+            return str(self.client.create_experiment(name, folder, tags))
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+            return self.experiment(pipeline, kind)
+
+    def search(self, pipeline: str, kind: str, condition: str, limit: int) -> Sequence[Run]:
+        """The newest runs of `kind` of a pipeline that fulfil a condition."""
+        runs: Sequence[Run] = self.client.search_runs(
+            [self.experiment(pipeline)],
+            f"tags.`reconwatch.kind` = '{kind}' and {condition}",
+            max_results=limit,
+            order_by=["attributes.start_time DESC"],
+        )
+        return runs
+
+    def download(self, run_id: str, name: str, folder: Path) -> Path:
+        """The artifact or folder of artifacts `name`, copied into `folder`.
+
+        Raises:
+            ArtifactMissing: MLflow does not give it.
+        """
+        try:
+            return Path(self.client.download_artifacts(run_id, name, str(folder)))
+        except (MlflowException, OSError) as error:
+            raise ArtifactMissing(f"MLflow does not give {name} of run {run_id} ({first_line(error)})") from error
+
+
+def _connected(uri: str, workspace: Path) -> MlflowClient:
+    for noisy in ("alembic", "mlflow"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
+    logging.getLogger("mlflow.utils.environment").setLevel(logging.ERROR)
+    if uri.startswith("http"):
+        _require_server(uri)
+    workspace.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(workspace / "mlflow.lock"):  # two processes that migrate one new database both crash
+            client = MlflowClient(uri, uri)  # migrates
+            client.search_experiments(max_results=1)
+    except Exception as error:  # mlflow lets SQLAlchemy's and its own errors through
+        raise TrackingUnavailable(
+            f"the MLflow store {without_password(uri)} cannot be opened: {first_line(error)}"
+        ) from error
+    return client
+
+
+def _require_server(uri: str) -> None:
+    try:
+        with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=5):
+            return
+    except urllib.error.HTTPError as error:
+        if error.code in (401, 403):
+            return  # it is there; the client brings the credentials
+        reason = f"it answered {error.code}"
+    except (OSError, ValueError) as error:
+        reason = str(getattr(error, "reason", error))
+    raise TrackingUnavailable(
+        f"the MLflow server {without_password(uri)} does not answer ({reason}): start it, or unset "
+        "MLFLOW_TRACKING_URI to use the workspace's own store"
+    )
+
+
+def without_password(uri: str) -> str:
+    """An address as it may be shown."""
+    scheme, _, rest = uri.partition("://")
+    return f"{scheme}://{rest.rpartition('@')[2]}"
+
+
+def first_line(error: BaseException) -> str:
+    """What went wrong, in one line."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,275 @@
+"""The runs of every pipeline, and what they hold."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from time import time
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+from mlflow.entities import Dataset, DatasetInput, Metric, Param, RunTag
+from mlflow.exceptions import MlflowException
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+from PIL import Image
+
+from flows.config import Settings
+from flows.processes import highest_memory, owner_is_alive, this_process
+from flows.tracking.addresses import Addresses
+from flows.tracking.registry import Registry
+from flows.tracking.review import ReviewQueues
+from flows.tracking.store import Store, without_password
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+LARGEST_PICTURE = 32_000_000  # bytes
+METRICS_AT_ONCE = 1000  # as many as MLflow takes
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """A finished training run: its id, its tags and its folder of artifacts `name` through `Tracking.artifact`."""
+
+    run_id: str
+    tags: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class LoggedPoint:
+    """Metrics of one step; a value of None is left out."""
+
+    step: int
+    time: datetime
+    metrics: Mapping[str, float | None]
+
+
+class Tracking:
+    """One MLflow store: an embedded one in the workspace, or the server that MLFLOW_TRACKING_URI names.
+
+    Attributes:
+        addresses: where a browser shows what is in it.
+        registry: the versions of the pipelines' models.
+        review: the queues in which people are asked about images.
+    """
+
+    def __init__(
+        self, settings: Settings, environment: Mapping[str, str], tags: Mapping[str, str] = MappingProxyType({})
+    ) -> None:
+        """The store; every run that is started gets the tags."""
+        self._store = Store.opened(settings, environment)
+        self._tags = tags
+        self.addresses = Addresses(self._store)
+        self.registry = Registry(self._store)
+        self.review = ReviewQueues(self._store)
+
+    @property
+    def uri(self) -> str:
+        """The store's address."""
+        return self._store.uri
+
+    @property
+    def embedded(self) -> bool:
+        """Whether it is the workspace's own."""
+        return self._store.embedded
+
+    @property
+    def shown_uri(self) -> str:
+        """The store's address without its password."""
+        return without_password(self._store.uri)
+
+    # Runs
+
+    def start_run(self, pipeline: str, kind: str, name: str, tags: Mapping[str, str]) -> str:
+        """A new run of `kind` (training, calibration, batch, monitor) in the pipeline's experiment; its id."""
+        tags = {"reconwatch.kind": kind, "reconwatch.pipeline": pipeline, **self._tags, **tags}
+        run = self._store.client.create_run(self._store.experiment(pipeline), run_name=name, tags=tags)
+        return str(run.info.run_id)
+
+    @contextmanager
+    def run(self, pipeline: str, kind: str, name: str, tags: Mapping[str, str]) -> Iterator[str]:
+        """A run that ends FINISHED, or FAILED with the reason as a tag where its body raises."""
+        run_id = self.start_run(pipeline, kind, name, tags)
+        try:
+            yield run_id
+        except BaseException as error:
+            self._store.client.set_tag(run_id, "reconwatch.failure", f"{type(error).__name__}: {error}"[:500])
+            self._store.client.set_terminated(run_id, "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+            raise
+        self.finish(run_id)
+
+    def lasting_run(self, pipeline: str, kind: str, name: str) -> str:
+        """The pipeline's one run of `kind`, to which more is added each time; made where there is none yet."""
+        runs = self._store.search(pipeline, kind, "attributes.status = 'FINISHED'", 1)
+        if runs:
+            return str(runs[0].info.run_id)
+        run_id = self.start_run(pipeline, kind, name, {})
+        self.finish(run_id)
+        return run_id
+
+    def finish(self, run_id: str) -> None:
+        """End the run as FINISHED, and note how much memory this took."""
+        self._store.client.log_metric(run_id, "highest_memory_mib", round(highest_memory() / 2**20))
+        self._store.client.set_terminated(run_id, "FINISHED")
+
+    def log(
+        self,
+        run_id: str,
+        params: Mapping[str, Any] | None = None,
+        metrics: Mapping[str, float | None] | None = None,
+        tags: Mapping[str, str] | None = None,
+        step: int = 0,
+    ) -> None:
+        """Parameters, metrics and tags in one call; a metric of None is left out."""
+        now = int(time() * 1000)
+        self._store.client.log_batch(
+            run_id,
+            metrics=[
+                Metric(key, float(value), now, step) for key, value in (metrics or {}).items() if value is not None
+            ],
+            params=[Param(key, str(value)[:6000]) for key, value in (params or {}).items()],
+            tags=[RunTag(key, str(value)[:5000]) for key, value in (tags or {}).items()],
+            synchronous=True,
+        )
+
+    def log_points(self, run_id: str, points: Iterable[LoggedPoint]) -> None:
+        """Metrics of many steps. One that is there already, with the same step, time and value, is not added again."""
+        metrics = [
+            Metric(key, float(value), int(point.time.timestamp() * 1000), point.step)
+            for point in points
+            for key, value in point.metrics.items()
+            if value is not None
+        ]
+        for start in range(0, len(metrics), METRICS_AT_ONCE):
+            self._store.client.log_batch(run_id, metrics[start : start + METRICS_AT_ONCE], synchronous=True)
+
+    def log_data(self, run_id: str, name: str, digest: str, source: str, profile: Mapping[str, Any]) -> None:
+        """What data went in, for the run's Datasets column."""
+        data = Dataset(
+            name, digest[:36], "reconwatch", json.dumps({"uri": source}), schema=None, profile=json.dumps(dict(profile))
+        )
+        self._store.client.log_inputs(run_id, [DatasetInput(data)])
+
+    def is_there(self, run_id: str) -> bool:
+        """Whether a run exists and was not deleted."""
+        try:
+            return bool(self._store.client.get_run(run_id).info.lifecycle_stage == "active")
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return False
+            raise
+
+    def latest_training(self, pipeline: str) -> TrainedRun | None:
+        """The newest training run that finished; None where there is none."""
+        runs = self._store.search(pipeline, "training", "attributes.status = 'FINISHED'", 1)
+        return TrainedRun(runs[0].info.run_id, dict(runs[0].data.tags)) if runs else None
+
+    def is_calibrated(self, pipeline: str, training_run: str) -> bool:
+        """Whether a calibration of this training's detector ended well."""
+        condition = f"tags.`reconwatch.training_run` = '{training_run}' and attributes.status = 'FINISHED'"
+        return bool(self._store.search(pipeline, "calibration", condition, 1))
+
+    def training(self, run_id: str) -> TrainedRun:
+        """The training run of that id."""
+        return TrainedRun(run_id, dict(self._store.client.get_run(run_id).data.tags))
+
+    def discard(self, pipeline: str, key: str) -> None:
+        """Delete the runs of a batch's key, which a process that died left; they stay restorable in MLflow's bin."""
+        for run in self._store.search(pipeline, "batch", f"tags.`reconwatch.key` = '{key}'", 100):
+            self.delete(run.info.run_id)
+
+    def begun_run(self, pipeline: str, kind: str) -> str | None:
+        """The newest run of `kind` that was begun and got no metric yet; None where there is none."""
+        empty = [
+            run
+            for run in self._store.search(pipeline, kind, "attributes.status = 'RUNNING'", 10)
+            if not run.data.metrics
+        ]
+        return str(empty[0].info.run_id) if empty else None
+
+    def delete(self, run_id: str) -> None:
+        """Delete a run; it stays restorable in MLflow's bin."""
+        self._store.client.delete_run(run_id)
+
+    def end_abandoned(self, pipeline: str, kind: str) -> None:
+        """Mark as KILLED the runs of `kind` whose process on this host died; they would say for ever that they run."""
+        for run in self._store.search(pipeline, kind, "attributes.status = 'RUNNING'", 100):
+            if owner_is_alive(run.data.tags.get("reconwatch.process", ""), this_process().host) is False:
+                self._store.client.set_terminated(run.info.run_id, "KILLED")
+
+    # What they hold
+
+    def log_folder(self, run_id: str, folder: Path, name: str | None = None) -> None:
+        """All files of a folder as artifacts under `name`, in one call."""
+        self._store.client.log_artifacts(run_id, str(folder), name)
+
+    def log_picture(self, run_id: str, picture: Image.Image | Figure, name: str) -> None:
+        """A picture or a figure as the PNG artifact `name`."""
+        if isinstance(picture, Image.Image):
+            self._store.client.log_image(run_id, picture, name)
+        else:
+            self._store.client.log_figure(run_id, picture, name, save_kwargs={"dpi": 110})
+
+    def log_text(self, run_id: str, text: str, name: str) -> None:
+        """A text as the artifact `name`."""
+        self._store.client.log_text(run_id, text, name)
+
+    def log_table(self, run_id: str, table: pd.DataFrame, name: str) -> None:
+        """A table as the Parquet or CSV artifact `name`."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / Path(name).name
+            table.to_csv(path, index=False) if path.suffix == ".csv" else table.to_parquet(path, index=False)
+            parent = Path(name).parent.as_posix()
+            self._store.client.log_artifact(run_id, str(path), None if parent == "." else parent)
+
+    def artifact(self, run_id: str, name: str, folder: Path) -> Path:
+        """The artifact or folder of artifacts `name`, copied into `folder`.
+
+        Raises:
+            ArtifactMissing: MLflow does not give it.
+        """
+        return self._store.download(run_id, name, folder)
+
+    def artifact_names(self, run_id: str) -> list[str]:
+        """The names of the run's artifacts at the top."""
+        return [str(file.path) for file in self._store.client.list_artifacts(run_id)]
+
+    def artifact_sizes(self, run_id: str) -> dict[str, int]:
+        """The bytes of each artifact at the top of a run, of a folder those of the files in it."""
+        sizes = {}
+        for file in self._store.client.list_artifacts(run_id):
+            inside = self._store.client.list_artifacts(run_id, file.path) if file.is_dir else [file]
+            sizes[str(file.path)] = sum(each.file_size or 0 for each in inside)
+        return sizes
+
+    def delete_artifact(self, run_id: str, name: str) -> None:
+        """Delete an artifact of a run, or a folder of them, for good."""
+        place = self._store.client.get_run(run_id).info.artifact_uri
+        repository: Any = get_artifact_repository(
+            str(place), tracking_uri=self._store.uri
+        )  # whose methods have no types
+        repository.delete_artifacts(name)
+
+    def picture(self, run_id: str, name: str) -> bytes | None:
+        """The artifact `name` of a run; None where there is none, or one of more than 32 MB."""
+        found = [file for file in self._store.client.list_artifacts(run_id) if file.path == name and not file.is_dir]
+        if not found or (found[0].file_size or 0) > LARGEST_PICTURE:
+            return None
+        with tempfile.TemporaryDirectory() as folder:
+            return self.artifact(run_id, name, Path(folder)).read_bytes()
+
+    def scores(self, batch_run: str) -> pd.DataFrame:
+        """The rows of a batch's images, as they were scored.
+
+        Raises:
+            ArtifactMissing: MLflow does not give them.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            return pd.read_parquet(self.artifact(batch_run, "scores.parquet", Path(folder)))
