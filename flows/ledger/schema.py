@@ -1,5 +1,7 @@
 """The schema of the ledger: its tables made where they are not there, and refused where a newer one made them."""
 
+from pathlib import Path
+
 import sqlalchemy as sa
 from sqlalchemy.exc import (
     IntegrityError,
@@ -10,6 +12,7 @@ from ae_models.errors import InputError
 from flows.ledger.database import Database, creation_lock, shown
 from flows.ledger.tables import INCIDENTS_OF_A_BATCH, META, METADATA, OUTBOX_BY_MATTER
 from flows.ledger.timeline import number_earlier
+from flows.store_files import note_made, require_kept
 
 SCHEMA = 1
 
@@ -19,11 +22,16 @@ def create(database: Database) -> None:
 
     Raises InputError where it cannot be used or was written by a newer reconwatch.
     """
+    file = Path(str(database.url.database)) if database.url.get_backend_name() == "sqlite" else None
     with creation_lock(database.url):
+        if file is not None:
+            require_kept(file)
         try:
             _create_tables(database)
         except (IntegrityError, ProgrammingError):  # another process created them on the same server just before
             _create_tables(database)
+        if file is not None:
+            note_made(file)
 
 
 def _create_tables(database: Database) -> None:

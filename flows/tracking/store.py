@@ -15,7 +15,9 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
+from ae_models.errors import InputError
 from flows.config import Settings
+from flows.store_files import note_made, require_kept
 
 
 class TrackingUnavailable(RuntimeError):  # noqa: N818 (it says what happened)
@@ -47,11 +49,14 @@ class Store:
 
         Raises:
             TrackingUnavailable: it does not answer.
+            InputError: the workspace's own lost its content.
         """
         embedded = not environment.get("MLFLOW_TRACKING_URI")  # compose files set it to nothing
-        uri = environment.get("MLFLOW_TRACKING_URI") or f"sqlite:///{settings.workspace / 'mlflow.db'}"
+        file = settings.workspace / "mlflow.db"
+        uri = environment.get("MLFLOW_TRACKING_URI") or f"sqlite:///{file}"
         dashboard = uri if uri.startswith("http") else settings.dashboard
-        return cls(uri, embedded, settings.workspace, dashboard.rstrip("/"), _connected(uri, settings.workspace))
+        client = _connected(uri, settings.workspace, file if embedded else None)
+        return cls(uri, embedded, settings.workspace, dashboard.rstrip("/"), client)
 
     def experiment(self, pipeline: str, kind: str = "custom_model_development") -> str:
         """The id of the pipeline's experiment, made where there is none yet."""
@@ -95,7 +100,8 @@ class Store:
             raise ArtifactMissing(f"MLflow does not give {name} of run {run_id} ({first_line(error)})") from error
 
 
-def _connected(uri: str, workspace: Path) -> MlflowClient:
+def _connected(uri: str, workspace: Path, file: Path | None) -> MlflowClient:
+    """The client of a store; `file` is that of the workspace's own."""
     for noisy in ("alembic", "mlflow"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     logging.getLogger("mlflow.utils.environment").setLevel(logging.ERROR)
@@ -104,8 +110,14 @@ def _connected(uri: str, workspace: Path) -> MlflowClient:
     workspace.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(workspace / "mlflow.lock"):  # two processes that migrate one new database both crash
+            if file is not None:
+                require_kept(file)
             client = MlflowClient(uri, uri)  # migrates
             client.search_experiments(max_results=1)
+            if file is not None:
+                note_made(file)
+    except InputError:
+        raise
     except Exception as error:  # mlflow lets SQLAlchemy's and its own errors through
         raise TrackingUnavailable(
             f"the MLflow store {without_password(uri)} cannot be opened: {first_line(error)}"
