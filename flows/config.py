@@ -6,6 +6,7 @@
 import hashlib
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -18,6 +19,7 @@ from flows.config_channels import ABOUT, CHANNELS, SECRET_KEYS, Channel, LogChan
 from flows.config_faults import Fault, Location, Vocabulary, message, model_faults, nearest, written
 from flows.config_incidents import IncidentsConfig
 from flows.config_networks import CORRUPTIONS, MODELS, AutoConfig, ConvolutionalConfig, LinearConfig, ModelConfig
+from flows.config_schedules import SCHEDULES, ScheduleConfig
 from flows.config_sections import (
     THRESHOLDS,
     ConformalThreshold,
@@ -37,7 +39,9 @@ from flows.config_sources import (
     ManifestSource,
     PathSource,
     Source,
+    TableSource,
     TorchvisionSource,
+    UrlSource,
 )
 from flows.config_types import PATTERNS, FilePath, Name, Part, keys_of, tag_of, web_address
 
@@ -60,11 +64,14 @@ __all__ = [
     "PathSource",
     "PipelineConfig",
     "ReviewConfig",
+    "ScheduleConfig",
     "Settings",
     "Source",
+    "TableSource",
     "ThresholdConfig",
     "TorchvisionSource",
     "TrainingConfig",
+    "UrlSource",
     "WebhookChannel",
     "fingerprint",
     "json_schema",
@@ -95,6 +102,10 @@ class PipelineEntry(Part):
     )
 
     review: ReviewConfig = Field(default=ReviewConfig(), description="which images people are asked to label")
+
+    schedule: ScheduleConfig = Field(
+        default=ScheduleConfig(), description="when what is done; what is not said is as in the schedule of the file"
+    )
 
     @field_validator("threshold")
     @classmethod
@@ -147,6 +158,9 @@ class SettingsFile(Part):
     dashboard: Annotated[str, AfterValidator(web_address)] = Field(
         default="http://127.0.0.1:5000", description="where the MLflow pages of the embedded store are seen"
     )
+    schedule: ScheduleConfig = Field(
+        default=ScheduleConfig(), description="when what is done, where a pipeline does not say otherwise"
+    )
     pipelines: dict[Name, PipelineEntry] = Field(
         description="the pipelines, each at its name",
         json_schema_extra={"additionalProperties": False, "minProperties": 1},
@@ -187,10 +201,11 @@ VOCABULARY = Vocabulary(
         "monitor": MonitorConfig.model_fields,
         "incidents": IncidentsConfig.model_fields,
         "review": ReviewConfig.model_fields,
+        "schedule": ScheduleConfig.model_fields,
     }
     | {
         str(tag_of(model)): keys_of(model)
-        for model in (LABELLED | MODELS | CORRUPTIONS | THRESHOLDS | CHANNELS).values()
+        for model in (LABELLED | MODELS | CORRUPTIONS | THRESHOLDS | CHANNELS | SCHEDULES).values()
     },
     patterns=PATTERNS,
 )
@@ -208,7 +223,10 @@ def load(path: Path, environment: Mapping[str, str]) -> Settings:
     faults = faults + _secrets_in(document, faults)
     if faults or file is None:
         raise InputError(message(path, faults))
-    pipelines = {name: PipelineConfig(name=name, **dict(entry)) for name, entry in file.pipelines.items()}
+    pipelines = {
+        name: PipelineConfig(name=name, **dict(entry) | {"schedule": entry.schedule.over(file.schedule)})
+        for name, entry in file.pipelines.items()
+    }
     return Settings(path=path, workspace=file.workspace, dashboard=file.dashboard.rstrip("/"), pipelines=pipelines)
 
 
@@ -223,12 +241,21 @@ def _secrets_in(document: config_yaml.Document, faults: Sequence[Fault]) -> list
 
 
 def _is_a_secret(document: config_yaml.Document, place: Location) -> bool:
+    if place[2:3] == ("data",) and place[-1] == "database":
+        return place not in document.expanded and _has_a_password(document, place)
     if len(place) != 5 or place[2] != "alerts" or place in document.expanded:
         return False
     pipelines, name, alerts, number, key = place
     channel = document.values[pipelines][name][alerts][number]
     secret = isinstance(channel, dict) and key in SECRET_KEYS.get(str(channel.get("type")), ())
     return secret and channel[key] is not None
+
+
+def _has_a_password(document: config_yaml.Document, place: Location) -> bool:
+    value: Any = document.values
+    for key in place:
+        value = value[key]
+    return isinstance(value, str) and re.search(r"://[^/@]*:[^/@]*@", value) is not None
 
 
 Section = Literal["data", "model", "training", "threshold"]
