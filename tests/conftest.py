@@ -31,7 +31,9 @@ HOME = pytest.StashKey[tempfile.TemporaryDirectory[str]]()
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """How large the tests of faults are."""
-    parser.addoption("--fault-size", type=float, default=0.05, help="share of the full tests of faults (make test-faults: 1)")
+    parser.addoption(
+        "--fault-size", type=float, default=0.05, help="share of the full tests of faults (make test-faults: 1)"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -57,8 +59,8 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 def fault_count(pytestconfig: pytest.Config) -> Callable[[int], int]:
     """From the full number of trials to that of this test run, by --fault-size."""
 
-    def count(full: int, least: int = 1) -> int:
-        return max(least, round(full * float(pytestconfig.getoption("--fault-size"))))
+    def count(full: int) -> int:
+        return max(1, round(full * float(pytestconfig.getoption("--fault-size"))))
 
     return count
 

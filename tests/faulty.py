@@ -99,7 +99,8 @@ class Running:
         self.process.kill()
         self.process.join()
         try:
-            return not self.said.poll()
+            self.said.recv()  # what came out of it
+            return False
         except EOFError:
             return True
         finally:

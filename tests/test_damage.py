@@ -21,9 +21,9 @@ KINDS: dict[str, Callable[[bytes], bytes]] = {
     "emptied": lambda content: b"",
     "cut in half": lambda content: content[: len(content) // 2],
     "without its last byte": lambda content: content[:-1],
-    "with a byte flipped": lambda content: content[: len(content) // 2]
-    + bytes([content[len(content) // 2] ^ 0x20])
-    + content[len(content) // 2 + 1 :],
+    "with a byte flipped": lambda content: (
+        content[: len(content) // 2] + bytes([content[len(content) // 2] ^ 0x20]) + content[len(content) // 2 + 1 :]
+    ),
 }
 STORES = ("ledger.db", "mlflow.db")
 NO_STATE = (".lock", "-wal", "-shm")  # locks hold nothing; the others are SQLite's own, with checksums of their own
@@ -80,7 +80,7 @@ def test_every_artifact_that_was_damaged_is_known_by_its_hash(
     """Whichever file of a run is emptied, cut or changed by a byte: it is named, and it is not given as an artifact."""
     artifacts = [path for path in finished.files if "artifacts" in path.parts]
     drawn_anew = [path for path in artifacts if path.name == "monitor.html"]
-    found = {kind: 0 for kind in KINDS}
+    found = dict.fromkeys(KINDS, 0)
     every = len(KINDS) // fault_count(len(KINDS))  # kind of damage in turn, or all of them
     for place, path in enumerate(artifacts):
         content = path.read_bytes()
@@ -156,7 +156,9 @@ def test_a_damaged_store_is_refused_in_one_sentence(finished: Finished, tmp_path
     if kind == "removed":
         store.unlink()
     elif kind == "with a byte flipped":
-        store.write_bytes(content[:20] + b"\xff" * 200 + content[220:])  # of the first page, which says what the file is
+        store.write_bytes(
+            content[:20] + b"\xff" * 200 + content[220:]
+        )  # of the first page, which says what the file is
     else:
         store.write_bytes(KINDS[kind](content))
     with pytest.raises((InputError, TrackingUnavailable)) as refused:

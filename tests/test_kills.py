@@ -106,7 +106,7 @@ def test_a_step_that_is_killed_at_any_point_loses_nothing_and_does_nothing_twice
     """Training, calibration, scoring and sending, killed with -9 at random points: a rerun finishes what is due, each
     batch is decided once, each alert reaches its receiver under one key, and what decides is whole at every moment."""
     project, keys = make("killed")
-    killer = Killer(project, fault_count(KILLS_A_STEP, 2))
+    killer = Killer(project, max(2, fault_count(KILLS_A_STEP)))
     names, inbox = ["1-nominal", "2-damaged", "3-unreadable"], project.path.parent / "data" / "inbox"
 
     def nothing(_: object) -> None:
@@ -142,7 +142,7 @@ def test_scorers_that_start_at_once_score_each_batch_once(
     project, keys = make("at-once")
     finished(project, "train")
     finished(project, "calibrate")
-    more = batches(project.path.parent / "data" / "inbox", fault_count(40, 6), small_images)
+    more = batches(project.path.parent / "data" / "inbox", max(6, fault_count(40)), small_images)
     outcomes = at_once(project, "score", number)
     names = ["1-nominal", "2-damaged", "3-unreadable", *more]
     assert Counter(name for outcome in outcomes for name in outcome) == Counter(names)  # type: ignore[attr-defined]

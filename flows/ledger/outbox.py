@@ -12,7 +12,6 @@ from flows.ledger.database import Database, insert_once
 from flows.ledger.tables import OUTBOX
 from flows.ledger.values import json_text
 
-
 LONGEST_WAIT = timedelta(days=1)  # more than any delay between two attempts: what waits longer was put off by a clock
 
 

@@ -122,7 +122,7 @@ class Artifacts:
         self._store.client.set_tag(run_id, SEAL, hashlib.sha256(content).hexdigest())
 
     def _to_disk(self, run_id: str, names: Iterable[str]) -> None:
-        """Waits until the files of the workspace's own store would outlast a loss of power; a server sees to its own."""
+        """Waits until files of the workspace's own store would outlast a loss of power; a server sees to its own."""
         if not self._store.embedded:
             return
         root = Path(unquote(urlparse(str(self._store.client.get_run(run_id).info.artifact_uri)).path))
