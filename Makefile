@@ -34,7 +34,7 @@ demo: install  ## run the main job on real images that come with a dependency, o
 test: install  ## run all tests
 	$(VENV_PYTHON) -m pytest -n 2 --dist loadfile
 
-test-faults: install  ## kill, damage, fill and flood it, in full numbers (about TIME; make test does a part of it)
+test-faults: install  ## kill, damage, fill and flood it, in full numbers (make test does a twentieth)
 	$(VENV_PYTHON) -m pytest -m faults --fault-size 1 -n 2 --dist loadfile --durations 20 -rs
 
 lint: install  ## check style, format and types

@@ -120,8 +120,8 @@ def _connected(uri: str, workspace: Path, file: Path | None) -> MlflowClient:
         raise
     except Exception as error:  # mlflow lets SQLAlchemy's and its own errors through
         raise TrackingUnavailable(
-            f"the MLflow store {without_password(uri)} cannot be opened: {first_line(error)} (check that it is one, can be "
-            "written and has room on its disk; where it is damaged, restore it from a backup)"
+            f"the MLflow store {without_password(uri)} cannot be opened: {first_line(error)} "
+            "(check that it is one, can be written and has room; where it is damaged, restore it from a backup)"
         ) from error
     return client
 
