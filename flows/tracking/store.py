@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
 import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
@@ -18,6 +20,14 @@ from mlflow.exceptions import MlflowException
 from ae_models.errors import InputError
 from flows.config import Settings
 from flows.store_files import note_made, require_kept
+
+PATIENCE: Mapping[str, str] = {  # unless they are set: the library's own are 120 s of waiting, 7 times over
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",  # seconds without an answer
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "5",  # after 0, 4, 8, 16 and 32 s, and up to 1 s more each
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "2",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # where the JSON of --json belongs
+}
+SIGN_OF_LIFE = 5.0  # seconds in which a server has to answer whether it is there
 
 
 class TrackingUnavailable(RuntimeError):  # noqa: N818 (it says what happened)
@@ -44,8 +54,10 @@ class Store:
     client: MlflowClient
 
     @classmethod
-    def opened(cls, settings: Settings, environment: Mapping[str, str]) -> Store:
+    def opened(cls, settings: Settings, environment: Mapping[str, str], needed: bool = True) -> Store:
         """The store that MLFLOW_TRACKING_URI names, or the workspace's own, made where there is none yet.
+
+        A server that is not `needed` may be away for now; `answers` says whether it is.
 
         Raises:
             TrackingUnavailable: it does not answer.
@@ -55,8 +67,16 @@ class Store:
         file = settings.workspace / "mlflow.db"
         uri = environment.get("MLFLOW_TRACKING_URI") or f"sqlite:///{file}"
         dashboard = uri if uri.startswith("http") else settings.dashboard
-        client = _connected(uri, settings.workspace, file if embedded else None)
+        client = _connected(uri, settings.workspace, needed, file if embedded else None)
         return cls(uri, embedded, settings.workspace, dashboard.rstrip("/"), client)
+
+    def answers(self) -> bool:
+        """Whether it can be written to now, as far as a short question tells; a database always says yes."""
+        with suppress(TrackingUnavailable):
+            if self.uri.startswith("http"):
+                _require_server(self.uri)
+            return True
+        return False
 
     def experiment(self, pipeline: str, kind: str = "custom_model_development") -> str:
         """The id of the pipeline's experiment, made where there is none yet."""
@@ -100,12 +120,16 @@ class Store:
             raise ArtifactMissing(f"MLflow does not give {name} of run {run_id} ({first_line(error)})") from error
 
 
-def _connected(uri: str, workspace: Path, file: Path | None) -> MlflowClient:
+def _connected(uri: str, workspace: Path, needed: bool, file: Path | None) -> MlflowClient:
     """The client of a store; `file` is that of the workspace's own."""
+    for name, value in PATIENCE.items():
+        os.environ.setdefault(name, value)  # MLflow reads them at each request, and takes them in no other way
     for noisy in ("alembic", "mlflow"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     logging.getLogger("mlflow.utils.environment").setLevel(logging.ERROR)
     if uri.startswith("http"):
+        if not needed:
+            return MlflowClient(uri, uri)
         _require_server(uri)
     workspace.mkdir(parents=True, exist_ok=True)
     try:
@@ -119,6 +143,8 @@ def _connected(uri: str, workspace: Path, file: Path | None) -> MlflowClient:
     except InputError:
         raise
     except Exception as error:  # mlflow lets SQLAlchemy's and its own errors through
+        if "error code 401" in str(error):
+            raise TrackingUnavailable(_refused(uri)) from None
         raise TrackingUnavailable(
             f"the MLflow store {without_password(uri)} cannot be opened: {first_line(error)} "
             "(check that it is one, can be written and has room; where it is damaged, restore it from a backup)"
@@ -126,9 +152,15 @@ def _connected(uri: str, workspace: Path, file: Path | None) -> MlflowClient:
     return client
 
 
+def _refused(uri: str) -> str:
+    user = os.environ.get("MLFLOW_TRACKING_USERNAME")
+    who = f"does not take the user {user!r} with this password" if user else "wants a user and a password"
+    return f"the MLflow server {without_password(uri)} {who}: set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+
+
 def _require_server(uri: str) -> None:
     try:
-        with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=5):
+        with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=SIGN_OF_LIFE):
             return
     except urllib.error.HTTPError as error:
         if error.code in (401, 403):

@@ -63,10 +63,18 @@ class Tracking:
     """
 
     def __init__(
-        self, settings: Settings, environment: Mapping[str, str], tags: Mapping[str, str] = MappingProxyType({})
+        self,
+        settings: Settings,
+        environment: Mapping[str, str],
+        tags: Mapping[str, str] = MappingProxyType({}),
+        needed: bool = True,
     ) -> None:
-        """The store; every run that is started gets the tags."""
-        self._store = Store.opened(settings, environment)
+        """The store; every run that is started gets the tags. A server that is not `needed` may be away for now.
+
+        Raises:
+            TrackingUnavailable: it is needed, and does not answer.
+        """
+        self._store = Store.opened(settings, environment, needed)
         self._tags = tags
         self.artifacts = Artifacts(self._store, {})
         self.addresses = Addresses(self._store)
@@ -82,6 +90,10 @@ class Tracking:
     def embedded(self) -> bool:
         """Whether it is the workspace's own."""
         return self._store.embedded
+
+    def answers(self) -> bool:
+        """Whether it can be written to now; of stores that are no servers, always."""
+        return self._store.answers()
 
     @property
     def shown_uri(self) -> str:

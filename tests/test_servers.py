@@ -1,0 +1,183 @@
+"""The main job through the servers of a team: PostgreSQL, an S3 store, MLflow with a login, and Prefect."""
+
+import os
+import re
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from flows.ledger import Ledger
+from tests.postgresql import PostgreSQL
+from tests.real_servers import ADMIN_PASSWORD, ROOT, SECRET_KEY, SESSIONS, RealServers, dump, real_servers
+
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationWarning:(mlflow|sqlalchemy|moto).*")]
+
+SECONDS = 120_000  # milliseconds that MLflow's pages may take on a busy machine
+HOOK, MAIL = "planted-hook-token", "planted-mail-password"
+ADA_PASSWORD = "planted-ada-password"
+HERE = {"NO_PROXY": "127.0.0.1", "PYTHONPATH": str(ROOT)}
+DATABASES = ("mlflow", "mlflow_auth", "prefect", "reconwatch")
+
+
+@pytest.fixture(scope="module")
+def servers(postgresql: PostgreSQL, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealServers]:
+    """The servers, started by their script."""
+    with real_servers(postgresql, tmp_path_factory.mktemp("servers")) as servers:
+        yield servers
+
+
+@dataclass(frozen=True)
+class Site:
+    """A pipeline on the servers, and what its commands printed."""
+
+    config: Path
+    servers: RealServers
+    printed: list[str]
+
+    def reconwatch(self, *arguments: str, **environment: str) -> str:
+        """What a command prints, which ends well; `environment` comes on top."""
+        process = subprocess.run(
+            [sys.executable, "-m", "flows.cli", *arguments, "--config", str(self.config)],
+            env=os.environ
+            | self.servers.environment()
+            | {"NO_PROXY": "127.0.0.1", "PYTHONPATH": str(ROOT)}
+            | environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        self.printed.append(process.stdout + process.stderr)
+        assert process.returncode == 0, self.printed[-1]
+        return self.printed[-1]
+
+    def ledger(self) -> Ledger:
+        """The ledger in PostgreSQL."""
+        return Ledger.open(self.servers.database.url("reconwatch"))
+
+
+@pytest.fixture(scope="module")
+def site(
+    servers: RealServers, project: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Site]:
+    """A project that ran once: trained, calibrated, three batches scored; its alerts go to nobody who answers."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    mail = {"type": "email", "host": "127.0.0.1", "port": port, "security": "tls", "user": "ada", "password": "${MAIL}"}
+    alerts = [
+        {"type": "webhook", "url": "${HOOK}"},
+        {"type": "slack", "url": "${HOOK}"},
+        mail | {"from": "a@example.com", "to": "b@example.com"},
+    ]
+    site = Site(project(tmp_path_factory.mktemp("site"), alerts=alerts), servers, [])
+    (site.config.parent / ".reconwatch" / "mlflow.db").unlink()
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setenv("HOOK", f"http://127.0.0.1:{port}/{HOOK}")
+        monkeypatch.setenv("MAIL", MAIL)
+        site.reconwatch("run")
+        yield site
+
+
+def test_the_main_job(site: Site) -> None:
+    """Runs and decisions are in PostgreSQL, artifacts in the store, flow runs in Prefect, and nothing beside."""
+    ledger = site.ledger()
+    records = ledger.batches.decided("tiles")
+    ledger.close()
+    assert [(record.batch, record.alarm) for record in records][1:] == [("2-damaged", True), ("3-unreadable", True)]
+    objects = site.servers.objects()
+    for record in records:
+        for name in ("report.html", "scores.parquet"):
+            assert any(key.endswith(f"/{record.run_id}/artifacts/{name}") for key in objects)
+    database = site.servers.database
+    assert database.execute("SELECT count(*) FROM runs WHERE name LIKE 'batch %'", "mlflow") == "3"
+    assert database.execute("SELECT state_type FROM flow_run WHERE name = 'run-tiles'", "prefect") == "COMPLETED"
+    assert not (site.config.parent / ".reconwatch" / "mlflow.db").exists()
+    assert not (site.config.parent / ".reconwatch" / "ledger.db").exists()
+
+
+def test_who_has_no_password_is_refused(site: Site) -> None:
+    """MLflow answers nobody else, and the sentence says whom it refused."""
+    process = subprocess.run(
+        [sys.executable, "-m", "flows.cli", "status", "--config", str(site.config)],
+        env=os.environ | site.servers.environment("eve", "planted-wrong-password") | HERE,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert process.returncode == 1
+    assert "does not take the user 'eve' with this password" in process.stderr
+
+
+@pytest.fixture
+def ada(browser: Browser, servers: RealServers) -> Iterator[Page]:
+    """A browser in which the reviewer Ada has logged in."""
+    servers.make_user("ada", ADA_PASSWORD)
+    context = browser.new_context(
+        viewport={"width": 1400, "height": 900}, http_credentials={"username": "ada", "password": ADA_PASSWORD}
+    )
+    context.set_default_timeout(SECONDS)
+    yield context.new_page()
+    context.close()
+
+
+def test_a_label_has_the_name_of_who_logged_in(site: Site, ada: Page) -> None:
+    """From the address in an alert: the report in its frame, the picture of a question, and an answer that is Ada's."""
+    ledger = site.ledger()
+    (incident,) = [one for one in ledger.incidents.newest("tiles") if one.alert["batch"] == "2-damaged"]
+    ada.goto(incident.alert["run_url"])
+    expect(ada.get_by_role("link", name="Open the report")).to_be_visible()
+    ada.goto(ada.get_by_role("link", name="Open the report").get_attribute("href") or "")
+    frame = ada.frame_locator("iframe.mlflow-html-iframe")
+    expect(frame.get_by_role("heading", name="Batch 2-damaged")).to_be_visible()
+    ada.goto(incident.alert["review_url"])
+    ada.get_by_role("button", name="Start review").click()
+    picture = ada.get_by_role("img", name="panel")
+    expect(picture).to_be_visible()
+    assert picture.evaluate("image => image.naturalWidth") > 50
+    ada.get_by_text("Select an option").click()
+    ada.get_by_role("option", name="true outlier").click()
+    ada.get_by_role("button", name="Submit").click()
+    expect(ada.get_by_text(re.compile(r"^1 of ")).first).to_be_visible()
+    site.reconwatch("review", "tiles", "--export", str(site.config.parent / "labels.csv"))
+    assert [(label.reviewer, label.verdict, label.way) for label in ledger.labels.of("tiles")] == [
+        ("ada", "outlier", "mlflow")
+    ]
+    ledger.close()
+
+
+@pytest.mark.parametrize("mode", ["refuse", "error"])
+def test_the_store_is_down(site: Site, mode: str, small_images: Callable[[Path, int, int], list[Path]]) -> None:
+    """A batch that MLflow's store does not take is decided; its run comes once the store is back, and once."""
+    small_images(site.config.parent / "data" / "inbox" / f"store-{mode}", 12, 500 + len(mode))
+    site.servers.way_to_store.set(mode)  # type: ignore[arg-type]  # one of its modes
+    patience: Mapping[str, str] = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "60"}
+    assert "its verdict stands, its run waits in" in site.reconwatch("score", "tiles", **patience)
+    ledger = site.ledger()
+    record = ledger.batches.history("tiles", 1)[0]
+    assert (record.batch, record.run_id) == (f"store-{mode}", "")
+    site.servers.way_to_store.set("pass")
+    site.reconwatch("score", "tiles")
+    delivered = ledger.batches.finished(record.key)
+    ledger.close()
+    assert delivered is not None
+    assert any(key.endswith(f"/{delivered.run_id}/artifacts/scores.parquet") for key in site.servers.objects())
+    count = f"SELECT count(*) FROM runs WHERE name = 'batch store-{mode}' AND lifecycle_stage = 'active'"
+    assert site.servers.database.execute(count, "mlflow") == "1"
+
+
+def test_no_secret_is_kept_anywhere(site: Site) -> None:
+    """After training, scoring and alerts that failed, no store, log, artifact or line that was printed holds one."""
+    secrets = [HOOK, MAIL, ADMIN_PASSWORD, SECRET_KEY, SESSIONS, ADA_PASSWORD, site.servers.database.password]
+    assert "An alert waits to be sent" in "".join(site.printed)
+    texts = {f"database {name}": dump(site.servers.database, name) for name in DATABASES}
+    texts |= {f"object {key}": content for key, content in site.servers.objects().items()}
+    texts |= {"the servers' log": site.servers.log.read_bytes(), "printed": "".join(site.printed).encode()}
+    files = [path for path in (site.config.parent).rglob("*") if path.is_file()]
+    texts |= {f"file {path.name}": path.read_bytes() for path in files}
+    found = [(place, secret) for place, text in texts.items() for secret in secrets if secret.encode() in text]
+    assert found == []
