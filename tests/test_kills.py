@@ -126,7 +126,7 @@ def test_a_step_that_is_killed_at_any_point_loses_nothing_and_does_nothing_twice
     assert set(keys[before:]) == set(entered)
     assert len(keys) - before - len(entered) <= killer.met["alert"]  # one in flight at each kill, under the same key
     print(f"of {killer.kills} kills a step met it at work: {killer.met}")
-    assert min(killer.met.values()) >= killer.kills // 2
+    assert sum(killer.met.values()) >= 2 * killer.kills  # half of all
 
 
 def n_alarms(project: Project) -> int:
