@@ -163,7 +163,7 @@ class TestBatches:
         assert {name for name in names if not name.startswith("odd")} == batches
 
     def test_its_artifacts(self, workspace: Workspace, report: RunReport, tmp_path: Path) -> None:
-        """Every image's row, the report, the sheet of the worst images for alerts, which can be opened, and the hashes."""
+        """Every image's row, the report, the sheet of the worst images for alerts, and the hashes of all three."""
         run_id = report.batches[1].run_id
         assert run_id is not None
         names = ["report.html", "review", "scores.parquet", "sha256.txt", "worst.png"]

@@ -6,6 +6,7 @@ import hashlib
 import os
 import tempfile
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,10 +85,12 @@ class Artifacts:
         """Delete an artifact of a run, or a folder of them, for good."""
         place = self._store.client.get_run(run_id).info.artifact_uri
         repository: Any = get_artifact_repository(str(place), tracking_uri=self._store.uri)  # which has no types
-        left = {of: told for of, told in self._receipt(run_id).items() if of != name and not of.startswith(f"{name}/")}
         repository.delete_artifacts(name)
-        if self._sealed(run_id):
-            self._write(run_id, left)
+        with suppress(ArtifactMissing):  # hashes that are gone name nothing
+            told = self._receipt(run_id)
+            left = {of: told[of] for of in told if of != name and not of.startswith(f"{name}/")}
+            if told:
+                self._write(run_id, left)
 
     def _receipt(self, run_id: str) -> dict[str, str]:
         """The hashes by name; none for a run from before there were receipts, or that has no artifacts."""

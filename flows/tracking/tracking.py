@@ -21,7 +21,7 @@ from PIL import Image
 from flows.config import Settings
 from flows.processes import highest_memory, owner_is_alive, this_process
 from flows.tracking.addresses import Addresses
-from flows.tracking.artifacts import Artifacts
+from flows.tracking.artifacts import RECEIPT, Artifacts
 from flows.tracking.registry import Registry
 from flows.tracking.review import ReviewQueues
 from flows.tracking.store import Store, without_password
@@ -270,9 +270,11 @@ class Tracking:
         return [str(file.path) for file in self._store.client.list_artifacts(run_id)]
 
     def artifact_sizes(self, run_id: str) -> dict[str, int]:
-        """The bytes of each artifact at the top of a run, of a folder those of the files in it."""
+        """The bytes of each artifact at the top of a run but its hashes, of a folder those of the files in it."""
         sizes = {}
         for file in self._store.client.list_artifacts(run_id):
+            if file.path == RECEIPT:
+                continue
             inside = self._store.client.list_artifacts(run_id, file.path) if file.is_dir else [file]
             sizes[str(file.path)] = sum(each.file_size or 0 for each in inside)
         return sizes
