@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 from ae_models.champion import Champion
@@ -15,6 +16,7 @@ from flows.tracking import ChampionVersion, TrackingUnavailable
 from flows.workspace import Workspace
 
 FOLDER, LAST = "champions", "last.json"
+CALIBRATION = "reconwatch.calibration_run"  # the tag of a version
 
 
 def deciding_champion(workspace: Workspace, pipeline: str, progress: Progress) -> ChampionVersion:
@@ -25,22 +27,34 @@ def deciding_champion(workspace: Workspace, pipeline: str, progress: Progress) -
         TrackingUnavailable: the server does not answer, and nothing was scored here before.
     """
     tracking, folder = workspace.tracking, workspace.settings.workspace / FOLDER / pipeline
+    if tracking.embedded:
+        return tracking.registry.champion(pipeline)
     try:
         if tracking.answers():
-            champion = tracking.registry.champion(pipeline)
-            if not tracking.embedded:
-                _keep(champion, folder, progress)
-            return champion
+            return _named(workspace, pipeline, folder, progress)
     except InputError:
         raise
     except Exception:
         if tracking.answers():
             raise
-    champion = _kept(folder, pipeline, tracking.shown_uri)
+    champion = kept_champion(workspace, pipeline)
     progress.warn(
         f"The MLflow server {tracking.shown_uri} does not answer: version {champion.version} of {pipeline}, which "
         "decided last, decides on, and the runs of its batches wait"
     )
+    return champion
+
+
+def _named(workspace: Workspace, pipeline: str, folder: Path, progress: Progress) -> ChampionVersion:
+    """The one that the registry names; from here where it is kept, so that the store of its files may be away."""
+    registry = workspace.tracking.registry
+    found = registry.champion_version(pipeline)
+    with suppress(OSError, ValueError, TypeError, KeyError, InputError):
+        kept = _read(folder)
+        if found is not None and (kept.version, kept.calibration_run) == (found[0], found[1].get(CALIBRATION)):
+            return kept
+    champion = registry.champion(pipeline)
+    _keep(champion, folder, progress)
     return champion
 
 
@@ -59,8 +73,6 @@ def _replace(champion: ChampionVersion, folder: Path) -> None:
         "training_run": champion.training_run,
     }
     last = folder / LAST
-    if last.exists() and last.read_text(encoding="utf-8") == json.dumps(document):
-        return
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         champion.champion.save(Path(scratch) / "champion")
@@ -74,12 +86,24 @@ def _replace(champion: ChampionVersion, folder: Path) -> None:
             shutil.rmtree(old, ignore_errors=True)
 
 
-def _kept(folder: Path, pipeline: str, server: str) -> ChampionVersion:
+def _read(folder: Path) -> ChampionVersion:
+    document = json.loads((folder / LAST).read_text(encoding="utf-8"))
+    return ChampionVersion(**document, champion=Champion.load(folder / str(document["calibration_run"])))
+
+
+def kept_champion(workspace: Workspace, pipeline: str) -> ChampionVersion:
+    """The champion that decided last.
+
+    Raises:
+        TrackingUnavailable: none is kept here, and the server does not answer.
+        InputError: none is kept here.
+    """
     try:
-        document = json.loads((folder / LAST).read_text(encoding="utf-8"))
-        return ChampionVersion(**document, champion=Champion.load(folder / str(document["calibration_run"])))
+        return _read(workspace.settings.workspace / FOLDER / pipeline)
     except (OSError, ValueError, TypeError, KeyError, InputError) as error:
-        raise TrackingUnavailable(
-            f"the MLflow server {server} does not answer, and this workspace holds no champion of {pipeline!r} to go "
-            "on with: start the server, and run again"
-        ) from error
+        nothing = f"this workspace keeps no champion of {pipeline!r} to go on with"
+        try:
+            workspace.tracking.require()
+        except TrackingUnavailable as away:
+            raise TrackingUnavailable(f"{away}; {nothing}") from error
+        raise InputError(f"{nothing}: run again") from error

@@ -3,10 +3,6 @@
 # is there, pictures and models in an S3-compatible store that is there. Settings: .env beside this file (see .env.example).
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
-mlflow=$(command_path mlflow)
-prefect=$(command_path prefect)
-psql=$(command -v psql) || { echo "psql is not installed: install PostgreSQL's client (Debian: postgresql-client)" >&2; exit 1; }
-
 missing=()
 for name in POSTGRES_HOST POSTGRES_PASSWORD MLFLOW_ARTIFACTS_DESTINATION MLFLOW_AUTH_ADMIN_PASSWORD MLFLOW_FLASK_SERVER_SECRET_KEY; do
     [ -n "${!name:-}" ] || missing+=("$name")
@@ -16,6 +12,10 @@ if ! [[ $POSTGRES_PASSWORD =~ ^[A-Za-z0-9_-]+$ ]]; then
     echo "POSTGRES_PASSWORD becomes part of addresses: take letters and digits only, such as from 'openssl rand -hex 16'" >&2
     exit 1
 fi
+
+mlflow=$(command_path mlflow)
+prefect=$(command_path prefect)
+psql=$(command -v psql) || { echo "psql is not installed: install PostgreSQL's client (Debian: postgresql-client)" >&2; exit 1; }
 
 user="${POSTGRES_USER:-reconwatch}"
 database="$user:$POSTGRES_PASSWORD@$POSTGRES_HOST:${POSTGRES_PORT:-5432}"

@@ -79,8 +79,7 @@ def enter(ledger: Ledger) -> None:
     claim: Any = ledger.claim("tiles", "monday", "hash", "1", "c1")
     alert = Alert("tiles", "monday", {}, "Look.", (), None, claim.key)
     entries = alert.entries(["way"])
-    counts = {"n_scored": 1, "n_flagged": 1, "n_unreadable": 0}
-    ledger.finish(claim, run_id="r1", verdict={}, alarm=True, alerts=entries, **counts)
+    ledger.finish(claim, run_id="r1", verdict={}, alarm=True, n_scored=1, n_flagged=1, n_unreadable=0, alerts=entries)
 
 
 @pytest.mark.parametrize("mode", ["refuse", "hang", "error"])

@@ -218,7 +218,7 @@ def test_without_a_champion_kept_it_says_so(project: Callable[..., Path], tmp_pa
     environment = {"MLFLOW_TRACKING_URI": f"http://127.0.0.1:{port}"}
     workspace = open_workspace(config, environment, patience=Patience(goes_on=True))
     report = running.run(workspace, "tiles", Heard())
-    assert "this workspace holds no champion of 'tiles' to go on with" in report.failure
+    assert "this workspace keeps no champion of 'tiles' to go on with" in report.failure
     assert "\n" not in report.failure
 
 

@@ -1,16 +1,14 @@
 """The main job through the servers of a team: PostgreSQL, an S3 store, MLflow with a login, and Prefect."""
 
 import os
-import re
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
 
 from flows.ledger import Ledger
 from tests.postgresql import PostgreSQL
@@ -18,9 +16,7 @@ from tests.real_servers import ADMIN_PASSWORD, ROOT, SECRET_KEY, SESSIONS, RealS
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationWarning:(mlflow|sqlalchemy|moto).*")]
 
-SECONDS = 120_000  # milliseconds that MLflow's pages may take on a busy machine
 HOOK, MAIL = "planted-hook-token", "planted-mail-password"
-ADA_PASSWORD = "planted-ada-password"
 HERE = {"NO_PROXY": "127.0.0.1", "PYTHONPATH": str(ROOT)}
 DATABASES = ("mlflow", "mlflow_auth", "prefect", "reconwatch")
 
@@ -113,66 +109,9 @@ def test_who_has_no_password_is_refused(site: Site) -> None:
     assert "does not take the user 'eve' with this password" in process.stderr
 
 
-@pytest.fixture
-def ada(browser: Browser, servers: RealServers) -> Iterator[Page]:
-    """A browser in which the reviewer Ada has logged in."""
-    servers.make_user("ada", ADA_PASSWORD)
-    context = browser.new_context(
-        viewport={"width": 1400, "height": 900}, http_credentials={"username": "ada", "password": ADA_PASSWORD}
-    )
-    context.set_default_timeout(SECONDS)
-    yield context.new_page()
-    context.close()
-
-
-def test_a_label_has_the_name_of_who_logged_in(site: Site, ada: Page) -> None:
-    """From the address in an alert: the report in its frame, the picture of a question, and an answer that is Ada's."""
-    ledger = site.ledger()
-    (incident,) = [one for one in ledger.incidents.newest("tiles") if one.alert["batch"] == "2-damaged"]
-    ada.goto(incident.alert["run_url"])
-    expect(ada.get_by_role("link", name="Open the report")).to_be_visible()
-    ada.goto(ada.get_by_role("link", name="Open the report").get_attribute("href") or "")
-    frame = ada.frame_locator("iframe.mlflow-html-iframe")
-    expect(frame.get_by_role("heading", name="Batch 2-damaged")).to_be_visible()
-    ada.goto(incident.alert["review_url"])
-    ada.get_by_role("button", name="Start review").click()
-    picture = ada.get_by_role("img", name="panel")
-    expect(picture).to_be_visible()
-    assert picture.evaluate("image => image.naturalWidth") > 50
-    ada.get_by_text("Select an option").click()
-    ada.get_by_role("option", name="true outlier").click()
-    ada.get_by_role("button", name="Submit").click()
-    expect(ada.get_by_text(re.compile(r"^1 of ")).first).to_be_visible()
-    site.reconwatch("review", "tiles", "--export", str(site.config.parent / "labels.csv"))
-    assert [(label.reviewer, label.verdict, label.way) for label in ledger.labels.of("tiles")] == [
-        ("ada", "outlier", "mlflow")
-    ]
-    ledger.close()
-
-
-@pytest.mark.parametrize("mode", ["refuse", "error"])
-def test_the_store_is_down(site: Site, mode: str, small_images: Callable[[Path, int, int], list[Path]]) -> None:
-    """A batch that MLflow's store does not take is decided; its run comes once the store is back, and once."""
-    small_images(site.config.parent / "data" / "inbox" / f"store-{mode}", 12, 500 + len(mode))
-    site.servers.way_to_store.set(mode)  # type: ignore[arg-type]  # one of its modes
-    patience: Mapping[str, str] = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "60"}
-    assert "its verdict stands, its run waits in" in site.reconwatch("score", "tiles", **patience)
-    ledger = site.ledger()
-    record = ledger.batches.history("tiles", 1)[0]
-    assert (record.batch, record.run_id) == (f"store-{mode}", "")
-    site.servers.way_to_store.set("pass")
-    site.reconwatch("score", "tiles")
-    delivered = ledger.batches.finished(record.key)
-    ledger.close()
-    assert delivered is not None
-    assert any(key.endswith(f"/{delivered.run_id}/artifacts/scores.parquet") for key in site.servers.objects())
-    count = f"SELECT count(*) FROM runs WHERE name = 'batch store-{mode}' AND lifecycle_stage = 'active'"
-    assert site.servers.database.execute(count, "mlflow") == "1"
-
-
 def test_no_secret_is_kept_anywhere(site: Site) -> None:
     """After training, scoring and alerts that failed, no store, log, artifact or line that was printed holds one."""
-    secrets = [HOOK, MAIL, ADMIN_PASSWORD, SECRET_KEY, SESSIONS, ADA_PASSWORD, site.servers.database.password]
+    secrets = [HOOK, MAIL, ADMIN_PASSWORD, SECRET_KEY, SESSIONS, site.servers.database.password]
     assert "An alert waits to be sent" in "".join(site.printed)
     texts = {f"database {name}": dump(site.servers.database, name) for name in DATABASES}
     texts |= {f"object {key}": content for key, content in site.servers.objects().items()}

@@ -163,8 +163,12 @@ class Ledger:
             add_point(connection, claim, point())
 
 
+def ledger_url(workspace: Path, environment: Mapping[str, str]) -> str:
+    """The address of the ledger: that of RECONWATCH_LEDGER_URL, or else of a file in the workspace's folder."""
+    return environment.get("RECONWATCH_LEDGER_URL") or f"sqlite:///{workspace / 'ledger.db'}"
+
+
 def open_ledger(workspace: Path, environment: Mapping[str, str]) -> Ledger:
     """The ledger in the workspace's folder, or the one that RECONWATCH_LEDGER_URL names."""
     workspace.mkdir(parents=True, exist_ok=True)
-    url = environment.get("RECONWATCH_LEDGER_URL") or f"sqlite:///{workspace / 'ledger.db'}"
-    return Ledger.open(url, delays=delays_in(environment))
+    return Ledger.open(ledger_url(workspace, environment), delays=delays_in(environment))

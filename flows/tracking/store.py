@@ -73,10 +73,18 @@ class Store:
     def answers(self) -> bool:
         """Whether it can be written to now, as far as a short question tells; a database always says yes."""
         with suppress(TrackingUnavailable):
-            if self.uri.startswith("http"):
-                _require_server(self.uri)
+            self.require()
             return True
         return False
+
+    def require(self) -> None:
+        """Nothing where it answers.
+
+        Raises:
+            TrackingUnavailable: it does not; the sentence says why, and what to do.
+        """
+        if self.uri.startswith("http"):
+            _require_server(self.uri)
 
     def experiment(self, pipeline: str, kind: str = "custom_model_development") -> str:
         """The id of the pipeline's experiment, made where there is none yet."""
