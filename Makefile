@@ -6,7 +6,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test lint docs audit clean torch-backend-changed
+.PHONY: help install demo test test-faults lint docs audit clean torch-backend-changed
 
 PYTHON ?= python3
 VENV_PYTHON := .venv/bin/python
@@ -22,7 +22,7 @@ endif
 new_torch := $(if $(filter $(backend),$(installed_backend)),,--reinstall-package torch --reinstall-package torchvision)
 
 help:  ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
 
 install: $(INSTALLED)  ## set up .venv with every version as in constraints.txt; does nothing where it is up to date
 	@$(VENV_PYTHON) -c "from importlib.metadata import version; from platform import python_version as python; \
@@ -33,6 +33,9 @@ demo: install  ## run the main job on real images that come with a dependency, o
 
 test: install  ## run all tests
 	$(VENV_PYTHON) -m pytest -n 2 --dist loadfile
+
+test-faults: install  ## kill, damage, fill and flood it, in full numbers (make test does a twentieth)
+	$(VENV_PYTHON) -m pytest -m faults --fault-size 1 -n 2 --dist loadfile --durations 20 -rs
 
 lint: install  ## check style, format and types
 	.venv/bin/ruff check

@@ -1,5 +1,6 @@
 """Images of any kind and size as arrays of one shape; what cannot be read is reported with its reason, never fatal."""
 
+import ctypes
 import io
 import os
 import re
@@ -30,6 +31,7 @@ DECODING = 1  # raised by one whenever the same file would give other pixels: ce
 MAX_PIXELS = (
     89_478_485  # a quarter of a gibibyte of 8-bit RGB: the limit from which Pillow warns of decompression bombs
 )
+LARGE_PIXELS = 2**24  # images from this size on are decoded one at a time: eight of the largest would take gigabytes
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF", "PPM")  # JPEG covers MPO, the pictures of telephones
 SIGNATURES = {  # how files of these formats begin, to say of a file without a usable header what it was meant to be
     **{b"\x89PNG": "PNG", b"\xff\xd8": "JPEG", b"BM": "BMP", b"II*\0": "TIFF", b"MM\0*": "TIFF"},
@@ -59,6 +61,7 @@ DOCUMENT_SUFFIXES = (
 DOCUMENT_NAMES = ("thumbs.db", "desktop.ini")
 _ATTEMPTS = 20
 _WARNING_LOCK = threading.Lock()
+_LARGE_LOCK = threading.Lock()
 
 
 class UnreadableImage(ValueError):  # noqa: N818 (the name that a caller reads in `except`)
@@ -173,10 +176,9 @@ def read(source: ImageInput, spec: ImageSpec) -> NDArray[np.float32]:
     changed (antialiased bilinear) in float32, one channel after the other, for every kind of source. Raises
     `UnreadableImage` for whatever cannot be decoded.
     """
-    picture = _picture(source)
-    if spec.channels == 1 or picture.colour.shape[2] == 1:
-        return np.repeat(_resized(picture.luma(), spec)[None], spec.channels, axis=0)
-    return np.stack([_resized(picture.plane(channel), spec) for channel in range(3)])
+    if isinstance(source, np.ndarray):
+        return _fitted(_array_picture(source), spec)
+    return _with_pillow(source, lambda image: _fitted(_pillow_picture(image), spec))
 
 
 def read_or_reason(source: Source, spec: ImageSpec) -> NDArray[np.float32] | Unreadable:
@@ -268,6 +270,12 @@ def _assembled(start: int, tasks: list[Future[list[NDArray[np.float32] | Unreada
         pixels=np.array([pixels for _, pixels in readable], dtype=np.float32).reshape(-1, *spec.shape),
         unreadable=tuple((index, outcome.reason) for index, outcome in outcomes if isinstance(outcome, Unreadable)),
     )
+
+
+def _fitted(picture: _Picture, spec: ImageSpec) -> NDArray[np.float32]:
+    if spec.channels == 1 or picture.colour.shape[2] == 1:
+        return np.repeat(_resized(picture.luma(), spec)[None], spec.channels, axis=0)
+    return np.stack([_resized(picture.plane(channel), spec) for channel in range(3)])
 
 
 def _resized(plane: NDArray[np.float32], spec: ImageSpec) -> NDArray[np.float32]:
@@ -395,7 +403,7 @@ def _with_pillow(source: Path | bytes | Image.Image, action: Callable[[Image.Ima
     for _ in range(_ATTEMPTS):
         _ignore_warnings_of_pillow()
         try:
-            with _opened(source) as image:
+            with _opened(source) as image, _alone_if_large(image, source is not image):
                 return action(image)
         except UnreadableImage:
             raise
@@ -432,6 +440,27 @@ def _opened(source: Path | bytes | Image.Image) -> Iterator[Image.Image]:
     with _file(source) as file, Image.open(file, formats=FORMATS) as image:
         _refuse_header(image)
         yield image
+
+
+@contextmanager
+def _alone_if_large(image: Image.Image, ours: bool) -> Iterator[None]:
+    """Within it no other large image is decoded; one that is ours to close leaves no memory behind.
+
+    The C library keeps what was freed for the thread that held it, a third of a gibibyte after the largest image.
+    """
+    width, height = image.size
+    if width * height < LARGE_PIXELS:
+        yield
+        return
+    with _LARGE_LOCK:
+        try:
+            yield
+        finally:
+            if ours:
+                image.close()
+            give_back = getattr(ctypes.CDLL(None), "malloc_trim", None)  # where the C library is glibc
+            if give_back is not None:
+                give_back(0)
 
 
 def _file(source: Path | bytes) -> BinaryIO:

@@ -15,6 +15,8 @@ from flows.sources import inbox_batches, loose_files
 
 LINKED_OUT = "is a link that leads out of the inbox (set data.allow_outside: true where that is meant)"
 
+ATTEMPTS = 3  # after which a batch that was never finished is left for last
+
 
 @dataclass(frozen=True)
 class Waiting:
@@ -84,7 +86,17 @@ def due_batches(
     state = inbox_state(pipeline, ledger, progress, settled)
     for waiting in state.waiting if settled is None else ():
         progress.say(f"Batch {waiting.batch} of {pipeline.name} {waiting.reason}, and is left for later.")
-    return state.due
+    return _stubborn_last(pipeline, state.due, ledger, progress)
+
+
+def _stubborn_last(
+    pipeline: PipelineConfig, due: tuple[Batch, ...], ledger: Ledger, progress: Progress
+) -> tuple[Batch, ...]:
+    """The batches, with those at the end that every process so far died of: they keep no other one waiting."""
+    stubborn = ledger.batches.begun_in_vain(pipeline.name, ATTEMPTS)
+    if not stubborn:
+        return due
+    return tuple(sorted(due, key=lambda batch: known_manifest(pipeline, batch, ledger, progress) in stubborn))
 
 
 def backfilled(pipeline: str) -> str:

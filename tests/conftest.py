@@ -29,6 +29,13 @@ PREFIXES = ("MLFLOW_", "PREFECT_", "RECONWATCH_")
 HOME = pytest.StashKey[tempfile.TemporaryDirectory[str]]()
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """How large the tests of faults are."""
+    parser.addoption(
+        "--fault-size", type=float, default=0.05, help="share of the full tests of faults (make test-faults: 1)"
+    )
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Before any test module is imported: Prefect and MLflow read their variables when they are."""
     for name in [name for name in os.environ if name.startswith(PREFIXES)]:
@@ -47,6 +54,16 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_unconfigure(config: pytest.Config) -> None:
     """Remove what the tests' Prefect left behind."""
     config.stash[HOME].cleanup()
+
+
+@pytest.fixture(scope="session")
+def fault_count(pytestconfig: pytest.Config) -> Callable[[int], int]:
+    """From the full number of trials to that of this test run, by --fault-size."""
+
+    def count(full: int) -> int:
+        return max(1, round(full * float(pytestconfig.getoption("--fault-size"))))
+
+    return count
 
 
 @pytest.fixture(scope="session")

@@ -62,7 +62,7 @@ def test_pages_pictures_and_queues_go_and_the_rest_stays(workspace: Workspace) -
     assert workspace.ledger.batches.decided("tiles") == before
     assert [label.reviewer for label in workspace.ledger.labels.of("tiles")] == ["anna"]
     for record in before:
-        assert workspace.tracking.artifact_names(record.run_id) == ["scores.parquet"]
+        assert workspace.tracking.artifact_names(record.run_id) == ["scores.parquet", "sha256.txt"]
         shown = client.get_run(record.run_id).data
         assert shown.metrics["images_scored"] == record.n_scored
         assert "reconwatch.pruned" in shown.tags
@@ -119,7 +119,7 @@ def test_the_command_says_first_and_does_with_yes(workspace: Workspace, capfd: p
     assert len(workspace.tracking.artifact_names(record.run_id)) > 1
     document = json.loads(call("--older-than", "180d", "--json", "--yes")[1])
     assert (document["done"], len(document["batches"])) == (True, 3)
-    assert workspace.tracking.artifact_names(record.run_id) == ["scores.parquet"]
+    assert workspace.tracking.artifact_names(record.run_id) == ["scores.parquet", "sha256.txt"]
     assert "is left to go" in call("--older-than", "180d")[1]
     code, _, errors = call("--older-than", "soon")
     assert code == 2

@@ -163,10 +163,10 @@ class TestBatches:
         assert {name for name in names if not name.startswith("odd")} == batches
 
     def test_its_artifacts(self, workspace: Workspace, report: RunReport, tmp_path: Path) -> None:
-        """Every image's row, the report, and the sheet of the worst images for alerts, which can be opened."""
+        """Every image's row, the report, the sheet of the worst images for alerts, and the hashes of all three."""
         run_id = report.batches[1].run_id
         assert run_id is not None
-        names = ["report.html", "review", "scores.parquet", "worst.png"]
+        names = ["report.html", "review", "scores.parquet", "sha256.txt", "worst.png"]
         assert sorted(workspace.tracking.artifact_names(run_id)) == names
         table = pd.read_parquet(workspace.tracking.artifact(run_id, "scores.parquet", tmp_path))
         assert len(table) == 20

@@ -68,6 +68,13 @@ class Batches:
             done &= BATCHES.c.model_version == model_version
         return bool(self._database.rows(sa.select(BATCHES.c.key).where(done).limit(1)))
 
+    def begun_in_vain(self, pipeline: str, attempts: int) -> frozenset[str]:
+        """The manifest hashes of batches that were begun at least so often and never finished."""
+        begun = (BATCHES.c.pipeline == pipeline) & (BATCHES.c.status == "claimed") & (BATCHES.c.attempts >= attempts)
+        return frozenset(
+            row.manifest_hash for row in self._database.rows(sa.select(BATCHES.c.manifest_hash).where(begun))
+        )
+
     def history(self, pipeline: str, limit: int = 20) -> tuple[BatchRecord, ...]:
         """The last `limit` finished batches of a pipeline, the newest first."""
         done = (BATCHES.c.pipeline == pipeline) & (BATCHES.c.status == "done")

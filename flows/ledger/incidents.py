@@ -136,8 +136,9 @@ class IncidentBook:
         return place
 
     def last_batch_at(self) -> datetime | None:
-        """When a batch was last finished; None where none was."""
-        last = sa.select(sa.func.max(BATCHES.c.finished_at)).where(BATCHES.c.pipeline == self.pipeline)
+        """When a batch was last finished, by a clock that was not ahead of this one; None where none was."""
+        known = (BATCHES.c.pipeline == self.pipeline) & (BATCHES.c.finished_at <= self.now)
+        last = sa.select(sa.func.max(BATCHES.c.finished_at)).where(known)
         return self._connection.execute(last).scalar()
 
     def given_up(self, attempts: int) -> tuple[str, ...]:

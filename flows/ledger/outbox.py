@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
@@ -11,6 +11,8 @@ import sqlalchemy as sa
 from flows.ledger.database import Database, insert_once
 from flows.ledger.tables import OUTBOX
 from flows.ledger.values import json_text
+
+LONGEST_WAIT = timedelta(days=1)  # more than any delay between two attempts: what waits longer was put off by a clock
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,8 @@ class Outbox:
         if tried is not None:
             pending &= (OUTBOX.c.attempts > 0) == tried
         if now is not None:
-            pending &= OUTBOX.c.next_attempt_at <= now
+            clock_was_ahead = OUTBOX.c.next_attempt_at > now + LONGEST_WAIT
+            pending &= (OUTBOX.c.next_attempt_at <= now) | clock_was_ahead
         return tuple(
             map(_pending, self._database.rows(sa.select(OUTBOX).where(pending).order_by(OUTBOX.c.id).limit(limit)))
         )

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 
 from ae_models.errors import InputError
 from flows.ledger.database import Database, creation_lock, shown
+from flows.store_files import note_made, require_kept
 
 SCHEMA = "0002"  # the last of the migrations
 BEFORE_MIGRATIONS = "1"  # what a ledger of reconwatch 0.1.0 says of itself
@@ -22,14 +23,23 @@ def bring_up_to_date(database: Database) -> None:
 
     Raises InputError where it cannot be used or was written by a newer reconwatch.
     """
+    file = Path(str(database.url.database)) if database.url.get_backend_name() == "sqlite" else None
     with creation_lock(database.url):
-        with database.transaction() as connection:
-            if is_current(connection, database.url):
-                return
-        with database.transaction() as connection:
-            _alone(connection)
-            if not is_current(connection, database.url):
-                _migrate(connection)
+        if file is not None:
+            require_kept(file)
+        _bring_up_to_date(database)
+        if file is not None:
+            note_made(file)
+
+
+def _bring_up_to_date(database: Database) -> None:
+    with database.transaction() as connection:
+        if is_current(connection, database.url):
+            return
+    with database.transaction() as connection:
+        _alone(connection)
+        if not is_current(connection, database.url):
+            _migrate(connection)
 
 
 def is_current(connection: sa.Connection, url: sa.URL) -> bool:

@@ -15,6 +15,7 @@ from mlflow.exceptions import MlflowException
 from numpy.typing import NDArray
 
 from ae_models.errors import InputError
+from flows.tracking.artifacts import Artifacts
 from flows.tracking.served import save_pyfunc
 from flows.tracking.store import Store
 
@@ -59,6 +60,7 @@ class Registry:
     """The registered versions of every pipeline's model."""
 
     _store: Store
+    _artifacts: Artifacts
 
     def register(self, pipeline: str, run_id: str, champion: Champion, tags: Mapping[str, str]) -> str:
         """Register detector and threshold as one self-contained pyfunc version that decides nothing yet; its number."""
@@ -66,7 +68,8 @@ class Registry:
             parts, model = Path(scratch) / "champion", Path(scratch) / "model"
             champion.save(parts)
             save_pyfunc(model, parts, champion.detector.spec)
-            self._store.client.log_artifacts(run_id, str(model), "model")
+            self._artifacts.keep(run_id, model, "model")
+        self._artifacts.seal(run_id)
         try:
             self._store.client.create_registered_model(pipeline, {"reconwatch.pipeline": pipeline})
         except MlflowException as error:
@@ -188,7 +191,7 @@ class Registry:
         from ae_models.champion import Champion
 
         with tempfile.TemporaryDirectory() as folder:
-            return Champion.load(self._store.download(calibration_run, CHAMPION_PARTS, Path(folder)))
+            return Champion.load(self._artifacts.fetched(calibration_run, CHAMPION_PARTS, Path(folder)))
 
     def threshold(self, calibration_run: str) -> tuple[Threshold, NDArray[np.float64]]:
         """The threshold of a calibration and the scores (n,) behind it, without its network.
@@ -200,9 +203,9 @@ class Registry:
         from ae_models.calibration import Threshold
 
         with tempfile.TemporaryDirectory() as folder:
-            path = self._store.download(calibration_run, f"{CHAMPION_PARTS}/threshold.json", Path(folder))
+            path = self._artifacts.fetched(calibration_run, f"{CHAMPION_PARTS}/threshold.json", Path(folder))
             threshold = Threshold.from_json(path.read_text(encoding="utf-8"))
-            path = self._store.download(calibration_run, f"{CHAMPION_PARTS}/calibration_scores.npy", Path(folder))
+            path = self._artifacts.fetched(calibration_run, f"{CHAMPION_PARTS}/calibration_scores.npy", Path(folder))
             return threshold, np.load(path, allow_pickle=False)
 
     def detector(self, run_id: str) -> AnyDetector:
@@ -210,7 +213,7 @@ class Registry:
         from ae_models.detector import load_detector
 
         with tempfile.TemporaryDirectory() as folder:
-            return load_detector(self._store.download(run_id, "detector", Path(folder)))
+            return load_detector(self._artifacts.fetched(run_id, "detector", Path(folder)))
 
 
 def _registered(found: ModelVersion, aliases: tuple[str, ...]) -> RegisteredVersion:

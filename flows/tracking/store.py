@@ -17,7 +17,9 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
+from ae_models.errors import InputError
 from flows.config import Settings
+from flows.store_files import note_made, require_kept
 
 PATIENCE: Mapping[str, str] = {  # unless they are set: the library's own are 120 s of waiting, 7 times over
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",  # seconds without an answer
@@ -59,11 +61,13 @@ class Store:
 
         Raises:
             TrackingUnavailable: it does not answer.
+            InputError: the workspace's own lost its content.
         """
         embedded = not environment.get("MLFLOW_TRACKING_URI")  # compose files set it to nothing
-        uri = environment.get("MLFLOW_TRACKING_URI") or f"sqlite:///{settings.workspace / 'mlflow.db'}"
+        file = settings.workspace / "mlflow.db"
+        uri = environment.get("MLFLOW_TRACKING_URI") or f"sqlite:///{file}"
         dashboard = uri if uri.startswith("http") else settings.dashboard
-        client = _connected(uri, settings.workspace, needed)
+        client = _connected(uri, settings.workspace, needed, file if embedded else None)
         return cls(uri, embedded, settings.workspace, dashboard.rstrip("/"), client)
 
     def answers(self) -> bool:
@@ -124,7 +128,8 @@ class Store:
             raise ArtifactMissing(f"MLflow does not give {name} of run {run_id} ({first_line(error)})") from error
 
 
-def _connected(uri: str, workspace: Path, needed: bool) -> MlflowClient:
+def _connected(uri: str, workspace: Path, needed: bool, file: Path | None) -> MlflowClient:
+    """The client of a store; `file` is that of the workspace's own."""
     for name, value in PATIENCE.items():
         os.environ.setdefault(name, value)  # MLflow reads them at each request, and takes them in no other way
     for noisy in ("alembic", "mlflow"):
@@ -137,13 +142,20 @@ def _connected(uri: str, workspace: Path, needed: bool) -> MlflowClient:
     workspace.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(workspace / "mlflow.lock"):  # two processes that migrate one new database both crash
+            if file is not None:
+                require_kept(file)
             client = MlflowClient(uri, uri)  # migrates
             client.search_experiments(max_results=1)
+            if file is not None:
+                note_made(file)
+    except InputError:
+        raise
     except Exception as error:  # mlflow lets SQLAlchemy's and its own errors through
         if "error code 401" in str(error):
             raise TrackingUnavailable(_refused(uri)) from None
         raise TrackingUnavailable(
-            f"the MLflow store {without_password(uri)} cannot be opened: {first_line(error)}"
+            f"the MLflow store {without_password(uri)} cannot be opened: {first_line(error)} "
+            "(check that it is one, can be written and has room; where it is damaged, restore it from a backup)"
         ) from error
     return client
 

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 from mlflow.entities import Dataset, DatasetInput, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
-from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from PIL import Image
 
 from flows.config import Settings
 from flows.processes import highest_memory, owner_is_alive, this_process
 from flows.tracking.addresses import Addresses
+from flows.tracking.artifacts import RECEIPT, Artifacts
 from flows.tracking.registry import Registry
 from flows.tracking.review import ReviewQueues
 from flows.tracking.store import Store, without_password
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 
 LARGEST_PICTURE = 32_000_000  # bytes
+MONITOR = "monitor"  # the kind of the run that shows a pipeline over time
 METRICS_AT_ONCE = 1000  # as many as MLflow takes
 
 
@@ -55,6 +56,7 @@ class Tracking:
     """One MLflow store: an embedded one in the workspace, or the server that MLFLOW_TRACKING_URI names.
 
     Attributes:
+        artifacts: the files of runs.
         addresses: where a browser shows what is in it.
         registry: the versions of the pipelines' models.
         review: the queues in which people are asked about images.
@@ -74,8 +76,9 @@ class Tracking:
         """
         self._store = Store.opened(settings, environment, needed)
         self._tags = tags
+        self.artifacts = Artifacts(self._store, {})
         self.addresses = Addresses(self._store)
-        self.registry = Registry(self._store)
+        self.registry = Registry(self._store, self.artifacts)
         self.review = ReviewQueues(self._store)
 
     @property
@@ -107,6 +110,8 @@ class Tracking:
         """A new run of `kind` (training, calibration, batch, monitor) in the pipeline's experiment; its id."""
         tags = {"reconwatch.kind": kind, "reconwatch.pipeline": pipeline, **self._tags, **tags}
         run = self._store.client.create_run(self._store.experiment(pipeline), run_name=name, tags=tags)
+        if kind != MONITOR:  # which goes on for ever, and whose page is drawn anew each time
+            self.artifacts.begun[run.info.run_id] = {}
         return str(run.info.run_id)
 
     @contextmanager
@@ -116,6 +121,7 @@ class Tracking:
         try:
             yield run_id
         except BaseException as error:
+            self.artifacts.begun.pop(run_id, None)
             self._store.client.set_tag(run_id, "reconwatch.failure", f"{type(error).__name__}: {error}"[:500])
             self._store.client.set_terminated(run_id, "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
             raise
@@ -131,7 +137,9 @@ class Tracking:
         return run_id
 
     def finish(self, run_id: str) -> None:
-        """End the run as FINISHED, and note how much memory this took."""
+        """End the run as FINISHED, and note the hashes of its artifacts and how much memory this took."""
+        self.artifacts.seal(run_id)
+        self.artifacts.begun.pop(run_id, None)
         self._store.client.log_metric(run_id, "highest_memory_mib", round(highest_memory() / 2**20))
         self._store.client.set_terminated(run_id, "FINISHED")
 
@@ -224,54 +232,60 @@ class Tracking:
 
     def log_folder(self, run_id: str, folder: Path, name: str | None = None) -> None:
         """All files of a folder as artifacts under `name`, in one call."""
-        self._store.client.log_artifacts(run_id, str(folder), name)
+        self.artifacts.keep(run_id, folder, name)
 
     def log_picture(self, run_id: str, picture: Image.Image | Figure, name: str) -> None:
         """A picture or a figure as the PNG artifact `name`."""
-        if isinstance(picture, Image.Image):
-            self._store.client.log_image(run_id, picture, name)
-        else:
-            self._store.client.log_figure(run_id, picture, name, save_kwargs={"dpi": 110})
+        with self._new_artifact(run_id, name) as path:
+            if isinstance(picture, Image.Image):
+                picture.save(path)
+            else:
+                picture.savefig(path, dpi=110)
 
     def log_text(self, run_id: str, text: str, name: str) -> None:
         """A text as the artifact `name`."""
-        self._store.client.log_text(run_id, text, name)
+        with self._new_artifact(run_id, name) as path:
+            path.write_text(text, encoding="utf-8")
 
     def log_table(self, run_id: str, table: pd.DataFrame, name: str) -> None:
         """A table as the Parquet or CSV artifact `name`."""
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / Path(name).name
+        with self._new_artifact(run_id, name) as path:
             table.to_csv(path, index=False) if path.suffix == ".csv" else table.to_parquet(path, index=False)
-            parent = Path(name).parent.as_posix()
-            self._store.client.log_artifact(run_id, str(path), None if parent == "." else parent)
+
+    @contextmanager
+    def _new_artifact(self, run_id: str, name: str) -> Iterator[Path]:
+        """Where to write the file that becomes the artifact `name`."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield path
+            self.artifacts.keep(run_id, Path(folder))
 
     def artifact(self, run_id: str, name: str, folder: Path) -> Path:
         """The artifact or folder of artifacts `name`, copied into `folder`.
 
         Raises:
-            ArtifactMissing: MLflow does not give it.
+            ArtifactMissing: MLflow does not give it, or not as it was written.
         """
-        return self._store.download(run_id, name, folder)
+        return self.artifacts.fetched(run_id, name, folder)
 
     def artifact_names(self, run_id: str) -> list[str]:
         """The names of the run's artifacts at the top."""
         return [str(file.path) for file in self._store.client.list_artifacts(run_id)]
 
     def artifact_sizes(self, run_id: str) -> dict[str, int]:
-        """The bytes of each artifact at the top of a run, of a folder those of the files in it."""
+        """The bytes of each artifact at the top of a run but its hashes, of a folder those of the files in it."""
         sizes = {}
         for file in self._store.client.list_artifacts(run_id):
+            if file.path == RECEIPT:
+                continue
             inside = self._store.client.list_artifacts(run_id, file.path) if file.is_dir else [file]
             sizes[str(file.path)] = sum(each.file_size or 0 for each in inside)
         return sizes
 
     def delete_artifact(self, run_id: str, name: str) -> None:
         """Delete an artifact of a run, or a folder of them, for good."""
-        place = self._store.client.get_run(run_id).info.artifact_uri
-        repository: Any = get_artifact_repository(
-            str(place), tracking_uri=self._store.uri
-        )  # whose methods have no types
-        repository.delete_artifacts(name)
+        self.artifacts.delete(run_id, name)
 
     def picture(self, run_id: str, name: str) -> bytes | None:
         """The artifact `name` of a run; None where there is none, or one of more than 32 MB."""
