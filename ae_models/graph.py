@@ -1,0 +1,1 @@
+IMAGES, SCORES, MAPS = "images", "scores", "maps"
