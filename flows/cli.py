@@ -24,10 +24,12 @@ from flows.terminal import (
     FAILED,
     WRONG_INPUT,
     ConfigOption,
+    EngineOption,
     JsonOption,
     complain,
     config_hint,
     config_path,
+    engine_from_now_on,
     print_json,
     print_table,
     say,
@@ -168,6 +170,7 @@ def score(
         Path | None, typer.Option("--output", "-o", help="Also write one row an image to this Parquet file.")
     ] = None,
     fail_on_alarm: FailOption = False,
+    engine: EngineOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Score images: the given PATHS, or the batches of the inbox that are not scored yet.
@@ -176,6 +179,7 @@ def score(
     [bold]reconwatch score tiles photos/monday --output monday.parquet[/bold] scores a folder and writes its scores.
     Each batch is recorded once; to score it again records nothing new.
     """
+    engine_from_now_on(engine)
     if output is not None and not paths:
         raise InputError("--output needs PATHs: name the folders or images whose scores to write")
 
@@ -203,6 +207,7 @@ def run(
     names: Annotated[list[str] | None, typer.Argument(help="Pipelines; all where none is named.")] = None,
     config: ConfigOption = None,
     fail_on_alarm: FailOption = False,
+    engine: EngineOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Do whatever is due: train, calibrate, score new batches, send alerts.
@@ -210,6 +215,7 @@ def run(
     Safe to repeat and to kill: it goes on where it was. Put it on a schedule as it is, with
     [bold]--fail-on-alarm[/bold] where the exit code should tell.
     """
+    engine_from_now_on(engine)
     reports: list[RunReport] = []
     path = config_path(context, config)
     names = names or list(settings_of(path).pipelines)

@@ -8,7 +8,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, Field, ValidationError, ValidationInfo, field_validator
 
@@ -21,6 +21,7 @@ from flows.config_networks import CORRUPTIONS, MODELS, AutoConfig, Convolutional
 from flows.config_sections import (
     THRESHOLDS,
     ConformalThreshold,
+    Engine,
     LabelledCost,
     LabelledFalseAlarmRate,
     LabelledFScore,
@@ -71,6 +72,8 @@ __all__ = [
     "load",
 ]
 
+ENGINES: tuple[str, ...] = get_args(Engine)
+
 
 class PipelineEntry(Part):
     """What the file says of one pipeline."""
@@ -95,6 +98,11 @@ class PipelineEntry(Part):
     )
 
     review: ReviewConfig = Field(default=ReviewConfig(), description="which images people are asked to label")
+
+    engine: Engine = Field(
+        default="auto",
+        description="what scores images: onnxruntime (on a CPU), torch, or auto (the first where it can)",
+    )
 
     @field_validator("threshold")
     @classmethod
@@ -208,8 +216,19 @@ def load(path: Path, environment: Mapping[str, str]) -> Settings:
     faults = faults + _secrets_in(document, faults)
     if faults or file is None:
         raise InputError(message(path, faults))
-    pipelines = {name: PipelineConfig(name=name, **dict(entry)) for name, entry in file.pipelines.items()}
+    pipelines = {
+        name: PipelineConfig(name=name, **dict(entry) | _wished_engine(environment))
+        for name, entry in file.pipelines.items()
+    }
     return Settings(path=path, workspace=file.workspace, dashboard=file.dashboard.rstrip("/"), pipelines=pipelines)
+
+
+def _wished_engine(environment: Mapping[str, str]) -> dict[str, str]:
+    """The engine that RECONWATCH_ENGINE names, in place of that in the file."""
+    engine = environment.get("RECONWATCH_ENGINE")
+    if engine and engine not in ENGINES:
+        raise InputError(f"RECONWATCH_ENGINE is {engine!r}: choose one of {', '.join(ENGINES)}")
+    return {"engine": engine} if engine else {}
 
 
 def _secrets_in(document: config_yaml.Document, faults: Sequence[Fault]) -> list[Fault]:

@@ -178,7 +178,8 @@ def _score_due(
     batches = path_batches(paths) if paths else due_batches(pipeline, workspace.ledger, progress)
     if not batches:
         return ()
-    champion = workspace.tracking.registry.champion(pipeline.name).on(choose_device(pipeline.training.device))
+    champion = workspace.tracking.registry.champion(pipeline.name)
+    champion = champion.on(choose_device(pipeline.training.device), pipeline.engine)
     challenger = _challenger(pipeline, workspace, progress)
     reports = []
     for batch in batches:

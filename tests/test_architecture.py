@@ -26,6 +26,7 @@ MAY_IMPORT = {  # files, and folders of them
     },
     "mlflow": {"flows/tracking/", "flows/served_model.py"},
     "sqlalchemy": {"flows/ledger/"},
+    "onnxruntime": {"ae_models/graph.py"},
 }
 CODE_THAT_RUNS_WHEN_LOADED = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 

@@ -39,9 +39,17 @@ class ChampionVersion:
     training_run: str
     champion: Champion
 
-    def on(self, device: torch.device) -> ChampionVersion:
-        """The same, with its network on another device."""
-        return replace(self, champion=replace(self.champion, detector=self.champion.detector.on(device)))
+    def on(self, device: torch.device, engine: str = "auto") -> ChampionVersion:
+        """The same, with its network on another device and its images scored by an engine.
+
+        Raises:
+            InputError: the engine cannot score it there.
+        """
+        from ae_models.detector import by_engine
+
+        return replace(
+            self, champion=replace(self.champion, detector=by_engine(self.champion.detector.on(device), engine))
+        )
 
 
 @dataclass(frozen=True)
