@@ -18,6 +18,9 @@ ELONGATION = 3.0  # longest to shortest axis of a region, at most
 STAMPS = 2.0  # places a pixel at which a scratch is drawn along its way
 FLAT = 0.02  # deviation of the outermost pixels below which they are a background
 OFF_BACKGROUND = 0.1  # grey values by which a pixel of the object differs from it at least
+MOST_RESIZED = 0.35  # logarithm of a ratio of sizes
+MOVED = (0.05, 0.3)  # of the short side
+LEAST_TURNED = 1 / 18  # of half a turn
 TRIES = 8  # places tried until one lies on the object
 
 
@@ -171,6 +174,31 @@ def half(image: Image, other: Image, rng: Generator, radius: float, amplitude: I
     return image + _edge(beyond, 1.0) * (other - image)
 
 
+def pose(image: Image, other: Image, rng: Generator, radius: float, amplitude: Image) -> Image:
+    """The whole image turned, resized or moved: a part put in the wrong way, or one of another size."""
+    height, width = image.shape[1:]
+    turn, tall, wide, down, across = 0.0, 1.0, 1.0, 0.0, 0.0
+    match rng.integers(3):
+        case 0:
+            turn = rng.choice((-1, 1)) * math.pi * LEAST_TURNED ** rng.uniform(0, 1)
+        case 1:
+            tall, wide = np.exp(rng.uniform(-MOST_RESIZED, MOST_RESIZED, 2))
+        case _:
+            angle, reach = rng.uniform(0, 2 * math.pi), min(height, width) * rng.uniform(*MOVED)
+            down, across = reach * math.sin(angle), reach * math.cos(angle)
+    middle = (height / 2 - 0.5, width / 2 - 0.5)
+    rows, columns = _grid(height, width, middle)
+    sources = (
+        (math.cos(turn) * rows - math.sin(turn) * columns) * tall + down + middle[0],
+        (math.sin(turn) * rows + math.cos(turn) * columns) * wide + across + middle[1],
+    )
+    tones = background_of(image)
+    if tones is None:
+        return np.stack([map_coordinates(channel, sources, order=1, mode="mirror") for channel in image])
+    around = zip(image, tones.tolist(), strict=True)
+    return np.stack([map_coordinates(channel, sources, order=1, cval=tone) for channel, tone in around])
+
+
 KINDS: dict[str, Kind] = {
     "spots": spots,
     "scratch": scratch,
@@ -185,9 +213,10 @@ KINDS: dict[str, Kind] = {
     "half": half,
     "brightness": brightness,
     "colour": colour,
+    "pose": pose,
 }
 OF_TWO_IMAGES = ("patch", "half")
-OF_THE_WHOLE_IMAGE = ("half", "brightness", "colour")
+OF_THE_WHOLE_IMAGE = ("half", "brightness", "colour", "pose")
 
 
 def blob(

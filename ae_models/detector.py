@@ -24,10 +24,10 @@ from ae_models.front_ends import build_front_end
 from ae_models.graph import Graph, GraphDamaged, load_graph
 from ae_models.images import FeatureSpec, ImageSpec
 from ae_models.networks import build_network
-from ae_models.scoring import Score, ScoreDesign, squared_errors
+from ae_models.scoring import Score, ScoreDesign, relative_errors, squared_errors
 
 LOG = logging.getLogger("reconwatch")
-FORMAT = 3
+FORMAT = 4
 BATCH_SIZE = 64
 CACHED_PIXELS = 2**18
 LEAST_OPINION = -3.0  # nominal spreads
@@ -45,6 +45,7 @@ class Detector:
         device: the torch device that the network is on.
         front_end_name: its name in `ae_models.front_ends.FRONT_ENDS`.
         front_end_parameters: what it is built with; JSON values.
+        fitted_front_end: the front end where it has weights; None where its parameters say all of it.
         fitted_score: from errors to maps and scores; None for the mean squared error.
         picture: reconstructs images for people where the network reconstructs features; None where it need not.
         graph: gives the same scores and maps without PyTorch on a CPU; None where there is none, or none is wished.
@@ -57,6 +58,7 @@ class Detector:
     device: str = "cpu"
     front_end_name: str = "pixels"
     front_end_parameters: Mapping[str, Any] = field(default_factory=dict)
+    fitted_front_end: nn.Module | None = field(default=None, repr=False)
     fitted_score: Score | None = field(default=None, repr=False)
     picture: PrincipalComponents | None = field(default=None, repr=False)
     graph: Graph | None = field(default=None, repr=False)
@@ -64,7 +66,8 @@ class Detector:
     @cached_property
     def front_end(self) -> nn.Module:
         """From images to what the network sees."""
-        return build_front_end(self.front_end_name, self.spec, self.front_end_parameters).to(self.device).eval()
+        front_end = self.fitted_front_end or build_front_end(self.front_end_name, self.spec, self.front_end_parameters)
+        return front_end.to(self.device).eval()
 
     @cached_property
     def scorer(self) -> Score:
@@ -83,6 +86,7 @@ class Detector:
             self,
             network=copy.deepcopy(self.network).to(device),
             device=str(device),
+            fitted_front_end=self.fitted_front_end and copy.deepcopy(self.fitted_front_end).to(device),
             fitted_score=copy.deepcopy(self.scorer).to(device),
             picture=self.picture and copy.deepcopy(self.picture).to(device),
         )
@@ -125,7 +129,8 @@ class Detector:
     def errors_in(self, features: Tensor) -> Tensor:
         """Squared errors (N, h, w) of features (N, c, h, w)."""
         with torch.inference_mode():
-            return squared_errors(features, self.network(features))
+            errors = squared_errors(features, self.network(features))
+            return relative_errors(errors, features, self.scorer.design.energy)
 
     def maps_at_pixels(self, maps: Tensor) -> Tensor:
         """Maps (N, h, w) of the features brought to the size of the images, (N, H, W)."""
@@ -166,6 +171,7 @@ class Detector:
         score = Score(ScoreDesign.from_json(stored["score"]), features.height, features.width)
         return cls(
             *(spec, name, parameters, network, "cpu", stored["front_end"]["name"], stored["front_end"]["parameters"]),
+            fitted_front_end=front_end if front_end.state_dict() else None,
             fitted_score=score,
         )
 
@@ -388,12 +394,12 @@ def _write(
 
 def _modules(members: Sequence[Detector], picture: PrincipalComponents | None) -> nn.Module:
     """All that has weights, as one module."""
-    parts = nn.ModuleDict(
-        {
-            f"member_{number}": nn.ModuleDict({"network": member.network, "score": member.scorer})
-            for number, member in enumerate(members)
-        }
-    )
+    parts = nn.ModuleDict()
+    for number, member in enumerate(members):
+        own = {"network": member.network, "score": member.scorer}
+        if member.fitted_front_end is not None:
+            own["front_end"] = member.fitted_front_end
+        parts[f"member_{number}"] = nn.ModuleDict(own)
     if picture is not None:
         parts["picture"] = picture
     return parts

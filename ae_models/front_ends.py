@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor, nn
 
+from ae_models.backbone import Backbone
 from ae_models.errors import InputError
 from ae_models.filters import Across, Down, Filter, blur, every, mean, slope
 from ae_models.images import FeatureSpec, ImageSpec
@@ -195,6 +196,7 @@ FRONT_ENDS: dict[str, Callable[..., nn.Module]] = {
     "gradients": OrientedGradients,
     "contrast": LocalContrast,
     "derivatives": Derivatives,
+    "backbone": Backbone,
 }
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ae_models.detector import LEAST_OPINION, AnyDetector, FusedDetector
 from ae_models.graph import IMAGES, MAPS, SCORES, Graph
-from ae_models.scoring import squared_errors
+from ae_models.scoring import relative_errors, squared_errors
 
 TOLERANCE = 1e-3  # of a deviation of nominal scores; what is found is about a thousandth of it
 MAP_TOLERANCE = 1e-3  # of the largest error
@@ -105,7 +105,8 @@ class ScoringPath(nn.Module):
             view = repr((member.front_end_name, member.front_end_parameters))
             if view not in seen:
                 seen[view] = front_end(images)
-            yield squared_errors(seen[view], network(seen[view]))
+            errors = squared_errors(seen[view], network(seen[view]))
+            yield relative_errors(errors, seen[view], member.scorer.design.energy)
 
 
 def _compared(

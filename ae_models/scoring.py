@@ -11,6 +11,7 @@ from ae_models.errors import InputError
 from ae_models.front_ends import local_mean
 
 STEADY = 0.3  # share of the mean variance that is added to each: where nominal images never vary, errors would explode
+LEAST_ENERGY = 1e-4  # mean square below which an image is black
 LEAST = 1e-12  # a squared rounding error: what nominal images that never err anywhere are divided by
 
 
@@ -22,17 +23,22 @@ class ScoreDesign:
         smoothing: side of the window over which errors are averaged, in positions; odd, 1 for none.
         positional: whether errors are divided by what they are at that position in held-out nominal images.
         pooling: share of the positions, those with the largest errors, whose mean is the score; in (0, 1].
+        energy: power of the features' mean square by which an image's errors are divided; 0 for none, 1 makes the error
+            of an image and of the same one with other contrast alike.
     """
 
     smoothing: int = 1
     positional: bool = False
     pooling: float = 1.0
+    energy: float = 0.0
 
     def __post_init__(self) -> None:
         if type(self.smoothing) is not int or self.smoothing < 1 or self.smoothing % 2 == 0:
             raise InputError(f"smoothing is {self.smoothing!r}: give an odd number of positions, 1 for none")
         if not 0 < self.pooling <= 1:
             raise InputError(f"pooling is {self.pooling!r}: give a share above 0 and at most 1")
+        if not 0 <= self.energy <= 1:
+            raise InputError(f"energy is {self.energy!r}: give a power from 0 (not used) to 1")
 
     def to_json(self) -> dict[str, Any]:
         """Its values by name; `from_json` takes them back."""
@@ -84,6 +90,14 @@ class Score(nn.Module):
     def _smoothed(self, errors: Tensor) -> Tensor:
         side = self.design.smoothing
         return errors if side == 1 else local_mean(errors[:, None], side, side)[:, 0]
+
+
+def relative_errors(errors: Tensor, features: Tensor, power: float) -> Tensor:
+    """Squared errors (N, h, w) over the mean square of their image's features (N, c, h, w) to a power."""
+    if power == 0:
+        return errors
+    energy = features.square().mean((1, 2, 3)) + LEAST_ENERGY
+    return errors / energy[:, None, None].pow(power)
 
 
 def squared_errors(features: Tensor, reconstructions: Tensor) -> Tensor:

@@ -17,12 +17,14 @@ from scipy.stats import rankdata
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
+from ae_models.backbone import Backbone
 from ae_models.baselines import fit_principal_components
 from ae_models.curves import Auroc, auroc
 from ae_models.detector import LEAST_OPINION, Detector, FusedDetector, in_parts, log_score
 from ae_models.front_ends import build_front_end
 from ae_models.images import FeatureSpec, ImageSpec
 from ae_models.networks import build_network
+from ae_models.networks.code import fit_code_distance
 from ae_models.networks.feature_restoration import FeatureRestoration
 from ae_models.networks.gaussian import fit_positional_gaussian
 from ae_models.scoring import Score, ScoreDesign
@@ -30,7 +32,8 @@ from ae_models.synthetic_defects import SyntheticDefectCorruption, SyntheticDefe
 from ae_models.training import TrainingSettings, fit
 
 CODE_SIZE = 64
-FUSED = 4  # recipes in the detector, at most
+DISTANCE_CODE_SIZES = (8, 16, 32)
+FUSED = 6  # recipes in the detector, at most
 SPECK, TINY, SMALL = 0.003, 0.01, 0.05  # shares of the positions that small defects cover
 FINE = 64  # positions along the short side of the finest features that are looked at
 TAUGHT = (
@@ -41,6 +44,8 @@ TAUGHT = (
 )  # kinds of defects that networks learn from; they are judged by others
 STEPS, BATCH_SIZE, LEARNING_RATE = 400, 16, 4e-3  # of training
 EPOCH = 400  # images at least, between two looks at the held-out ones
+SMALLEST_OF_BACKBONES = 32  # pixels along the short side
+MOST_BACKBONE_POSITIONS = 32  # along the short side: each has a covariance of its own
 SMALLEST_TRAINED = 8  # positions along the short side
 HELD_OUT = 256  # images that say when to stop, at most
 SHORTEST_TRAINING = 20.0  # seconds; with less left nothing is trained
@@ -60,8 +65,15 @@ class Recipe:
 
     @property
     def network_key(self) -> str:
-        """The same for recipes that differ in their score only, so that one network serves them."""
-        return repr((self.front_end, self.front_end_parameters, self.network, self.network_parameters))
+        """The same for recipes that differ in their score only, so that one network's errors serve them."""
+        return repr(
+            (self.front_end, self.front_end_parameters, self.network, self.network_parameters, self.design.energy)
+        )
+
+    @property
+    def kind(self) -> str:
+        """What it is one of, for fusing: recipes of one kind miss the same things."""
+        return self.front_end if self.front_end == "backbone" else self.network
 
     @property
     def trained(self) -> bool:
@@ -72,7 +84,9 @@ class Recipe:
     def name(self) -> str:
         """The recipe in words."""
         details = ", ".join(
-            key if value is True else str(value) for key, value in self.front_end_parameters.items() if key != "step"
+            key if value is True else str(value)
+            for key, value in self.front_end_parameters.items()
+            if key not in ("step", "stages")
         )
         usual = ", positional" if self.design.positional else ""
         pooling = "mean" if self.design.pooling == 1 else f"top {100 * self.design.pooling:g}%"
@@ -166,8 +180,30 @@ def linear_recipes(spec: ImageSpec) -> tuple[Recipe, ...]:
         Recipe("derivatives", "gaussian", ScoreDesign(3, True, pooling), {"step": fine})
         for pooling in (1.0, SMALL, TINY, SPECK)
     ]
+    recipes += [
+        Recipe("derivatives", "code", ScoreDesign(), {"step": coarse}, {"code_size": size})
+        for size in DISTANCE_CODE_SIZES
+    ]
     recipes += [Recipe("contrast", "none", ScoreDesign(3, True, pooling)) for pooling in (SMALL, TINY, SPECK)]
     return tuple(recipes)
+
+
+def suits_backbones(spec: ImageSpec) -> bool:
+    """Whether a pretrained network sees anything in images so small."""
+    return min(spec.height, spec.width) >= SMALLEST_OF_BACKBONES
+
+
+def backbone_recipes(spec: ImageSpec, name: str | None) -> tuple[Recipe, ...]:
+    """Recipes on what the pretrained network `name` sees; none without one, or where images are too small for it."""
+    if name is None or not suits_backbones(spec):
+        return ()
+    short = min(spec.height, spec.width)
+    stages = [1, 2, 3] if short <= 4 * MOST_BACKBONE_POSITIONS else [2, 3]
+    return tuple(
+        Recipe("backbone", "gaussian", ScoreDesign(3, positional, pooling), {"name": name, "stages": stages})
+        for positional in (False, True)
+        for pooling in (1.0, SMALL, TINY)
+    )
 
 
 def trained_recipes(spec: ImageSpec) -> tuple[Recipe, ...]:
@@ -280,7 +316,7 @@ def select(
     importance = counts * np.array([(weights or {}).get(kind, 1.0) for kind in kinds])
     places = np.column_stack([rankdata(-column) for column in aurocs.T.round(3)])
     ranks, means = (np.average(values, axis=1, weights=importance) for values in (places, aurocs))
-    shares = _shares(ranks, means, [one.recipe.network for one in tried], fused)
+    shares = _shares(ranks, means, [one.recipe.kind for one in tried], fused)
     trials = tuple(
         Trial(
             one.recipe, {kind: value for kind, value, counted in zip(kinds, row, count, strict=True) if counted}, *rest
@@ -314,11 +350,11 @@ def _that_count(tried: Sequence[_Tried], kinds: Sequence[str], defects: Syntheti
     return np.array([~(taught & one.recipe.trained) for one in tried])
 
 
-def _shares(ranks: NDArray[np.float64], means: NDArray[np.float64], networks: Sequence[str], fused: int) -> list[float]:
-    """What each recipe's opinion counts, in all 1: nothing but for the best `fused` of one kind of network each."""
+def _shares(ranks: NDArray[np.float64], means: NDArray[np.float64], kinds: Sequence[str], fused: int) -> list[float]:
+    """What each recipe's opinion counts, in all 1: nothing but for the best `fused` of one kind each."""
     best: dict[str, int] = {}
     for place in np.argsort(ranks, kind="stable").tolist():
-        best.setdefault(networks[place], place)
+        best.setdefault(kinds[place], place)
     chosen = list(best.values())[:fused]
     above = {place: max(0.0, float(means[place]) - 0.5) for place in chosen}
     if not any(above.values()):
@@ -355,7 +391,7 @@ def _fused(chosen: Sequence[tuple[_Tried, float]], parts: NominalParts, fitting:
             members.append(one.detector)
             continue
         base = fit_recipe(one.recipe, parts, images, fitting)
-        members.append(replace(base, fitted_score=fit_score(one.recipe.design, errors_of(base, parts.usual))))
+        members.append(with_score(base, one.recipe.design, parts.usual))
     spreads = [robust_spread(one.nominal[: len(parts.selection)]) for one, _ in chosen]
     centres, scales = zip(*spreads, strict=True)
     return FusedDetector(tuple(members), centres, scales, tuple(share for _, share in chosen))
@@ -368,17 +404,26 @@ def robust_spread(values: NDArray[np.float64]) -> tuple[float, float]:
 
 
 def fit_recipe(recipe: Recipe, parts: NominalParts, images: NDArray[np.float32], fitting: Fitting) -> Detector:
-    """The recipe's front end and network, fitted to nominal images (N, C, H, W); its score is not fitted yet.
+    """The recipe's front end and network, fitted to nominal images (N, C, H, W); its score is the mean error.
 
     Of the parts, `usual` says when training has to stop.
     """
     front_end = build_front_end(recipe.front_end, parts.spec, recipe.front_end_parameters)
+    if isinstance(front_end, Backbone):
+        front_end.load_pretrained()
     features: FeatureSpec = front_end.spec  # type: ignore[assignment]  # torch types attributes as modules
     if recipe.network == "pca":
         values = np.concatenate([part.numpy() for part in _features(front_end, images)])
         code_size = min(recipe.network_parameters["code_size"], len(images) // 2)
         network: nn.Module = fit_principal_components(values, features, code_size, fitting.seed)
         parameters = {"code_size": len(network.components)}  # type: ignore[arg-type]  # torch types buffers as modules
+    elif recipe.network == "code":
+        values, held_out = (
+            np.concatenate([part.numpy() for part in _features(front_end, some)]) for some in (images, parts.usual)
+        )
+        code_size = min(recipe.network_parameters["code_size"], len(images) // 2)
+        network = distance = fit_code_distance(values, held_out, features, code_size, fitting.seed)
+        parameters = {"code_size": len(distance.components)}
     elif recipe.network == "gaussian":
         network, parameters = fit_positional_gaussian(_features(front_end, images), features), {}
     elif recipe.trained:
@@ -392,6 +437,8 @@ def fit_recipe(recipe: Recipe, parts: NominalParts, images: NDArray[np.float32],
         network.eval(),
         front_end_name=recipe.front_end,
         front_end_parameters=recipe.front_end_parameters,
+        fitted_front_end=front_end if isinstance(front_end, Backbone) else None,
+        fitted_score=Score(ScoreDesign(energy=recipe.design.energy), features.height, features.width),
     )
 
 
@@ -440,6 +487,14 @@ def _trained(
     ).network
     network: nn.Module = trained.network  # type: ignore[assignment]  # torch types attributes as tensors or modules
     return network
+
+
+def with_score(detector: Detector, design: ScoreDesign, usual: NDArray[np.float32]) -> Detector:
+    """The detector with a score of that design, fitted to held-out nominal images (N, C, H, W) in [0, 1]."""
+    features: FeatureSpec = detector.front_end.spec  # type: ignore[assignment]  # torch types attributes as modules
+    scored = replace(detector, fitted_score=Score(design, features.height, features.width))
+    scored.scorer.fit(errors_of(scored, usual))
+    return scored
 
 
 def fit_score(design: ScoreDesign, usual: Tensor) -> Score:

@@ -26,12 +26,14 @@ class Surroundings:
         monitor: the run that shows the pipeline over time.
         previous: name and run of the batch that was decided before it; None for the first.
         queue: where its images are labelled; None where nothing is asked.
+        replaced: the run of the batch of this name that was decided before, with other images; None where none was.
     """
 
     stream: Stream
     monitor: str
     previous: tuple[str, str] | None
     queue: ReviewQueue | None = None
+    replaced: str | None = None
 
 
 def record_batch(
@@ -57,6 +59,8 @@ def record_batch(
         "reconwatch.diagnosis": verdict.diagnosis,
         "reconwatch.severity": verdict.severity,
     }
+    if around.replaced is not None:
+        tags["reconwatch.replaced"] = around.replaced
     run_id = tracking.start_run(pipeline.name, "batch", f"batch {batch.id}", tags)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -130,6 +134,9 @@ def _description(
         f"{link('training', champion.training_run)}). {_previous(pipeline, around, tracking)} "
         f"{link('The pipeline over time', around.monitor)}.",
     ]
+    if around.replaced is not None:
+        before = link("that decision", around.replaced)
+        lines += ["", f"A batch of this name was decided before, with other images: {before}."]
     if around.queue is not None:
         lines += ["", f"**[Label its images]({around.queue.url})**: the flagged ones, and some drawn at random."]
     if batch.left_out:

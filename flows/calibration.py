@@ -37,6 +37,7 @@ from flows.config import (
     PipelineConfig,
     fingerprint,
 )
+from flows.fetching import contents_of
 from flows.ledger import utc_now
 from flows.planning import standing
 from flows.processes import this_process
@@ -206,8 +207,8 @@ def judging_items(
 def score_items(detector: AnyDetector, items: Sequence[Item], what: str, progress: Progress) -> Scored:
     """The scores of the items that can be read."""
     scores, places, unreadable = [np.empty(0)], [np.empty(0, np.int64)], []
-    with progress.track(what, len(items)) as advance:
-        for batch in stream((item.content for item in items), detector.spec):
+    with progress.track(what, len(items)) as advance, contents_of(items) as contents:
+        for batch in stream(contents, detector.spec):
             scores.append(detector.score(batch.pixels))
             places.append(batch.indices)
             unreadable += [(items[index].uri, reason) for index, reason in batch.unreadable]

@@ -6,12 +6,23 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from ae_models.backbone import BACKBONES
 from ae_models.baselines import PrincipalComponents
 from ae_models.curves import Auroc
 from ae_models.detector import FusedDetector
 from ae_models.errors import InputError
+from ae_models.images import ImageSpec
 from ae_models.panels import recipe_figure
-from ae_models.selection import NominalParts, Selection, linear_recipes, select, trained_recipes
+from ae_models.pretrained import is_at_hand, require_weights
+from ae_models.selection import (
+    NominalParts,
+    Selection,
+    backbone_recipes,
+    linear_recipes,
+    select,
+    suits_backbones,
+    trained_recipes,
+)
 from ae_models.splits import split_by_group
 from ae_models.synthetic_defects import KINDS, SyntheticDefects, draw_defects
 from flows.config import AutoConfig
@@ -77,7 +88,8 @@ def choose(
     if labelled is not None and words == REAL:
         nominal = np.array([label is None for label in labelled.labels])
         parts = replace(parts, other=labelled.pixels[nominal])
-    recipes = linear_recipes(parts.spec) + trained_recipes(parts.spec)
+    backbone = _backbone(model, parts.spec)
+    recipes = linear_recipes(parts.spec) + backbone_recipes(parts.spec, backbone) + trained_recipes(parts.spec)
     networks = len({one.network_key for one in recipes}) + 1
     weights = {str(kind): weight for kind, weight in (model.defects or {}).items()}
     with progress.track("Trying recipes", networks) as advance:
@@ -142,6 +154,16 @@ def _defects(
             return SyntheticDefects(pixels, nowhere, kinds, np.full(len(pixels), -1, np.int64)), REAL
     kinds_wished = tuple(model.defects or KINDS)
     return draw_defects(parts.selection, PER_KIND, seed, kinds_wished), SYNTHETIC
+
+
+def _backbone(model: AutoConfig, spec: ImageSpec) -> str | None:
+    """The backbone whose features are tried: the one that is named, or one whose weights are at hand."""
+    if model.backbone == "auto":
+        return next((name for name in BACKBONES if is_at_hand(name)), None) if suits_backbones(spec) else None
+    if model.backbone == "none":
+        return None
+    require_weights(model.backbone)
+    return model.backbone
 
 
 def _log(tracking: Tracking, run_id: str, found: Selection, words: str) -> None:

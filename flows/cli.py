@@ -18,6 +18,7 @@ from flows.cli_codes import app as codes_app
 from flows.cli_incidents import watchdog
 from flows.cli_prune import prune
 from flows.cli_review import review
+from flows.cli_serve import deploy, serve
 from flows.cli_versions import promote, recalibrate, retrain, rollback, versions
 from flows.terminal import (
     ALARMED,
@@ -377,6 +378,8 @@ app.command()(promote)
 app.command()(rollback)
 app.command()(versions)
 app.command()(prune)
+app.command()(serve)
+app.command()(deploy)
 
 
 @app.command()
@@ -463,18 +466,19 @@ def _write_output(
     """One Parquet file with the rows of every batch; those known already are scored again for it."""
     import pandas as pd
 
-    from flows.scoring import known_manifest, score_batch, write_scores
+    from flows.inbox import known_manifest
+    from flows.scoring import score_batch, write_scores
     from flows.sources import path_batches
     from flows.workspace import open_workspace
 
     tables = {report.batch: report.table for report in reports if report.table is not None}
-    batches = path_batches(paths)
+    batches = path_batches(paths, settings_of(config_path(context, config)).pipeline(name).data)
     if absent := [batch for batch in batches if batch.id not in tables and batch.items]:
         workspace = open_workspace(config_path(context, config))
         pipeline = workspace.settings.pipeline(name)
         champion = workspace.tracking.registry.champion(name).champion
         for batch in absent:
-            manifest_hash = known_manifest(pipeline, batch, workspace.ledger)
+            manifest_hash = known_manifest(pipeline, batch, workspace.ledger, _progress())
             scored = score_batch(batch, champion, pipeline, _progress(), lambda: None, manifest_hash=manifest_hash)
             tables[batch.id] = scored.table
     if not tables:

@@ -6,6 +6,7 @@
 import hashlib
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -18,6 +19,7 @@ from flows.config_channels import ABOUT, CHANNELS, SECRET_KEYS, Channel, LogChan
 from flows.config_faults import Fault, Location, Vocabulary, message, model_faults, nearest, written
 from flows.config_incidents import IncidentsConfig
 from flows.config_networks import CORRUPTIONS, MODELS, AutoConfig, ConvolutionalConfig, LinearConfig, ModelConfig
+from flows.config_schedules import SCHEDULES, ScheduleConfig
 from flows.config_sections import (
     THRESHOLDS,
     ConformalThreshold,
@@ -38,7 +40,9 @@ from flows.config_sources import (
     ManifestSource,
     PathSource,
     Source,
+    TableSource,
     TorchvisionSource,
+    UrlSource,
 )
 from flows.config_types import PATTERNS, FilePath, Name, Part, keys_of, tag_of, web_address
 
@@ -61,11 +65,14 @@ __all__ = [
     "PathSource",
     "PipelineConfig",
     "ReviewConfig",
+    "ScheduleConfig",
     "Settings",
     "Source",
+    "TableSource",
     "ThresholdConfig",
     "TorchvisionSource",
     "TrainingConfig",
+    "UrlSource",
     "WebhookChannel",
     "fingerprint",
     "json_schema",
@@ -102,6 +109,10 @@ class PipelineEntry(Part):
     engine: Engine = Field(
         default="auto",
         description="what scores images: onnxruntime (on a CPU), torch, or auto (the first where it can)",
+    )
+
+    schedule: ScheduleConfig = Field(
+        default=ScheduleConfig(), description="when what is done; what is not said is as in the schedule of the file"
     )
 
     @field_validator("threshold")
@@ -155,6 +166,9 @@ class SettingsFile(Part):
     dashboard: Annotated[str, AfterValidator(web_address)] = Field(
         default="http://127.0.0.1:5000", description="where the MLflow pages of the embedded store are seen"
     )
+    schedule: ScheduleConfig = Field(
+        default=ScheduleConfig(), description="when what is done, where a pipeline does not say otherwise"
+    )
     pipelines: dict[Name, PipelineEntry] = Field(
         description="the pipelines, each at its name",
         json_schema_extra={"additionalProperties": False, "minProperties": 1},
@@ -195,10 +209,11 @@ VOCABULARY = Vocabulary(
         "monitor": MonitorConfig.model_fields,
         "incidents": IncidentsConfig.model_fields,
         "review": ReviewConfig.model_fields,
+        "schedule": ScheduleConfig.model_fields,
     }
     | {
         str(tag_of(model)): keys_of(model)
-        for model in (LABELLED | MODELS | CORRUPTIONS | THRESHOLDS | CHANNELS).values()
+        for model in (LABELLED | MODELS | CORRUPTIONS | THRESHOLDS | CHANNELS | SCHEDULES).values()
     },
     patterns=PATTERNS,
 )
@@ -217,7 +232,10 @@ def load(path: Path, environment: Mapping[str, str]) -> Settings:
     if faults or file is None:
         raise InputError(message(path, faults))
     pipelines = {
-        name: PipelineConfig(name=name, **dict(entry) | _wished_engine(environment))
+        name: PipelineConfig(
+            name=name,
+            **dict(entry) | {"schedule": entry.schedule.over(file.schedule)} | _wished_engine(environment),
+        )
         for name, entry in file.pipelines.items()
     }
     return Settings(path=path, workspace=file.workspace, dashboard=file.dashboard.rstrip("/"), pipelines=pipelines)
@@ -242,12 +260,21 @@ def _secrets_in(document: config_yaml.Document, faults: Sequence[Fault]) -> list
 
 
 def _is_a_secret(document: config_yaml.Document, place: Location) -> bool:
+    if place[2:3] == ("data",) and place[-1] == "database":
+        return place not in document.expanded and _has_a_password(document, place)
     if len(place) != 5 or place[2] != "alerts" or place in document.expanded:
         return False
     pipelines, name, alerts, number, key = place
     channel = document.values[pipelines][name][alerts][number]
     secret = isinstance(channel, dict) and key in SECRET_KEYS.get(str(channel.get("type")), ())
     return secret and channel[key] is not None
+
+
+def _has_a_password(document: config_yaml.Document, place: Location) -> bool:
+    value: Any = document.values
+    for key in place:
+        value = value[key]
+    return isinstance(value, str) and re.search(r"://[^/@]*:[^/@]*@", value) is not None
 
 
 Section = Literal["data", "model", "training", "threshold"]

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal, get_args
 
-from pydantic import BaseModel, BeforeValidator, Field, Tag, field_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, Tag, field_validator
 
 from flows.config_incidents import Duration
 from flows.config_types import NOT_BOOLEAN, Count, Part, Positive, Share, chosen_by, integer_of_digits, shorthand
@@ -21,10 +21,17 @@ DefectKind = Literal[
     "half",
     "brightness",
     "colour",
+    "pose",
 ]
 
 
 LOCAL = 10  # of those, the first ones leave most of the image as it was
+
+
+def _odd(size: int) -> int:
+    if size % 2 == 0:
+        raise ValueError(f"{size} is even, so that no pixel is the window's middle: give {size - 1} or {size + 1}")
+    return size
 
 
 class NoCorruption(Part):
@@ -92,8 +99,27 @@ CorruptionConfig = Annotated[
 ]
 
 
+class ScoreConfig(Part):
+    """How the squared errors of an image become its score."""
+
+    smoothing: Annotated[Count, AfterValidator(_odd)] = Field(
+        default=1, description="side of the window over which errors are averaged, in pixels; odd, 1 for none"
+    )
+    positional: bool = Field(
+        default=False, description="errors are divided by what they are at that position in validation images"
+    )
+    pooling: Annotated[float, Field(gt=0, le=1), NOT_BOOLEAN] = Field(
+        default=1.0, description="share of the pixels, those with the largest errors, whose mean is the score"
+    )
+    energy: Annotated[float, Field(ge=0, le=1), NOT_BOOLEAN] = Field(
+        default=0.0, description="power of the image's mean square by which its errors are divided; 0 for none"
+    )
+
+
 class NetworkConfig(Part):
     """What every network but unet has in common."""
+
+    score: ScoreConfig = Field(default=ScoreConfig(), description="from errors to the score; by default their mean")
 
     corruption: CorruptionConfig = Field(
         default=NoCorruption(), description="what is done to the input while the loss stays against the clean image"
@@ -106,7 +132,12 @@ class AutoConfig(Part):
     network: Literal["auto"] = Field(
         default="auto", description="recipes chosen for these very images, by synthetic defects made from them"
     )
-    fused: Count = Field(default=4, description="recipes in the detector, at most; each of another kind of network")
+    fused: Count = Field(default=6, description="recipes in the detector, at most; each of another kind")
+    backbone: Literal["auto", "none", "resnet18", "resnet34", "resnet50", "wide_resnet50_2"] = Field(
+        default="auto",
+        description="a network with torchvision's weights whose features recipes see too: auto takes the first whose "
+        "weights lie in torch's folder, a name downloads them where they do not",
+    )
     time_budget: Duration = Field(
         default="10min",
         validate_default=True,
@@ -170,6 +201,7 @@ class VariationalConfig(NetworkConfig):
 class UnetConfig(Part):
     """A U-shaped network that restores its input."""
 
+    score: ScoreConfig = Field(default=ScoreConfig(), description="from errors to the score; by default their mean")
     network: Literal["unet"] = Field(default="unet", description="restores corrupted images; has skip connections")
     widths: Annotated[tuple[Count, ...], Field(min_length=1, max_length=6)] = Field(
         default=(16, 32, 64), description="channels at each resolution"

@@ -1,27 +1,47 @@
-"""Which images a pipeline uses and where they are: folders, globs, manifests, data sets of torchvision."""
+"""Which images a pipeline uses and where they are: folders, globs, URLs, manifests, tables, sets of torchvision."""
 
 import glob
 import re
 import warnings
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import unquote, urlsplit
 
-from pydantic import BaseModel, BeforeValidator, Field, Tag, ValidationInfo, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, Field, SecretStr, Tag, ValidationInfo, field_validator, model_validator
 
+from flows.config_incidents import Duration
 from flows.config_types import (
+    FILE_NAME,
     NOT_BOOLEAN,
     Classes,
     Count,
     FilePath,
+    Network,
     Part,
+    Place,
     Text,
+    Url,
     Where,
     chosen_by_keys,
     integer_of_digits,
+    is_url,
 )
 
 
-class PathSource(Part):
+class Arrival(Part):
+    """How an inbox tells that a batch is complete. No key of it says which images there are."""
+
+    settled: Duration | None = Field(
+        default=None,
+        exclude=True,
+        description="as an inbox: a batch is complete once nothing of it changed for this long",
+    )
+    marker: Annotated[str, Field(pattern=FILE_NAME)] | None = Field(
+        default=None, exclude=True, description="as an inbox: a batch is complete once it holds a file of this name"
+    )
+
+
+class PathSource(Arrival):
     """Images in a folder, or those that match a glob."""
 
     glob: bool = Field(
@@ -37,18 +57,61 @@ class PathSource(Part):
         return given
 
 
+class UrlSource(Arrival):
+    """Images in a folder of an object store, or of anything else that fsspec opens."""
+
+    url: Url = Field(description="a folder such as s3://bucket/nominal, gs://bucket/nominal or az://container/nominal")
+
+
 class ManifestSource(Part):
     """Images listed in a table: a column `path`, and optionally `label`, `group`, `timestamp` and `batch`."""
 
-    manifest: FilePath = Field(description="a .csv or .parquet file with a column `path`")
+    manifest: Place = Field(description="a .csv or .parquet file with a column `path`, or its URL")
     where: dict[str, Where] = Field(
         default={}, description="keep only rows whose column has this value, or one of these"
     )
-    root: FilePath | None = Field(
+    root: Place | None = Field(
         default=None,
-        description="the folder that relative paths in the manifest start from; by default the manifest's own",
+        description="the folder or URL that relative paths in the manifest start from; by default the manifest's own",
     )
     batch: Text = Field(default="batch", description="as an inbox: the column that names each image's batch")
+    settled: Duration | None = Field(
+        default=None,
+        exclude=True,
+        description="as an inbox: its batches are complete once neither it nor their files changed for this long",
+    )
+
+
+class TableSource(Part):
+    """Images listed in a table of a database, by path or with their bytes."""
+
+    table: Text = Field(description="the table or view, with its schema where it has one: schema.table")
+    database: SecretStr = Field(description="its SQLAlchemy URL; one with a password must be a variable, ${NAME}")
+    path_column: Text | None = Field(default=None, description="the column of paths or URLs")
+    bytes_column: Text | None = Field(default=None, description="the column of the image files' bytes")
+    key_column: Text | None = Field(
+        default=None, description="the column that names an image; needed beside bytes_column"
+    )
+    batch_column: Text | None = Field(
+        default=None, description="the column that names each image's batch; an inbox needs it"
+    )
+    group_column: Text | None = Field(default=None, description="the column of each image's group")
+    time_column: Text | None = Field(default=None, description="the column that says when each image was taken")
+    label_column: Text | None = Field(default=None, description="the column of each image's label")
+    root: Place | None = Field(default=None, description="the folder or URL that relative paths start from")
+    settled: Duration | None = Field(
+        default=None, exclude=True, description="as an inbox: batches are complete once their newest time is this old"
+    )
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        if (self.path_column is None) == (self.bytes_column is None):
+            raise ValueError("needs either path_column (paths or URLs) or bytes_column (the image files' bytes)")
+        if self.bytes_column is not None and self.key_column is None:
+            raise ValueError("needs key_column beside bytes_column: the column that names an image, such as id")
+        if self.settled is not None and self.time_column is None:
+            raise ValueError("needs time_column beside settled: the column that says when each row was written")
+        return self
 
 
 TAKES_TRAIN = ("MNIST", "FashionMNIST", "KMNIST", "EMNIST", "QMNIST", "CIFAR10", "CIFAR100")
@@ -114,19 +177,33 @@ class TorchvisionSource(Part):
 
 
 def _source_of_text(value: object) -> object:
+    if isinstance(value, Mapping) and "path" in value and _is_remote(value["path"]):
+        return {"url": value["path"], **{key: part for key, part in value.items() if key not in ("path", "glob")}}
     if not isinstance(value, str):
         return value
-    return {"manifest" if value.lower().endswith((".csv", ".parquet")) else "path": value}
+    if value.lower().endswith((".csv", ".parquet")):
+        return {"manifest": value}
+    if value.lower().startswith("file://"):
+        return {"path": unquote(urlsplit(value).path)}
+    return {"url" if _is_remote(value) else "path": value}
+
+
+def _is_remote(value: object) -> bool:
+    return isinstance(value, str) and is_url(value) and not value.lower().startswith("file://")
 
 
 SOURCES: dict[str, type[BaseModel]] = {
     "path": PathSource,
+    "url": UrlSource,
     "manifest": ManifestSource,
+    "table": TableSource,
     "torchvision": TorchvisionSource,
 }
 SourceModel = (
     Annotated[PathSource, Tag("<PathSource>")]
+    | Annotated[UrlSource, Tag("<UrlSource>")]
     | Annotated[ManifestSource, Tag("<ManifestSource>")]
+    | Annotated[TableSource, Tag("<TableSource>")]
     | Annotated[TorchvisionSource, Tag("<TorchvisionSource>")]
 )
 Source = Annotated[
@@ -177,6 +254,24 @@ class DataConfig(Part):
         default=None, description="[height, width] in pixels; by default the images' own, at most 128 on the short side"
     )
     channels: Channels | None = Field(default=None, description="1 (grey) or 3 (RGB); by default what the images are")
+    order: Literal["time", "name"] = Field(
+        default="time", exclude=True, description="in which order due batches are scored: the oldest first, or by name"
+    )
+    allow_outside: bool = Field(
+        default=False,
+        exclude=True,
+        description="whether links may lead out of a folder, and paths of a manifest or table out of its root",
+    )
+    allowed_urls: tuple[Url, ...] = Field(
+        default=(),
+        exclude=True,
+        description="folders beside the root that URLs in a manifest or table may lie in, such as https://host/images/",
+    )
+    allowed_networks: tuple[Network, ...] = Field(
+        default=(),
+        exclude=True,
+        description="networks that are not public in which hosts of http(s) images may be, such as 10.1.0.0/16",
+    )
 
     @field_validator("group")
     @classmethod

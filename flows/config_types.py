@@ -2,13 +2,14 @@
 
 import difflib
 import glob
+import ipaddress
 import math
 import os
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -17,6 +18,7 @@ from pydantic import (
     ConfigDict,
     Discriminator,
     Field,
+    PlainValidator,
     ValidationInfo,
 )
 
@@ -24,12 +26,15 @@ NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$"
 DEVICE = r"^(auto|cpu|mps|cuda(:[0-9]+)?)$"
 HOST = r"^[A-Za-z0-9]([A-Za-z0-9.:-]{0,252}[A-Za-z0-9])?$"
 MAIL_ADDRESS = r"^[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64}@[A-Za-z0-9]([A-Za-z0-9.-]{0,252}[A-Za-z0-9])?$"
+FILE_NAME = r"^[^/\\]{1,255}$"
 PATTERNS = {
     NAME: "a name: up to 63 letters, digits, '-' and '_', the first a letter or a digit",
     DEVICE: "a device: auto, cpu, mps, cuda, or one GPU such as cuda:0",
     HOST: "the name or address of a server, such as mail.example.com",
+    FILE_NAME: "the name of a file, without a folder",
     MAIL_ADDRESS: "an e-mail address, such as night-shift@example.com",
 }
+ARCHIVES = ("zip", "tar", "libarchive", "rar", "7z", "zstd", "gzip", "blockcache", "filecache", "simplecache", "dir")
 Scalar = str | int | float | bool
 
 
@@ -63,6 +68,41 @@ def _absolute(path: Path, info: ValidationInfo) -> Path:
         return path
     folder = str(info.context["folder"])
     return Path(glob.escape(folder) if info.data.get("glob") else folder, path)  # only what was written is a wildcard
+
+
+def is_url(text: str) -> bool:
+    """Whether the text begins as an address does, such as s3://."""
+    return re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", text) is not None
+
+
+def _url(text: str) -> str:
+    """The text, if it is an address of a folder or a file; the ValueError does not show it, as it may hold a secret."""
+    parts = urlsplit(text)
+    if not is_url(text) or "::" in text or re.search(r"\s", text):
+        raise ValueError("must be an address such as s3://bucket/folder, without '::' or spaces")
+    if parts.scheme.lower() in ARCHIVES:
+        raise ValueError(f"{parts.scheme}:// opens an archive, and archives are not opened: unpack it beforehand")
+    if parts.password is not None:
+        raise ValueError("holds a password: leave it out, the store's library takes it from its environment variables")
+    return text
+
+
+def _place(value: object, info: ValidationInfo) -> Path | str:
+    text = str(_not_empty(value))
+    if text.lower().startswith("file://"):
+        text = unquote(urlsplit(text).path)
+    elif isinstance(value, str) and is_url(text):
+        return _url(text)
+    elif not isinstance(value, str | Path):
+        raise ValueError("is not a path")
+    return _absolute(Path(text), info)
+
+
+def _network(text: str) -> str:
+    try:
+        return str(ipaddress.ip_network(text, strict=False))
+    except ValueError:
+        raise ValueError(f"{text!r} is not a network, such as 10.1.0.0/16, or an address, such as 10.1.2.3") from None
 
 
 def _one_or_more(value: object) -> tuple[Scalar, ...]:
@@ -116,8 +156,11 @@ def chosen_by(key: str, models: Mapping[str, type[BaseModel]], default: str | No
     )
 
 
-def chosen_by_keys(models: Mapping[str, type[BaseModel]]) -> Discriminator:
-    """The choice of a model by a key that only it has, or by the nearest to one, so that a misspelt key is named."""
+def chosen_by_keys(models: Mapping[str, type[BaseModel]], text: str = "a path") -> Discriminator:
+    """The choice of a model by a key that only it has, or by the nearest to one, so that a misspelt key is named.
+
+    `text` says what a text alone would be.
+    """
 
     def tag(value: Any) -> str | None:
         if not isinstance(value, Mapping):
@@ -126,7 +169,7 @@ def chosen_by_keys(models: Mapping[str, type[BaseModel]]) -> Discriminator:
         near = [near for key in value for near in difflib.get_close_matches(str(key), list(models), n=1)]
         return tag_of(models[(exact or near)[0]]) if exact or near else None
 
-    words = f"must be a path, or a mapping with one of these keys: {', '.join(models)}"
+    words = f"must be {text}, or a mapping with one of these keys: {', '.join(models)}"
     return Discriminator(tag, custom_error_type="source", custom_error_message=words)
 
 
@@ -139,6 +182,9 @@ NOT_BOOLEAN = BeforeValidator(_not_boolean)
 Text = Annotated[str, Field(min_length=1)]
 Name = Annotated[str, Field(pattern=NAME)]
 FilePath = Annotated[Path, BeforeValidator(_not_empty), AfterValidator(_absolute)]
+Url = Annotated[str, AfterValidator(_url)]
+Place = Annotated[Path | str, PlainValidator(_place, json_schema_input_type=str)]  # a path as Path, a URL as text
+Network = Annotated[str, AfterValidator(_network)]
 Count = Annotated[int, Field(ge=1), NOT_BOOLEAN]
 Positive = Annotated[float, Field(gt=0), NOT_BOOLEAN]
 Share = Annotated[float, Field(gt=0, lt=1), NOT_BOOLEAN]

@@ -3,19 +3,21 @@
 import re
 import sys
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from prefect import State, get_run_logger
 from prefect.artifacts import create_markdown_artifact
-from prefect.runtime import flow_run
-from prefect.states import Failed
+from prefect.runtime import deployment, flow_run
+from prefect.states import Cancelled, Failed
 
 from ae_models.errors import InputError
 from flows.alerts import in_words
 from flows.progress import LogProgress, Progress, TerminalProgress
 from flows.status import COLUMNS, PipelineState, pipeline_states
 from flows.tracking import TrackingUnavailable
+from flows.turns import TurnTaken, turn
 from flows.workspace import Workspace, open_workspace
 
 
@@ -37,6 +39,8 @@ def failed(error: Exception) -> State[Any]:
 
     A flow returns it instead of raising: Prefect would log the traceback of a mistake in pipelines.yaml, and pickle it.
     """
+    if isinstance(error, TurnTaken):
+        return Cancelled(name="Skipped", message=f"Skipped: {error}.")
     if not isinstance(error, (InputError, TrackingUnavailable, PartFailedError)):
         get_run_logger().error("What stopped this run:", exc_info=error)
     return Failed(message=str(error) or type(error).__name__, data=error)
@@ -50,6 +54,17 @@ def report_of(state: State[Any]) -> Any:
     if isinstance(result, BaseException):
         raise result
     return result
+
+
+def deployed_turn(workspace: Workspace, pipeline: str, work: str) -> AbstractContextManager[None]:
+    """One run of this work at a time for the pipeline, of those that deployments start; by hand, any number.
+
+    Raises (on entering):
+        TurnTaken: another one is at work.
+    """
+    if deployment.id is None:
+        return nullcontext()
+    return turn(workspace.settings.workspace, pipeline, work)
 
 
 def flow_workspace(config: str) -> Workspace:

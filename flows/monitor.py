@@ -7,6 +7,7 @@ point that is logged a second time, with the same number, time and values, is th
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 from ae_models.champion import Champion
@@ -25,18 +26,22 @@ MEASURED = (  # what MLflow's own charts show, by batch number
 )
 KEPT = (  # of each batch in the ledger, beside its verdict
     *("stream_e_value", "stream_limit", "images_per_second", "median_score", "highest_score", "threshold"),
-    *("rate_low", "rate_high"),
+    *("rate_low", "rate_high", "own_time"),
 )
+LATE_SECONDS = 60.0  # older than a batch that was decided before it by more than this: it came late
 TESTS = ("flagged_p_value", "moved_p_value", "moved_distance", "smallest_distance", "unreadable_p_value")
 
 
-def point_of(champion: Champion, scored: ScoredBatch, stream: Stream) -> dict[str, float | None]:
+def point_of(
+    champion: Champion, scored: ScoredBatch, stream: Stream, own_time: datetime | None = None
+) -> dict[str, float | None]:
     """What the ledger keeps of a batch for its pipeline's time line, beside the verdict.
 
     Args:
         champion: decided it.
         scored: its scores.
         stream: as the batch left it.
+        own_time: when it was taken, or its files were written.
     """
     low, high = champion.threshold.false_alarm_band
     readable = scored.table.loc[scored.table["status"] == "scored", "score"]
@@ -49,6 +54,7 @@ def point_of(champion: Champion, scored: ScoredBatch, stream: Stream) -> dict[st
         "threshold": champion.threshold.value,
         "rate_low": low,
         "rate_high": high,
+        "own_time": own_time.timestamp() if own_time else None,
     }
 
 
@@ -112,7 +118,7 @@ def monitor_page(name: str, points: Sequence[Point]) -> MonitorPage:
     return MonitorPage(
         title=f"{name} over time",
         sentences=(f"{len(points):,} batches, of which {alarms:,} alarmed.",),
-        batches=[_watched(point.batch) for point in points],
+        batches=_watched_batches(points),
         calibrations=[point.batch.calibration_version for point in points],
         charts=_charts(columns) if points else (),
     )
@@ -149,10 +155,24 @@ def _columns(rows: Sequence[Mapping[str, float | None]]) -> dict[str, Values]:
     return {name: [row.get(name) for row in rows] for name in names}
 
 
-def _watched(batch: BatchRecord) -> WatchedBatch:
+def _watched_batches(points: Sequence[Point]) -> list[WatchedBatch]:
+    """The batches as they are named on the page: one that is older than a batch decided before it is called late."""
+    watched, newest = [], float("-inf")
+    for point in points:
+        own_time = point.values.get("own_time")
+        late = ""
+        if own_time is not None:
+            if own_time < newest - LATE_SECONDS:
+                late = f", of {datetime.fromtimestamp(own_time, UTC):%Y-%m-%d %H:%M}: late"
+            newest = max(newest, own_time)
+        watched.append(_watched(point.batch, late))
+    return watched
+
+
+def _watched(batch: BatchRecord, late: str) -> WatchedBatch:
     alarm = f"{batch.verdict['severity']}: {batch.verdict['diagnosis']}" if batch.alarm else ""
     alarm += ", which people call false" if batch.false_alarm else ""
-    return WatchedBatch(batch.batch, f"{batch.finished_at:%Y-%m-%d %H:%M}", batch.model_version, alarm)
+    return WatchedBatch(batch.batch, f"{batch.finished_at:%Y-%m-%d %H:%M}{late}", batch.model_version, alarm)
 
 
 def _logged(point: Point) -> LoggedPoint:

@@ -39,8 +39,8 @@ def require_enough(pipeline: PipelineConfig, count: int) -> None:
 
 
 def network_parameters(pipeline: PipelineConfig) -> dict[str, Any]:
-    """What the pipeline's network is built with: the model section less its name and corruption, as JSON values."""
-    return pipeline.model.model_dump(mode="json", exclude={"network", "corruption"})
+    """What the pipeline's network is built with: its section less name, corruption and score, as JSON."""
+    return pipeline.model.model_dump(mode="json", exclude={"network", "corruption", "score"})
 
 
 def require_size(pipeline: PipelineConfig, spec: ImageSpec) -> None:

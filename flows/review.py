@@ -5,7 +5,7 @@ from datetime import datetime
 from prefect import State, flow
 
 from flows import running
-from flows.flow_record import failed, flow_progress, flow_workspace, record
+from flows.flow_record import deployed_turn, failed, flow_progress, flow_workspace, record
 from flows.recalibration import RecalibrationReport
 from flows.retraining import RetrainingReport
 from flows.review_report import ReviewReport
@@ -21,7 +21,8 @@ def review(config: str, pipeline: str) -> ReviewReport | State[ReviewReport]:
     """
     try:
         workspace = flow_workspace(config)
-        report = running.review(workspace, pipeline, flow_progress())
+        with deployed_turn(workspace, pipeline, "review"):
+            report = running.review(workspace, pipeline, flow_progress())
         record(workspace, f"review-{pipeline}", report.run_url, report.sentences())
     except Exception as error:
         return failed(error)
@@ -42,7 +43,8 @@ def recalibrate(
     """
     try:
         workspace = flow_workspace(config)
-        report = running.recalibrate(workspace, pipeline, since, until, flow_progress())
+        with deployed_turn(workspace, pipeline, "recalibrate"):
+            report = running.recalibrate(workspace, pipeline, since, until, flow_progress())
         record(workspace, f"recalibrate-{pipeline}", report.run_url, report.sentences())
     except Exception as error:
         return failed(error)
@@ -59,7 +61,8 @@ def retrain(config: str, pipeline: str) -> RetrainingReport | State[RetrainingRe
     """
     try:
         workspace = flow_workspace(config)
-        report = running.retrain(workspace, pipeline, flow_progress())
+        with deployed_turn(workspace, pipeline, "retrain"):
+            report = running.retrain(workspace, pipeline, flow_progress())
         record(workspace, f"retrain-{pipeline}", report.run_url, report.sentences())
     except Exception as error:
         return failed(error)

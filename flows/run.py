@@ -3,7 +3,7 @@
 from prefect import State, flow
 
 from flows import running
-from flows.flow_record import PartFailedError, failed, flow_progress, flow_workspace, record
+from flows.flow_record import PartFailedError, deployed_turn, failed, flow_progress, flow_workspace, record
 from flows.running import RunReport
 from flows.score import score_as_task, sentences
 
@@ -19,7 +19,8 @@ def run(config: str, pipeline: str) -> RunReport | State[RunReport]:
     try:
         workspace = flow_workspace(config)
         url = workspace.tracking.addresses.pipeline(workspace.settings.pipeline(pipeline).name)
-        report = running.run(workspace, pipeline, flow_progress(), score_as_task)
+        with deployed_turn(workspace, pipeline, "run"):
+            report = running.run(workspace, pipeline, flow_progress(), score_as_task)
         lines = [line for part in (report.training, report.calibration) if part for line in part.sentences()]
         lines += [report.failure] if report.failure else sentences(report.batches)
         record(workspace, f"run-{pipeline}", url, lines)

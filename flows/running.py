@@ -20,10 +20,11 @@ from flows.alerts import DeliveryReport
 from flows.channels import send_due
 from flows.config import PipelineConfig
 from flows.due import calibration_is_due, changes_since_training
+from flows.inbox import due_batches
 from flows.monitor import update_monitor
 from flows.progress import Progress
 from flows.review_queue import make_missing_queues, read_answers, retire_queues
-from flows.scoring import BatchReport, due_batches, score_and_record
+from flows.scoring import BatchReport, score_and_record
 from flows.shadow import challenger_of, score_in_shadow
 from flows.sources import Batch, path_batches
 from flows.tracking import ChampionVersion
@@ -37,7 +38,8 @@ if TYPE_CHECKING:
     from flows.review_report import ReviewReport
     from flows.training import TrainingReport
 
-ScoreOne = Callable[[PipelineConfig, Batch, ChampionVersion, Workspace, Progress], BatchReport]
+ScoreOne = Callable[[PipelineConfig, Batch, ChampionVersion, Workspace, Progress, bool], BatchReport]
+"""Scores one batch; the last value says whether also one that another version has decided."""
 
 
 @dataclass(frozen=True)
@@ -117,11 +119,16 @@ def retrain(workspace: Workspace, name: str, progress: Progress) -> RetrainingRe
 
 
 def score_one(
-    pipeline: PipelineConfig, batch: Batch, champion: ChampionVersion, workspace: Workspace, progress: Progress
+    pipeline: PipelineConfig,
+    batch: Batch,
+    champion: ChampionVersion,
+    workspace: Workspace,
+    progress: Progress,
+    again: bool = False,
 ) -> BatchReport:
     """Score one batch; where that fails, the report says why and the others go on."""
     try:
-        return score_and_record(pipeline, batch, champion, workspace.tracking, workspace.ledger, progress)
+        return score_and_record(pipeline, batch, champion, workspace.tracking, workspace.ledger, progress, again)
     except Exception as error:
         return BatchReport(pipeline.name, batch.id, "failed", reason=str(error) or type(error).__name__)
 
@@ -175,7 +182,7 @@ def _score_due(
     send_alerts(workspace, progress)
     make_missing_queues(pipeline, workspace, progress)
     retire_queues(pipeline, workspace, progress)
-    batches = path_batches(paths) if paths else due_batches(pipeline, workspace.ledger, progress)
+    batches = path_batches(paths, pipeline.data) if paths else due_batches(pipeline, workspace.ledger, progress)
     if not batches:
         return ()
     champion = workspace.tracking.registry.champion(pipeline.name)
@@ -183,7 +190,7 @@ def _score_due(
     challenger = _challenger(pipeline, workspace, progress)
     reports = []
     for batch in batches:
-        reports.append(score_one(pipeline, batch, champion, workspace, progress))
+        reports.append(score_one(pipeline, batch, champion, workspace, progress, bool(paths)))
         if challenger is not None:
             _shadow(batch, reports[-1], challenger, workspace, progress)
         if reports[-1].alarm:

@@ -38,7 +38,12 @@ def score(
 
 
 def score_as_task(
-    pipeline: PipelineConfig, batch: Batch, champion: ChampionVersion, workspace: Workspace, progress: Progress
+    pipeline: PipelineConfig,
+    batch: Batch,
+    champion: ChampionVersion,
+    workspace: Workspace,
+    progress: Progress,
+    again: bool = False,
 ) -> BatchReport:
     """Score one batch as a Prefect task, so that its flow run shows a line for it."""
 
@@ -47,7 +52,7 @@ def score_as_task(
 
     @task(name="score batch", task_run_name=name, cache_policy=NO_CACHE)
     def score_batch() -> BatchReport | State[BatchReport]:
-        report = running.score_one(pipeline, batch, champion, workspace, progress)
+        report = running.score_one(pipeline, batch, champion, workspace, progress, again)
         return failed(PartFailedError(report.reason, report)) if report.outcome == "failed" else report
 
     report: BatchReport = report_of(score_batch(return_state=True))

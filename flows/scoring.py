@@ -2,7 +2,7 @@
 
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import monotonic, perf_counter
@@ -20,13 +20,16 @@ from ae_models.review import audit_sample, review_list
 from flows.alerts import Alert
 from flows.batch_run import WORST, Surroundings, record_batch
 from flows.config import PipelineConfig
+from flows.fetching import contents_of
+from flows.inbox import due_batches as due_batches
+from flows.inbox import known_manifest as known_manifest
+from flows.items import Batch, Item, name_of
 from flows.ledger import AlreadyDone, Busy, Claim, IncidentBook, Ledger
 from flows.monitor import monitor_run, point_of
 from flows.progress import Progress
 from flows.report import ScoredBatch
 from flows.review_queue import ask_about, open_queue
 from flows.reviewing import asked_images
-from flows.sources import Batch, inbox_batches, loose_files
 from flows.streams import StreamStep, counts_in_stream, stream_of
 from flows.tracking import ChampionVersion, ReviewQueue, Tracking
 from flows.verdicts import NOMINAL_BATCHES, verdict_on
@@ -35,15 +38,16 @@ from flows.workspace import Workspace
 
 NAMED = 5  # images named in an alert
 RENEW_SECONDS = 30.0
+GONE = "was deleted before it was scored, and nothing is recorded of it"
 
 
 @dataclass(frozen=True)
 class BatchReport:
-    """How one batch ended: scored now, known already, being scored by another process, or failed."""
+    """How one batch ended: scored now, known already, being scored by another process, gone, changed, or failed."""
 
     pipeline: str
     batch: str
-    outcome: str  # "scored", "known", "busy", "failed"
+    outcome: str  # "scored", "known", "busy", "failed", "gone", "changed"
     run_id: str | None = None
     run_url: str | None = None
     version: str | None = None
@@ -81,8 +85,11 @@ def score_batch(
     start, renewed = perf_counter(), monotonic()
     scores = np.full(len(batch.items), np.nan)
     reasons = np.full(len(batch.items), "", dtype=object)
-    with progress.track(f"Scoring {pipeline.name} {batch.id}", len(batch.items)) as advance:
-        for part in stream((item.content for item in batch.items), champion.detector.spec):
+    with (
+        progress.track(f"Scoring {pipeline.name} {batch.id}", len(batch.items)) as advance,
+        contents_of(batch.items) as contents,
+    ):
+        for part in stream(contents, champion.detector.spec):
             scores[part.indices] = champion.detector.score(part.pixels)
             for index, reason in part.unreadable:
                 reasons[index] = reason
@@ -119,32 +126,6 @@ def _table(
     )
 
 
-def due_batches(pipeline: PipelineConfig, ledger: Ledger, progress: Progress) -> tuple[Batch, ...]:
-    """The batches of the inbox that no version has decided yet, in the order of their names."""
-    if stray := loose_files(pipeline.data):
-        progress.warn(
-            f"{len(stray)} files lie in the inbox itself and belong to no batch, such as {stray[0]}: put them into a "
-            "subfolder of it"
-        )
-    due = []
-    for batch in inbox_batches(pipeline.data):
-        if not batch.items:
-            progress.say(f"Batch {batch.id} of {pipeline.name} is empty so far, and is left for later.")
-        elif not ledger.batches.is_done(pipeline.name, known_manifest(pipeline, batch, ledger)):
-            due.append(batch)
-    return tuple(due)
-
-
-def known_manifest(pipeline: PipelineConfig, batch: Batch, ledger: Ledger) -> str:
-    """The batch's manifest hash; its files are read only where something was touched since they last were."""
-    stat_hash = batch.stat_hash()
-    manifest_hash = ledger.manifests.known(pipeline.name, batch.id, stat_hash)
-    if manifest_hash is None:
-        manifest_hash = batch.manifest_hash()
-        ledger.manifests.remember(pipeline.name, batch.id, stat_hash, manifest_hash)
-    return manifest_hash
-
-
 def score_and_record(
     pipeline: PipelineConfig,
     batch: Batch,
@@ -152,15 +133,30 @@ def score_and_record(
     tracking: Tracking,
     ledger: Ledger,
     progress: Progress,
+    again: bool = False,
 ) -> BatchReport:
-    """Score a batch once: claim it, score it, show it in MLflow, and settle verdict and alerts in one transaction."""
-    manifest_hash = known_manifest(pipeline, batch, ledger)
-    claim = ledger.claim(pipeline.name, batch.id, manifest_hash, champion.version, champion.calibration_run)
+    """Score a batch once: claim it, score it, show it in MLflow, and settle verdict and alerts in one transaction.
+
+    With `again`, also one that another version has decided.
+    """
+    if batch.is_gone():
+        progress.warn(f"Batch {batch.id} of {pipeline.name} {GONE}.")
+        return BatchReport(pipeline.name, batch.id, "gone", reason=GONE)
+    stats = [item.stat() for item in batch.items]
+    manifest_hash = known_manifest(pipeline, batch, ledger, progress)
+    claim = ledger.claim(pipeline.name, batch.id, manifest_hash, champion.version, champion.calibration_run, again)
     if isinstance(claim, AlreadyDone):
         url = tracking.addresses.run(pipeline.name, claim.run_id) if claim.run_id else None
-        return BatchReport(pipeline.name, batch.id, "known", claim.run_id, url, champion.version)
+        return BatchReport(pipeline.name, batch.id, "known", claim.run_id, url, claim.model_version)
     if isinstance(claim, Busy):
         return BatchReport(pipeline.name, batch.id, "busy", reason=f"{claim.owner} is scoring it")
+    earlier = ledger.batches.last_named(pipeline.name, batch.id)
+    replaced = earlier.run_id if earlier and earlier.manifest_hash != manifest_hash else None
+    if replaced:
+        progress.say(
+            f"A batch {batch.id} of {pipeline.name} was decided before, with other images: this is a new one. Then: "
+            f"{tracking.addresses.run(pipeline.name, replaced)}"
+        )
     try:
         nominal = ledger.batches.nominal_counts(pipeline.name, champion.calibration_run, NOMINAL_BATCHES)
         scored = score_batch(
@@ -172,6 +168,11 @@ def score_and_record(
             nominal,
             manifest_hash=manifest_hash,
         )
+        if changed := _changed(batch.items, stats):
+            ledger.release(claim)
+            reason = f"changed while it was scored ({name_of(changed)}): nothing is recorded, and it stays due"
+            progress.warn(f"Batch {batch.id} of {pipeline.name} {reason}.")
+            return BatchReport(pipeline.name, batch.id, "changed", reason=reason)
         # As it is known now: another process may finish a batch first. What is decided is decided by the ledger.
         stream = stream_of(pipeline, champion, ledger)
         if counts_in_stream(scored.verdict):
@@ -180,7 +181,8 @@ def score_and_record(
         monitor = monitor_run(pipeline.name, tracking, ledger)
         asked = asked_images(scored.table, pipeline.review.flagged, manifest_hash)
         queue = open_queue(pipeline, batch.id, claim.key, asked, tracking, progress)
-        around = Surroundings(stream, monitor, (before[0].batch, before[0].run_id) if before else None, queue)
+        previous = (before[0].batch, before[0].run_id) if before else None
+        around = Surroundings(stream, monitor, previous, queue, replaced)
         run_id = record_batch(pipeline, batch, champion, scored, around, claim, manifest_hash, tracking)
         url = tracking.addresses.run(pipeline.name, run_id)
         step = StreamStep(pipeline, champion, scored.verdict, _stream_alert(pipeline, claim, url))
@@ -195,7 +197,7 @@ def score_and_record(
             n_unreadable=scored.verdict.unreadable,
             stream=step if counts_in_stream(scored.verdict) else None,
             settle=_settle(after_batch(pipeline, claim.key, scored.verdict, alert, batch.taken_at()), step),
-            point=lambda: point_of(champion.champion, scored, step.stream or stream),
+            point=lambda: point_of(champion.champion, scored, step.stream or stream, batch.own_time()),
         )
     except BaseException:
         ledger.release(claim)
@@ -212,6 +214,12 @@ def score_and_record(
         table=scored.table,
         stream=step.crossed,
     )
+
+
+def _changed(items: Sequence[Item], stats: Sequence[str]) -> str:
+    """The address of an image that was written while it was scored; one that was deleted is merely unreadable."""
+    pairs = zip(items, stats, strict=True)
+    return next((item.uri for item, stat in pairs if not item.is_gone() and item.stat() != stat), "")
 
 
 def past_batches(workspace: Workspace, name: str, limit: int = 20) -> tuple[BatchReport, ...]:
@@ -273,7 +281,7 @@ def _alert(
         batch=batch.id,
         verdict={**asdict(scored.verdict), "version": champion.version},
         sentences=" ".join(scored.verdict.sentences()),
-        worst=tuple(Path(uri).name for uri in named[:NAMED]),
+        worst=tuple(name_of(uri) for uri in named[:NAMED]),
         run_url=url,
         dedupe_key=claim.key,
         run_id=run_id,

@@ -12,6 +12,7 @@ from ae_models.batch_tests import flagged_p_value
 from ae_models.images import stream
 from ae_models.training import choose_device
 from flows.config import PipelineConfig
+from flows.fetching import contents_of
 from flows.ledger import BatchRecord
 from flows.progress import Progress
 from flows.sources import Batch, inbox_batches
@@ -45,8 +46,11 @@ def score_in_shadow(
     """Put the challenger's scores of a batch beside the champion's, in the batch's run."""
     start, champion = perf_counter(), challenger.champion
     scores, readable = np.full(len(batch.items), np.nan), np.zeros(len(batch.items), np.bool_)
-    with progress.track(f"Scoring {batch.id} in the shadow", len(batch.items)) as advance:
-        for part in stream((item.content for item in batch.items), champion.detector.spec):
+    with (
+        progress.track(f"Scoring {batch.id} in the shadow", len(batch.items)) as advance,
+        contents_of(batch.items) as contents,
+    ):
+        for part in stream(contents, champion.detector.spec):
             scores[part.indices], readable[part.indices] = champion.detector.score(part.pixels), True
             advance(len(part.indices) + len(part.unreadable))
     flagged = champion.threshold.flags(scores)

@@ -24,10 +24,13 @@ from ae_models.errors import InputError
 from ae_models.images import ImageSpec, infer_spec, stream
 from ae_models.networks import build_network
 from ae_models.panels import curves_figure, image_rows, loss_figure
+from ae_models.scoring import ScoreDesign
+from ae_models.selection import with_score
 from ae_models.splits import groups_of, near_duplicates, perceptual_hashes, split_by_group
 from ae_models.training import Epoch, TrainingResult, TrainingSettings, fit
 from flows.choosing import MOST, REAL, LabelledImages, choose, held_out
 from flows.config import AutoConfig, PipelineConfig, fingerprint
+from flows.fetching import contents_of
 from flows.markdown import as_text
 from flows.planning import standing
 from flows.processes import this_process
@@ -196,7 +199,9 @@ def _learn(
     baseline = fit_principal_components(training, spec, ENOUGH_BASELINE, pipeline.training.seed)
     if not isinstance(pipeline.model, AutoConfig):
         result, baseline_loss = _fit(pipeline, tracking, run_id, images, sides, baseline, progress)
-        detector = Detector(spec, pipeline.model.network, network_parameters(pipeline), result.network)
+        plain = Detector(spec, pipeline.model.network, network_parameters(pipeline), result.network)
+        design = ScoreDesign(**pipeline.model.score.model_dump())
+        detector = with_score(plain, design, images.pixels[sides["validation"]])
         _log_fit(tracking, run_id, result, baseline_loss, len(training))
         losses = {"validation_loss": result.best.validation_loss, "baseline_loss": baseline_loss}
         return Learnt(detector, baseline, {"epochs": len(result.epochs), **losses})
@@ -314,8 +319,8 @@ def read_images(items: Sequence[Item], spec: ImageSpec, what: str, progress: Pro
     pixels = np.empty((len(items), *spec.shape), np.float32)
     kept: list[Item] = []
     unreadable: list[tuple[str, str]] = []
-    with progress.track(what, len(items)) as advance:
-        for batch in stream((item.content for item in items), spec):
+    with progress.track(what, len(items)) as advance, contents_of(items) as contents:
+        for batch in stream(contents, spec):
             start = len(kept)
             pixels[start : start + len(batch.indices)] = batch.pixels
             kept += [items[index] for index in batch.indices]
@@ -569,8 +574,8 @@ def _log_detection(
     scores: dict[str, list[NDArray[np.float64]]] = {"network": [], "baseline": []}
     kept: list[NDArray[np.int64]] = []
     rival = Detector(detector.spec, "pca", {}, learnt.baseline)
-    with progress.track("Scoring labelled images", len(items)) as advance:
-        for batch in stream((item.content for item in items), detector.spec):
+    with progress.track("Scoring labelled images", len(items)) as advance, contents_of(items) as contents:
+        for batch in stream(contents, detector.spec):
             kept.append(batch.indices)
             scores["network"].append(detector.score(batch.pixels))
             scores["baseline"].append(rival.score(batch.pixels))

@@ -11,7 +11,7 @@ import time
 import urllib.request
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,9 @@ import pytest
 import yaml
 from PIL import Image
 from playwright.sync_api import Browser, sync_playwright
+
+from tests.postgresql import PostgreSQL, PostgreSQLMissing
+from tests.postgresql import running as postgresql_running
 
 PREFIXES = ("MLFLOW_", "PREFECT_", "RECONWATCH_")
 HOME = pytest.StashKey[tempfile.TemporaryDirectory[str]]()
@@ -107,6 +110,29 @@ def project(small_images: Callable[[Path, int, int], list[Path]], empty_store: P
     return make
 
 
+@pytest.fixture(scope="session")
+def prefect_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The API's address of a `prefect server start` on a free port of loopback, started once for all tests."""
+    home = tmp_path_factory.mktemp("prefect-server")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    start = [sys.executable, "-m", "prefect", "server", "start", "--no-ui", "--host", "127.0.0.1", "--port", str(port)]
+    environment = os.environ | {"PREFECT_HOME": str(home), "NO_PROXY": "127.0.0.1"}
+    with (home / "server.log").open("wb") as log, pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        server = subprocess.Popen(start, env=environment, stdout=log, stderr=log, start_new_session=True)
+        try:
+            for _ in range(1800):
+                assert server.poll() is None, (home / "server.log").read_text()
+                with suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/api/health", timeout=1):
+                    break
+                time.sleep(0.1)
+            yield f"http://127.0.0.1:{port}/api"
+        finally:
+            os.killpg(server.pid, signal.SIGTERM)
+            server.wait()
+
+
 @dataclass(frozen=True)
 class Dashboard:
     """A project on whose stores a real MLflow server is being started, and the server's address on loopback."""
@@ -156,6 +182,23 @@ def _served(config: Path) -> Iterator[Dashboard]:
         finally:
             os.killpg(server.pid, signal.SIGTERM)
             server.wait()
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[PostgreSQL]:
+    """A PostgreSQL server on loopback; tests that need it are skipped where there is none."""
+    with ExitStack() as stack:
+        try:
+            server = stack.enter_context(postgresql_running())
+        except PostgreSQLMissing as reason:
+            pytest.skip(str(reason))
+        yield server
+
+
+@pytest.fixture
+def postgresql_url(postgresql: PostgreSQL) -> str:
+    """The address of an empty database on it, as SQLAlchemy reads it."""
+    return postgresql.url(postgresql.new_database())
 
 
 @pytest.fixture(scope="session")

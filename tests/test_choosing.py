@@ -13,13 +13,16 @@ import mlflow
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torchvision import models
 
 from ae_models.curves import Auroc, auroc
 from ae_models.detector import Detector, FusedDetector
 from ae_models.errors import InputError
 from ae_models.images import stream
+from ae_models.scoring import ScoreDesign
 from ae_models.splits import split_by_group
 from flows.choosing import held_out
 from flows.cli import main
@@ -72,6 +75,72 @@ def test_too_little_time_to_train_is_said(project: Project, tmp_path: Path, capl
         "higher model.time_budget it is tried too."
     ) in caplog.messages
     assert not any(recipe.startswith("restoration") for recipe in report.recipes)
+
+
+def test_a_network_by_name_may_have_another_score(project: Project, tmp_path: Path) -> None:
+    """Errors over what is usual at their position in validation images, and the mean of the largest of them."""
+    score_section = {"smoothing": 3, "positional": True, "pooling": 0.1}
+    workspace = open_workspace(project(tmp_path, model={"network": "linear", "score": score_section}), {})
+    report = train(workspace, "tiles", QUIET)
+    detector = workspace.tracking.registry.detector(report.run_id)
+    assert isinstance(detector, Detector)
+    assert detector.scorer.design == ScoreDesign(3, True, 0.1)
+    assert float(detector.scorer.usual.std()) > 0
+
+
+class TestBackbone:
+    """A pretrained network's features are tried where its weights are at hand."""
+
+    @pytest.fixture
+    def checkpoints(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        """The folder in which torch looks for weights, on a machine without a network."""
+        monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # the port where nothing ever answers
+        monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+        folder = tmp_path / "hub" / "checkpoints"
+        folder.mkdir(parents=True)
+        return folder
+
+    @pytest.fixture
+    def large(self, project: Project, tmp_path: Path) -> Callable[..., Workspace]:
+        """A pipeline whose images are taken at 32 x 32 pixels."""
+
+        def make(**model: str) -> Workspace:
+            data = {"nominal": "data/nominal", "inbox": "data/inbox", "size": [32, 32]}
+            return open_workspace(project(tmp_path, model=QUICK | model, data=data), {})
+
+        return make
+
+    def test_weights_at_hand_are_tried(
+        self, checkpoints: Path, large: Callable[..., Workspace], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        """Random weights stand in for torchvision's; their hash, which torchvision would refuse, is not looked at."""
+        torch.manual_seed(0)
+        state = models.resnet18(weights=None).state_dict()
+        (checkpoints / "resnet18-f37072fd.pth").touch()
+        monkeypatch.setattr("ae_models.backbone.load_pretrained", lambda network, name: network.load_state_dict(state))
+        workspace = large()
+        report = train(workspace, "tiles", QUIET)
+        (tmp_path / "table").mkdir()
+        assert "gaussian on backbone (resnet18), mean" in set(
+            recipes_of(workspace, report, tmp_path / "table")["recipe"]
+        )
+
+    def test_without_weights_there_is_none(
+        self, checkpoints: Path, large: Callable[..., Workspace], tmp_path: Path
+    ) -> None:
+        """Nothing is downloaded, and nothing is missed."""
+        workspace = large()
+        report = train(workspace, "tiles", QUIET)
+        (tmp_path / "table").mkdir()
+        table = recipes_of(workspace, report, tmp_path / "table")
+        assert not table["recipe"].str.contains("backbone").any()
+
+    def test_one_that_is_named_and_cannot_be_had_is_said(
+        self, checkpoints: Path, large: Callable[..., Workspace]
+    ) -> None:
+        """Before any recipe is tried, with the file's place."""
+        with pytest.raises(InputError, match=r"^torchvision's weights of resnet34 are not at .*resnet34-b627a593\.pth"):
+            train(large(backbone="resnet34"), "tiles", QUIET)
 
 
 class TestWithoutLabels:

@@ -20,6 +20,7 @@ from ae_models.corruptions import CORRUPTIONS, build_corruption
 from ae_models.errors import InputError
 from ae_models.images import ImageSpec
 from ae_models.networks import NETWORKS, build_network
+from ae_models.scoring import ScoreDesign
 from flows.config import (
     VOCABULARY,
     AutoConfig,
@@ -349,14 +350,14 @@ colour: red
     assert str(caught.value) == (
         f"pipelines.yaml ({tmp_path}/pipelines.yaml): 7 faults\n"
         "line 4  pipelines.tiles.modle: unknown key; did you mean 'model'? "
-        "(choices: alerts, data, engine, incidents, model, monitor, review, threshold, training)\n"
+        "(choices: alerts, data, engine, incidents, model, monitor, review, schedule, threshold, training)\n"
         "line 5  pipelines.tiles.data.nominal: missing\n"
         "line 6  pipelines.tiles.data.inbox: the variable DATA is not set: export it, or give a default, ${DATA:-...}\n"
         "line 8  pipelines.tiles.training.epochs: 'many' is not a whole number\n"
         "line 9  pipelines.tiles.training.patience: 0 must be at least 1\n"
         "line 12  pipelines.cloth.threshold: method 'recall' needs labelled images: add data.labelled (a mapping with "
         "nominal and anomalous, or a manifest with a column label), or use method: conformal\n"
-        "line 15  colour: unknown key (choices: dashboard, pipelines, workspace)"
+        "line 15  colour: unknown key (choices: dashboard, pipelines, schedule, workspace)"
     )
 
 
@@ -364,7 +365,7 @@ DATA_SETS = (
     "MNIST, FashionMNIST, KMNIST, EMNIST, QMNIST, CIFAR10, CIFAR100, SVHN, STL10, Flowers102, DTD, EuroSAT, GTSRB, "
     "Imagenette"
 )
-NO_SOURCE = "must be a path, or a mapping with one of these keys: path, manifest, torchvision"
+NO_SOURCE = "must be a path, or a mapping with one of these keys: path, url, manifest, table, torchvision"
 
 
 @pytest.mark.parametrize(
@@ -429,7 +430,8 @@ NO_SOURCE = "must be a path, or a mapping with one of these keys: path, manifest
         ),
         (
             "    name: tiles",
-            "name: unknown key (choices: alerts, data, engine, incidents, model, monitor, review, threshold, training)",
+            "name: unknown key (choices: alerts, data, engine, incidents, model, monitor, review, schedule, threshold, "
+            "training)",
         ),
         # choices of a model
         (
@@ -453,7 +455,7 @@ NO_SOURCE = "must be a path, or a mapping with one of these keys: path, manifest
         ),
         (
             "    model: {network: linear, widths: [8]}",
-            "model.widths: unknown key (choices: code_size, corruption, network)",
+            "model.widths: unknown key (choices: code_size, corruption, network, score)",
         ),
         (
             "    model: {network: convolutional, decoder: upsample}",
@@ -610,7 +612,7 @@ def test_a_misspelt_source_key_is_named(write: Write) -> None:
     assert faults(write(pipeline("      inbox: {manifst: a.csv}"))) == [
         "line 5  pipelines.tiles.data.inbox.manifest: missing",
         "line 5  pipelines.tiles.data.inbox.manifst: unknown key; did you mean 'manifest'? "
-        "(choices: batch, manifest, root, where)",
+        "(choices: batch, manifest, root, settled, where)",
     ]
 
 
@@ -910,7 +912,7 @@ def test_every_network_is_a_choice(write: Write, name: str) -> None:
     """Each network can be had by its name alone, and takes what its section says by default."""
     model = load(write(pipeline(f"    model: {name}")), {}).pipeline("tiles").model
     assert model.network == name
-    network = build_network(name, ImageSpec(32, 32, 1), model.model_dump(exclude={"network", "corruption"}))
+    network = build_network(name, ImageSpec(32, 32, 1), model.model_dump(exclude={"network", "corruption", "score"}))
     assert isinstance(network, type(build_network(name, ImageSpec(32, 32, 1), {})))
 
 
@@ -932,6 +934,32 @@ def test_a_network_may_have_its_parameters_from_variables(write: Write) -> None:
     assert isinstance(model, ResNetConfig)
     assert model.depth == 34
     assert model.corruption == GaussianConfig(deviation=0.1)
+
+
+def test_a_score_is_the_mean_squared_error_unless_it_says_otherwise(write: Write) -> None:
+    """What stands nowhere is the lesson's, and what stands there is taken."""
+    plain, other = (
+        load(write(pipeline(f"    model: {{network: linear{more}}}")), {}).pipeline("tiles").model
+        for more in ("", ", score: {smoothing: 3, positional: true, pooling: 0.01, energy: 0.25}")
+    )
+    assert isinstance(plain, LinearConfig)
+    assert isinstance(other, LinearConfig)
+    assert ScoreDesign(**plain.score.model_dump()) == ScoreDesign()
+    assert ScoreDesign(**other.score.model_dump()) == ScoreDesign(3, True, 0.01, 0.25)
+
+
+@pytest.mark.parametrize(
+    ("score", "message"),
+    [
+        ("smoothing: 4", "4 is even, so that no pixel is the window's middle: give 3 or 5"),
+        ("pooling: 0", "greater than 0"),
+        ("energy: 2", "2 must be at most 1"),
+    ],
+)
+def test_an_impossible_score_is_refused(write: Write, score: str, message: str) -> None:
+    """What is wrong, and what can be given."""
+    with pytest.raises(InputError, match=message):
+        load(write(pipeline(f"    model: {{network: linear, score: {{{score}}}}}")), {})
 
 
 # --- the JSON Schema

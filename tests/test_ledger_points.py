@@ -1,6 +1,5 @@
 """The ledger numbers finished batches, and knows up to which of them a pipeline's monitor run is complete."""
 
-import sqlite3
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -95,21 +94,6 @@ def test_processes_at_once_leave_no_gap_and_share_no_number(url: str, ledger: Le
         process.communicate(b"go\n")
     assert [process.returncode for process in processes] == [0, 0]
     assert [number for number, _ in numbered(ledger)] == list(range(1, 41))
-
-
-def test_a_ledger_from_before_points_gets_them(url: str, ledger: Ledger, tmp_path: Path) -> None:
-    """Its batches are numbered in the order in which they were finished, and have no values of their own."""
-    for batch, pipeline in (("b", "tiles"), ("a", "wood"), ("a", "tiles")):
-        finish(ledger, batch, pipeline, e_value=1)
-    ledger.close()
-    connection = sqlite3.connect(tmp_path / "ledger.db")
-    connection.execute("DROP TABLE points")
-    connection.close()
-    older = Ledger.open(url)
-    assert numbered(older) == [(1, "b"), (2, "a")]
-    assert [point.values for point in older.timeline.points("wood")] == [{}]
-    finish(older, "c")
-    assert numbered(older, after=2) == [(3, "c")]
 
 
 def test_one_run_shows_a_pipeline(ledger: Ledger) -> None:

@@ -362,7 +362,7 @@ class TestResNet:
         file = checkpoints / "resnet18-f37072fd.pth"
         assert str(caught.value).startswith(f"torchvision's weights of resnet18 are not at {file} and cannot be down")
         assert str(caught.value).endswith(
-            "): put https://download.pytorch.org/models/resnet18-f37072fd.pth there, or set weights to none"
+            "): put https://download.pytorch.org/models/resnet18-f37072fd.pth there, or do without pretrained weights"
         )
 
     @pytest.mark.parametrize("content", [b"", b"no weights", b"PK\x03\x04damaged"])

@@ -14,7 +14,7 @@ from ae_models.detector import BATCH_SIZE, Detector
 from ae_models.errors import InputError
 from ae_models.images import ImageSpec
 from ae_models.networks import build_network
-from ae_models.scoring import Score, ScoreDesign, squared_errors
+from ae_models.scoring import Score, ScoreDesign, relative_errors, squared_errors
 
 
 def mean_squared_errors(images: Tensor, reconstructions: Tensor) -> Tensor:
@@ -156,6 +156,20 @@ class TestDesigns:
         _, after = scored(ScoreDesign(3, False, 0.1), errors_of(4), errors_of(50, seed=1))
         assert before.tolist() == after.tolist()
 
+    @pytest.mark.parametrize(("power", "factor"), [(0.0, 9.0), (0.5, 3.0), (1.0, 1.0)])
+    def test_energy_makes_contrast_count_less(self, power: float, factor: float) -> None:
+        """An image of three times the values has nine times the squared error, and over its energy the same."""
+        features = 0.2 + torch.rand(1, 2, 4, 4, generator=torch.Generator().manual_seed(0))
+        errors = squared_errors(features, torch.zeros_like(features))
+        once = relative_errors(errors, features, power)
+        thrice = relative_errors(9 * errors, 3 * features, power)
+        assert float((thrice / once).mean()) == pytest.approx(factor, rel=1e-3)
+
+    def test_a_black_image_has_a_finite_error(self) -> None:
+        """It has no energy to divide by."""
+        black = torch.zeros(1, 1, 3, 3)
+        assert torch.isfinite(relative_errors(torch.ones(1, 3, 3), black, 1.0)).all()
+
     @pytest.mark.parametrize(("pooling", "kept"), [(0.5, 32), (0.1, 6), (0.01, 1), (1e-9, 1)])
     def test_pooling_is_the_mean_of_the_largest(self, pooling: float, kept: int) -> None:
         """Of that share of the 63 positions, of one at least."""
@@ -191,14 +205,15 @@ class TestDesignAsJson:
         assert ScoreDesign.from_json(json.loads(json.dumps(design.to_json()))) == design
 
     @pytest.mark.parametrize(
-        "stored", [{}, {"smoothing": 1, "positional": False}, {**ScoreDesign().to_json(), "energy": 1}]
+        "stored", [{}, {"smoothing": 1, "positional": False}, {**ScoreDesign().to_json(), "gain": 1}]
     )
     def test_missing_and_unknown_keys_are_refused(self, stored: dict[str, Any]) -> None:
         """The keys that there must be and those that there are."""
         with pytest.raises(InputError) as caught:
             ScoreDesign.from_json(stored)
         assert str(caught.value) == (
-            f"A score design holds exactly ['pooling', 'positional', 'smoothing'], but this one holds {sorted(stored)}."
+            "A score design holds exactly ['energy', 'pooling', 'positional', 'smoothing'], "
+            f"but this one holds {sorted(stored)}."
         )
 
     @pytest.mark.parametrize("smoothing", [0, 2, -1, 3.0, True, None])

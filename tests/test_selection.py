@@ -303,11 +303,12 @@ class TestImages:
 
     @pytest.mark.parametrize("size", [(8, 8, 1), (16, 31, 3), (40, 9, 1), (1, 20, 1)], ids=str)
     def test_every_size_has_recipes(self, size: tuple[int, int, int]) -> None:
-        """Tiny, oblong and coloured ones: three are fused, all scores are numbers."""
+        """Tiny, oblong and coloured ones: one of each kind is fused, all scores are numbers."""
         parts = parts_of(size)
         defects = draw_defects(parts.selection, 4, 0, ["spots", "patch", "brightness"])
         detector = select(parts, defects, linear_recipes(parts.spec)).detector
-        assert len(detector.members) == 3
+        assert {one.network_name for one in detector.members} <= {"pca", "gaussian", "code", "none"}
+        assert len(detector.members) >= 3
         given = nominal_images(5, size, seed=9)
         assert np.isfinite(detector.score(given)).all()
         assert detector.error_maps(given).shape == (5, *size[:2])

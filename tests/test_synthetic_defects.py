@@ -119,6 +119,24 @@ def test_missing_parts_of_an_object_mostly_show_the_background(objects: Images) 
     assert (darkest < 0.05).mean() > 0.6
 
 
+def test_another_pose_keeps_the_object_and_its_background(objects: Images) -> None:
+    """A disc on black that is turned, resized or moved is still one disc of that brightness on black."""
+    defects = draw_defects(objects, 20, seed=0, kinds=("pose",))
+    nominal = objects[defects.sources]
+    assert np.abs(defects.images.max(axis=(1, 2, 3)) - nominal.max(axis=(1, 2, 3))).max() < 0.1
+    assert (defects.images == 0).mean(axis=(1, 2, 3)).min() > 0.2
+    areas = (defects.images > 0.1).sum(axis=(1, 2, 3)) / (nominal > 0.1).sum(axis=(1, 2, 3))
+    assert 0.2 < areas.min() < 0.8
+    assert areas.max() < 2.1
+
+
+def test_another_pose_of_a_texture_leaves_no_empty_corner(textures: Callable[..., Images]) -> None:
+    """Beyond the edge the texture goes on, mirrored."""
+    images = textures(6, 1, 32, 32)
+    defects = draw_defects(images, 20, seed=0, kinds=("pose",))
+    assert defects.images.min() >= images.min() - 1e-6
+
+
 def test_a_colour_cast_is_left_out_of_grey_images(textures: Callable[..., Images]) -> None:
     """What images cannot show is not among the kinds that come back."""
     assert set(draw_defects(textures(3, 1, 16, 16), 1, 0, ("colour", "spots")).kinds) == {"spots"}

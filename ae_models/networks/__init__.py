@@ -9,6 +9,7 @@ from torch import nn
 from ae_models.baselines import PrincipalComponents
 from ae_models.errors import InputError
 from ae_models.images import FeatureSpec
+from ae_models.networks.code import CodeDistance
 from ae_models.networks.convolutional import ConvolutionalAutoencoder
 from ae_models.networks.feature_restoration import FeatureRestoration
 from ae_models.networks.gaussian import PositionalGaussian
@@ -37,6 +38,7 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
 }
 OF_RECIPES: dict[str, Callable[..., nn.Module]] = {  # what `model: auto` alone makes use of
     "pca": PrincipalComponents,
+    "code": CodeDistance,
     "gaussian": PositionalGaussian,
     "none": NoNetwork,
     "restoration": FeatureRestoration,

@@ -1,6 +1,5 @@
 """A ResNet of torchvision as encoder, its head removed, with a decoder that starts from its embedding."""
 
-from pathlib import Path
 from typing import Self
 
 import torch
@@ -9,10 +8,10 @@ from torch import Tensor, nn
 from ae_models.errors import InputError
 from ae_models.images import FeatureSpec
 from ae_models.networks.layers import MapDecoder
+from ae_models.pretrained import IMAGENET_DEVIATION, IMAGENET_MEAN, load_pretrained
 
 DEPTHS = (18, 34, 50)
 WEIGHTS = ("none", "default")
-IMAGENET_MEAN, IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of RGB in [0, 1]
 
 
 class ResNetAutoencoder(nn.Module):
@@ -62,30 +61,11 @@ class ResNetAutoencoder(nn.Module):
     def load_pretrained(self) -> None:
         """Put torchvision's weights into the encoder, where "default" ones are wished for; `fit` calls it.
 
-        torch looks for the file in its own folder, and downloads it where it is not there yet.
-
         Raises:
             InputError: the file is not there and cannot be downloaded, or it does not hold these weights.
         """
-        if self.weights == "none":
-            return
-        from torchvision import models
-
-        weights = models.get_model_weights(f"resnet{self.depth}").DEFAULT
-        file = Path(torch.hub.get_dir(), "checkpoints", Path(weights.url).name)
-        try:
-            state = weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
-        except OSError as error:
-            raise InputError(
-                f"torchvision's weights of resnet{self.depth} are not at {file} and cannot be downloaded ({error}): "
-                f"put {weights.url} there, or set weights to none"
-            ) from error
-        except Exception as error:  # torch has no common class for what a damaged file makes of its reader
-            raise InputError(f"{file} cannot be read as weights: remove it") from error
-        wanted = self.encoder.state_dict()
-        if absent := sorted(wanted.keys() - state.keys()):
-            raise InputError(f"{file} is not torchvision's resnet{self.depth} (it has no {absent[0]}): remove it")
-        self.encoder.load_state_dict({name: state[name] for name in wanted})
+        if self.weights == "default":
+            load_pretrained(self.encoder, f"resnet{self.depth}")
 
     def train(self, mode: bool = True) -> Self:
         """Training or evaluation mode; a frozen encoder stays in evaluation mode, its batch statistics as they are."""

@@ -7,8 +7,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from flows.ledger.database import Database
-from flows.ledger.tables import BATCHES, INCIDENT_BATCHES, INCIDENTS, JUDGEMENTS
+from flows.ledger.database import Database, insert_once
+from flows.ledger.tables import BATCHES, INCIDENT_BATCHES, INCIDENTS, JUDGEMENTS, POINTS, TALLIES
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,13 @@ class Batches:
         rows = self._database.rows(RECORDS.where((BATCHES.c.key == key) & (BATCHES.c.status == "done")))
         return record_of(rows[0]) if rows else None
 
+    def last_named(self, pipeline: str, batch: str) -> BatchRecord | None:
+        """The newest finished batch of that name; None where there is none."""
+        named = (BATCHES.c.pipeline == pipeline) & (BATCHES.c.batch == batch) & (BATCHES.c.status == "done")
+        newest = (BATCHES.c.finished_at.desc(), BATCHES.c.key)
+        rows = self._database.rows(RECORDS.where(named).order_by(*newest).limit(1))
+        return record_of(rows[0]) if rows else None
+
     def decided(
         self, pipeline: str, since: datetime | None = None, until: datetime | None = None
     ) -> tuple[BatchRecord, ...]:
@@ -100,20 +107,45 @@ class Batches:
 
     def false_alarms(self, pipeline: str, calibration_version: str) -> tuple[int, int]:
         """How many batches of this calibration alarmed falsely, as people say, and how many count as nominal."""
-        query = sa.select(BATCHES.c.alarm).where(_nominal(pipeline, calibration_version))
-        alarms = [row.alarm for row in self._database.rows(query)]
-        return sum(alarms), len(alarms)
+        rows = self._database.rows(sa.select(TALLIES).where(_tally_of(pipeline, calibration_version)))
+        return (rows[0].false_alarms, rows[0].nominal) if rows else (0, 0)
 
     def count(self, pipeline: str) -> int:
         """How many batches of a pipeline are finished."""
-        done = (BATCHES.c.pipeline == pipeline) & (BATCHES.c.status == "done")
-        return int(self._database.rows(sa.select(sa.func.count()).select_from(BATCHES).where(done))[0][0])
+        last = sa.select(sa.func.coalesce(sa.func.max(POINTS.c.number), 0)).where(POINTS.c.pipeline == pipeline)
+        return int(self._database.rows(last)[0][0])
 
 
 def _nominal(pipeline: str, calibration_version: str) -> sa.ColumnElement[bool]:
     ours = (BATCHES.c.pipeline == pipeline) & (BATCHES.c.calibration_version == calibration_version)
     done = ours & (BATCHES.c.status == "done")
     return done & (BATCHES.c.alarm.is_(False) | FALSE_ALARM) & ~_TRUE_ALARM
+
+
+def count_nominal(connection: sa.Connection, key: str) -> None:
+    """Counts the batch of that key as one more nominal batch of its calibration."""
+    batch = connection.execute(sa.select(BATCHES).where(BATCHES.c.key == key)).one()
+    ours = _tally_of(batch.pipeline, batch.calibration_version)
+    one_more = sa.update(TALLIES).where(ours).values(nominal=TALLIES.c.nominal + 1)
+    tally = {"pipeline": batch.pipeline, "calibration_version": batch.calibration_version}
+    while connection.execute(one_more).rowcount == 0:
+        insert_once(connection, TALLIES, **tally, nominal=0, false_alarms=0)
+
+
+def count_again(connection: sa.Connection, pipeline: str, calibration_version: str) -> None:
+    """Counts the nominal batches of a calibration anew, after people said something of them."""
+    alarms = sa.select(BATCHES.c.alarm).where(_nominal(pipeline, calibration_version)).subquery()
+    false_alarms = sa.func.coalesce(sa.func.sum(sa.case((alarms.c.alarm, 1), else_=0)), 0)
+    counted = connection.execute(sa.select(sa.func.count().label("nominal"), false_alarms.label("false"))).one()
+    insert_once(
+        connection, TALLIES, pipeline=pipeline, calibration_version=calibration_version, nominal=0, false_alarms=0
+    )
+    now = {"nominal": counted.nominal, "false_alarms": counted.false}
+    connection.execute(sa.update(TALLIES).where(_tally_of(pipeline, calibration_version)).values(now))
+
+
+def _tally_of(pipeline: str, calibration_version: str) -> sa.ColumnElement[bool]:
+    return (TALLIES.c.pipeline == pipeline) & (TALLIES.c.calibration_version == calibration_version)
 
 
 def record_of(row: sa.Row[Any]) -> BatchRecord:

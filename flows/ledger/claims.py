@@ -32,11 +32,12 @@ class Claim:
 
 @dataclass(frozen=True)
 class AlreadyDone:
-    """A batch that needs nothing: it was scored before, by this model and calibration, in the run `run_id`."""
+    """A batch that needs nothing: it was scored before, by `model_version`, in the run `run_id`."""
 
     key: str
     run_id: str
     finished_at: datetime
+    model_version: str
 
 
 @dataclass(frozen=True)
@@ -48,9 +49,13 @@ class Busy:
     renewed_at: datetime
 
 
-def batch_key(pipeline: str, manifest_hash: str, model_version: str, calibration_version: str) -> str:
-    """The SHA-256 (hex) under which a batch is claimed: these images, judged by this model with this calibration."""
-    return hashlib.sha256(json_text([pipeline, manifest_hash, model_version, calibration_version]).encode()).hexdigest()
+def batch_key(pipeline: str, manifest_hash: str, *versions: str) -> str:
+    """The SHA-256 (hex) under which images are claimed.
+
+    Without versions they are decided for the first time, which one version does. With the versions of a model and its
+    calibration these decide them once more.
+    """
+    return hashlib.sha256(json_text([pipeline, manifest_hash, *versions]).encode()).hexdigest()
 
 
 def held_by(claim: Claim) -> sa.ColumnElement[bool]:

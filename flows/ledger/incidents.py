@@ -10,7 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from flows.incidents import Incident, Judgement
-from flows.ledger.batches import FALSE_ALARM
+from flows.ledger.batches import FALSE_ALARM, count_again
 from flows.ledger.database import Database, insert_once
 from flows.ledger.outbox import OutboxEntry, enter
 from flows.ledger.tables import BATCHES, INCIDENT_BATCHES, INCIDENTS, JUDGEMENTS, WATCHES
@@ -97,6 +97,9 @@ class IncidentBook:
         said = {"finding": incident.kind, "judgement": judgement, "judged_by": by, "note": note, "judged_at": self.now}
         keys = self._connection.execute(batches).scalars()
         self._connection.execute(sa.insert(JUDGEMENTS), [{"batch_key": key, **said} for key in keys])
+        calibrations = sa.select(BATCHES.c.calibration_version).where(BATCHES.c.key.in_(batches)).distinct()
+        for calibration in self._connection.execute(calibrations.order_by(BATCHES.c.calibration_version)).scalars():
+            count_again(self._connection, self.pipeline, calibration)
         nominal = sa.select(sa.func.count()).select_from(BATCHES).where(BATCHES.c.key.in_(batches), FALSE_ALARM)
         return int(self._connection.execute(nominal).scalar_one())
 
@@ -116,8 +119,8 @@ class IncidentBook:
 
     def last_batch_at(self) -> datetime | None:
         """When a batch was last finished; None where none was."""
-        done = (BATCHES.c.pipeline == self.pipeline) & (BATCHES.c.status == "done")
-        return self._connection.execute(sa.select(sa.func.max(BATCHES.c.finished_at)).where(done)).scalar()
+        last = sa.select(sa.func.max(BATCHES.c.finished_at)).where(BATCHES.c.pipeline == self.pipeline)
+        return self._connection.execute(last).scalar()
 
     def given_up(self, attempts: int) -> tuple[str, ...]:
         """Names of batches begun at least so often and never finished, since a run of the pipeline last ended well."""

@@ -8,14 +8,14 @@ from typing import Any, Self
 
 import sqlalchemy as sa
 
-from flows.ledger.batches import Batches
+from flows.ledger.batches import Batches, count_nominal
 from flows.ledger.claims import AlreadyDone, Busy, Claim, batch_key, held_by, lost
 from flows.ledger.database import Database
 from flows.ledger.incidents import IncidentBook, Incidents, begun_book
 from flows.ledger.manifests import Manifests
 from flows.ledger.outbox import Outbox, OutboxEntry, enter
 from flows.ledger.reviews import Labels, Queues
-from flows.ledger.schema import create
+from flows.ledger.schema import bring_up_to_date
 from flows.ledger.streams import FollowStream, Streams, followed
 from flows.ledger.tables import BATCHES
 from flows.ledger.timeline import Timeline, add_point
@@ -41,12 +41,13 @@ class Ledger:
     def open(
         cls, url: str, clock: Callable[[], datetime] = utc_now, process: Callable[[], Process] = this_process
     ) -> Self:
-        """The ledger at `url` (`sqlite:////absolute/path.db`, `postgresql+psycopg://...`), created where there is none.
+        """The ledger at `url` (`sqlite:////absolute/path.db`, `postgresql+psycopg://...`), created where there is none,
+        and brought up to date where an older reconwatch wrote it.
 
         Raises InputError where the database cannot be used or was written by a newer reconwatch.
         """
         database = Database.of(url, clock, process)
-        create(database)
+        bring_up_to_date(database)
         return cls(
             database,
             batches=Batches(database),
@@ -64,46 +65,53 @@ class Ledger:
         self._database.close()
 
     def claim(
-        self, pipeline: str, batch: str, manifest_hash: str, model_version: str, calibration_version: str
+        self,
+        pipeline: str,
+        batch: str,
+        manifest_hash: str,
+        model_version: str,
+        calibration_version: str,
+        again: bool = False,
     ) -> Claim | AlreadyDone | Busy:
-        """A Claim where the batch is ours now, AlreadyDone where it is finished, Busy where a living process has it."""
-        key = batch_key(pipeline, manifest_hash, model_version, calibration_version)
-        owner, now = self._database.process().owner(), self._database.clock()
-        first = self._database.inserted(
-            BATCHES,
-            key=key,
-            pipeline=pipeline,
-            batch=batch,
-            manifest_hash=manifest_hash,
-            model_version=model_version,
-            calibration_version=calibration_version,
-            status="claimed",
-            owner=owner,
-            claimed_at=now,
-            renewed_at=now,
-            attempts=1,
-        )
-        if first:
-            return Claim(key, pipeline, batch, owner, attempt=1)
-        while True:
-            held = self._database.rows(sa.select(BATCHES).where(BATCHES.c.key == key))[0]
-            if held.status == "done":
-                return AlreadyDone(key, held.run_id, held.finished_at)
-            if self._database.alive(held.owner, held.renewed_at):
-                return Busy(key, held.owner, held.renewed_at)
-            if self._taken_over(held, batch, owner, now):
-                return Claim(key, pipeline, batch, owner, held.attempts + 1)
+        """A Claim where the batch is ours now, AlreadyDone where it is finished, Busy where a living process has it.
 
-    def _taken_over(self, held: sa.Row[Any], batch: str, owner: str, now: datetime) -> bool:
+        Images are decided once, whichever version comes first. With `again`, another version may decide them too.
+        """
+        versions = {"model_version": model_version, "calibration_version": calibration_version}
+        while True:
+            decided = self._decided(pipeline, manifest_hash)
+            ours = [row for row in decided if all(row._mapping[name] == versions[name] for name in versions)]
+            if ours or (decided and not again):
+                first = (ours or decided)[0]
+                return AlreadyDone(first.key, first.run_id, first.finished_at, first.model_version)
+            key = batch_key(pipeline, manifest_hash, *(versions.values() if decided else ()))
+            answer = self._claimed(key, pipeline=pipeline, batch=batch, manifest_hash=manifest_hash, **versions)
+            if answer is not None:
+                return answer
+
+    def _decided(self, pipeline: str, manifest_hash: str) -> Sequence[sa.Row[Any]]:
+        """The finished batches of these images, the first decision first."""
+        done = (BATCHES.c.pipeline == pipeline) & (BATCHES.c.manifest_hash == manifest_hash)
+        done &= BATCHES.c.status == "done"
+        return self._database.rows(sa.select(BATCHES).where(done).order_by(BATCHES.c.finished_at, BATCHES.c.key))
+
+    def _claimed(self, key: str, **ours: str) -> Claim | Busy | None:
+        """The batch of that key as ours, or whose it is; None where that changed meanwhile."""
+        owner, now = self._database.process().owner(), self._database.clock()
+        claimed = {"status": "claimed", "owner": owner, "claimed_at": now, "renewed_at": now, "attempts": 1}
+        if self._database.inserted(BATCHES, key=key, **ours, **claimed):
+            return Claim(key, ours["pipeline"], ours["batch"], owner, attempt=1)
+        held = self._database.rows(sa.select(BATCHES).where(BATCHES.c.key == key))[0]
+        if held.status == "done":
+            return None
+        if self._database.alive(held.owner, held.renewed_at):
+            return Busy(key, held.owner, held.renewed_at)
         unchanged = (BATCHES.c.owner == held.owner) & (BATCHES.c.renewed_at == held.renewed_at)
-        return self._database.changed(
-            BATCHES,
-            (BATCHES.c.key == held.key) & (BATCHES.c.status == "claimed") & unchanged,
-            owner=owner,
-            batch=batch,
-            attempts=held.attempts + 1,
-            renewed_at=now,
-        )
+        unchanged &= (BATCHES.c.key == key) & (BATCHES.c.status == "claimed")
+        attempts = held.attempts + 1
+        if self._database.changed(BATCHES, unchanged, **ours, owner=owner, attempts=attempts, renewed_at=now):
+            return Claim(key, ours["pipeline"], ours["batch"], owner, attempts)
+        return None
 
     def renew(self, claim: Claim) -> None:
         """Says that the claim's owner still works on it; another host waits 10 minutes from here. Raises LostClaim."""
@@ -144,6 +152,8 @@ class Ledger:
                 enter(connection, claim.pipeline, claim.key, alert, now)
             if settle is not None:
                 settle(begun_book(self._database, connection, claim.pipeline, now))
+            if not alarm:
+                count_nominal(connection, claim.key)
             add_point(connection, claim, point())
 
 

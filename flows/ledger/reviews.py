@@ -52,7 +52,14 @@ class Queues:
     def note(self, batch_key: str, queue: str) -> None:
         """Keeps in which queue the images of a finished batch are to be labelled; empty where there is nothing to."""
         with self._database.transaction() as connection:
-            insert_once(connection, QUEUES, batch_key=batch_key, queue=queue, made_at=self._database.clock())
+            insert_once(
+                connection,
+                QUEUES,
+                batch_key=batch_key,
+                queue=queue,
+                made_at=self._database.clock(),
+                pipeline=sa.select(BATCHES.c.pipeline).where(BATCHES.c.key == batch_key).scalar_subquery(),
+            )
 
     def of(self, batch_key: str) -> str | None:
         """In which queue a batch's images are labelled; None where there is none."""
@@ -62,7 +69,7 @@ class Queues:
     def of_pipeline(self, pipeline: str) -> tuple[tuple[str, str], ...]:
         """The key and the queue of each batch that has one, the newest batch first."""
         query = sa.select(QUEUES.c.batch_key, QUEUES.c.queue).join(BATCHES, BATCHES.c.key == QUEUES.c.batch_key)
-        query = query.where((BATCHES.c.pipeline == pipeline) & (QUEUES.c.queue != ""))
+        query = query.where((QUEUES.c.pipeline == pipeline) & (QUEUES.c.queue != ""))
         rows = self._database.rows(query.order_by(BATCHES.c.finished_at.desc(), BATCHES.c.key))
         return tuple((row.batch_key, row.queue) for row in rows)
 

@@ -34,7 +34,10 @@ BATCHES = sa.Table(
     sa.Column("verdict", Words),
     sa.Index("batches_by_finish", "pipeline", "finished_at"),
     sa.Index("batches_by_manifest", "pipeline", "manifest_hash"),
+    sa.Index("batches_by_calibration", "pipeline", "calibration_version", "finished_at"),
 )
+_CLAIMED = BATCHES.c.status == "claimed"
+sa.Index("batches_claimed", BATCHES.c.pipeline, sqlite_where=_CLAIMED, postgresql_where=_CLAIMED)
 OUTBOX = sa.Table(
     "outbox",
     METADATA,
@@ -52,8 +55,10 @@ OUTBOX = sa.Table(
     sa.Column("sender_since", Time),
     sa.Column("delivered_at", Time),
     sa.UniqueConstraint("dedupe_key", "channel"),
-    sa.Index("outbox_due", "delivered_at", "next_attempt_at"),
 )
+_WAITING = OUTBOX.c.delivered_at.is_(None)
+sa.Index("outbox_waiting", OUTBOX.c.id, sqlite_where=_WAITING, postgresql_where=_WAITING)
+sa.Index("outbox_by_matter", OUTBOX.c.batch_key, OUTBOX.c.channel)
 STREAMS = sa.Table(
     "streams",
     METADATA,
@@ -63,7 +68,14 @@ STREAMS = sa.Table(
     sa.Column("state", Words, nullable=False),
     sa.UniqueConstraint("pipeline", "calibration"),
 )
-OUTBOX_BY_MATTER = sa.Index("outbox_by_matter", OUTBOX.c.batch_key, OUTBOX.c.channel)
+TALLIES = sa.Table(  # of the nominal batches of each calibration: those that finish is told of, and what people say
+    "tallies",
+    METADATA,
+    sa.Column("pipeline", Words, primary_key=True),
+    sa.Column("calibration_version", Words, primary_key=True),
+    sa.Column("nominal", sa.Integer, nullable=False),
+    sa.Column("false_alarms", sa.Integer, nullable=False),
+)
 FINGERPRINTS = sa.Table(
     "fingerprints",
     METADATA,
@@ -122,7 +134,7 @@ INCIDENTS = sa.Table(
     sa.Column("comment", Words),
     sa.Column("closed_at", Time),
     sa.Column("closed_by", Words),
-    sa.Index("incidents_by_pipeline", "pipeline", "kind", "closed_at", "last_place"),
+    sa.Index("incidents_by_place", "pipeline", "kind", "last_place"),
 )
 _OPEN = INCIDENTS.c.closed_at.is_(None)
 sa.Index(  # two at once of a kind cannot be, whatever happens
@@ -134,7 +146,7 @@ INCIDENT_BATCHES = sa.Table(
     sa.Column("incident", sa.Integer, sa.ForeignKey("incidents.number"), primary_key=True),
     sa.Column("batch_key", Words, sa.ForeignKey("batches.key"), primary_key=True),
 )
-INCIDENTS_OF_A_BATCH = sa.Index("incident_batches_by_batch", INCIDENT_BATCHES.c.batch_key)
+sa.Index("incident_batches_by_batch", INCIDENT_BATCHES.c.batch_key)
 JUDGEMENTS = sa.Table(  # whoever judges batches, and however: one word on each finding of each, the last
     "judgements",
     METADATA,
@@ -164,6 +176,7 @@ LABELS = sa.Table(
     sa.Column("audit", sa.Boolean, nullable=False),
     sa.UniqueConstraint("batch_key", "uri", "reviewer", "way", "labelled_at"),
     sa.Index("labels_by_pipeline", "pipeline", "labelled_at"),
+    sa.Index("labels_by_batch", "batch_key", "labelled_at"),
 )
 QUEUES = sa.Table(
     "review_queues",
@@ -171,4 +184,7 @@ QUEUES = sa.Table(
     sa.Column("batch_key", Words, sa.ForeignKey("batches.key"), primary_key=True),
     sa.Column("queue", Words, nullable=False),
     sa.Column("made_at", Time, nullable=False),
+    sa.Column("pipeline", Words, nullable=False, server_default=sa.text("''")),
 )
+_KEPT = QUEUES.c.queue != ""
+sa.Index("review_queues_kept", QUEUES.c.pipeline, sqlite_where=_KEPT, postgresql_where=_KEPT)

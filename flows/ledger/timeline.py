@@ -1,7 +1,6 @@
 """A pipeline over time: its batches by number, and the run that shows them."""
 
 import json
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -68,18 +67,6 @@ class Timeline:
         """Writes that the points up to this number are in that run."""
         behind = (MONITORS.c.pipeline == pipeline) & (MONITORS.c.run_id == run_id) & (MONITORS.c.shown < number)
         self._database.changed(MONITORS, behind, shown=number)
-
-
-def number_earlier(connection: sa.Connection) -> None:
-    """Gives numbers to the batches of a ledger from before there were points."""
-    if connection.execute(sa.select(POINTS.c.number).limit(1)).first() is not None:
-        return
-    done = sa.select(BATCHES.c.pipeline, BATCHES.c.key).where(BATCHES.c.status == "done")
-    last = Counter[str]()
-    for pipeline, key in connection.execute(done.order_by(BATCHES.c.finished_at, BATCHES.c.key)).all():
-        last[pipeline] += 1
-        row = {"pipeline": pipeline, "number": last[pipeline], "batch_key": key, "numbers": "{}"}
-        connection.execute(sa.insert(POINTS).values(row))
 
 
 def add_point(connection: sa.Connection, claim: Claim, values: Mapping[str, float | None]) -> None:

@@ -1,0 +1,102 @@
+"""What may be read of what others wrote: files within their folder, links followed, and addresses that are named."""
+
+import os
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from ae_models.errors import InputError
+from ae_models.images import UnreadableImage
+from flows.config import DataConfig
+from flows.config_types import ARCHIVES, is_url
+from flows.items import Item, Seen, as_text, file_item
+from flows.remote import named_item, shown
+from flows.web_images import WEB, lies_in, web_item
+
+
+class Fence:
+    """The files and addresses that a source may name.
+
+    Args:
+        root: the folder or the URL that everything lies in; None where only what `data` allows may be named.
+        data: says what may lie elsewhere.
+    """
+
+    def __init__(self, root: Path | str | None, data: DataConfig) -> None:
+        self._root, self._data = root, data
+        self._real_root = os.path.realpath(root) if isinstance(root, Path) else ""
+        self._real: dict[Path, str] = {}  # folders with their links followed: a batch has few
+
+    def file(self, path: Path) -> Item:
+        """The image in a file that was found; one that a link leads out to cannot be read, and says why."""
+        if self._data.allow_outside:
+            return file_item(path)
+        if self.leads_out(path):
+            return Item(as_text(path), partial(_refuse, self._root), seen=Seen("leads out of its folder"))
+        return Item(as_text(path), self._content(path), path=path)
+
+    def leads_out(self, path: Path) -> bool:
+        """Whether a file or a folder lies outside, links followed."""
+        if self._data.allow_outside:
+            return False
+        if path.parent not in self._real:
+            self._real[path.parent] = os.path.realpath(path.parent)
+        real = os.path.realpath(path) if path.is_symlink() else os.path.join(self._real[path.parent], path.name)
+        return not _within(real, self._real_root)
+
+    def named(self, text: str, by: str) -> Item:
+        """The image that a manifest or a table names, by a path or a URL.
+
+        Raises:
+            InputError: it lies where it may not; the sentence begins with `by`.
+        """
+        if is_url(text) and not text.lower().startswith("file://"):
+            return self._address(text, by)
+        if text.lower().startswith("file://"):
+            text = unquote(urlsplit(text).path)
+        if isinstance(self._root, str):
+            return self._below_url(self._root, text, by)
+        if "\0" in text:
+            raise InputError(f"{by} names {text!r}, which is no path: correct that row")
+        path = Path(text) if self._root is None else self._root / text
+        whole = os.path.normpath(path)
+        if not self._data.allow_outside and not (self._root and _within(whole, os.path.normpath(self._root))):
+            raise InputError(
+                f"{by} names {text}, which lies outside of {self._root or 'any root'}: correct that row, give the "
+                "folder that all of them lie in as root, or set data.allow_outside: true"
+            )
+        return self.file(path)
+
+    def _content(self, path: Path) -> Callable[[], Path]:
+        def content() -> Path:  # looked at again: what was a file may be a link by now
+            if not _within(os.path.realpath(path), self._real_root):
+                _refuse(self._root)
+            return path
+
+        return content
+
+    def _below_url(self, root: str, text: str, by: str) -> Item:
+        parts = text.split("/")
+        if text.startswith("/") or ".." in parts or "\\" in text:
+            raise InputError(f"{by} names {text}, which lies outside of {shown(root)}: correct that row")
+        return self._address(f"{root.rstrip('/')}/{text}", by)
+
+    def _address(self, url: str, by: str) -> Item:
+        scheme = urlsplit(url).scheme.lower()
+        allowed = (*self._data.allowed_urls, *([self._root] if isinstance(self._root, str) else []))
+        if scheme in ARCHIVES or "::" in url:
+            raise InputError(f"{by} names {shown(url)}: archives are not opened; unpack it beforehand")
+        if not lies_in(url, allowed):
+            raise InputError(f"{by} names {shown(url)}, which is in no folder that data.allowed_urls names")
+        if scheme in WEB:
+            return web_item(url, allowed, self._data.allowed_networks)
+        return named_item(url)
+
+
+def _within(path: str, root: str) -> bool:
+    return path == root or path.startswith(root.rstrip(os.sep) + os.sep)
+
+
+def _refuse(root: Path | str | None) -> Path:
+    raise UnreadableImage(f"is reached by a link out of {root}; set data.allow_outside: true where that is meant")

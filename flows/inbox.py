@@ -1,0 +1,101 @@
+"""What waits in a pipeline's inbox: the batches that are due, in their order, and those that are not complete yet."""
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from flows.completeness import still_arriving
+from flows.config import PipelineConfig
+from flows.fence import Fence
+from flows.items import Batch
+from flows.ledger import Ledger, utc_now
+from flows.progress import Progress
+from flows.sources import inbox_batches, loose_files
+
+LINKED_OUT = "is a link that leads out of the inbox (set data.allow_outside: true where that is meant)"
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """A batch that is in the inbox and not due, and why: the rest of a sentence that begins with its name."""
+
+    batch: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class InboxState:
+    """The batches that are due, in the order in which they are scored, and those that have to wait."""
+
+    due: tuple[Batch, ...]
+    waiting: tuple[Waiting, ...]
+
+
+def inbox_state(
+    pipeline: PipelineConfig,
+    ledger: Ledger,
+    progress: Progress,
+    settled: timedelta | None = None,
+    now: Callable[[], datetime] = utc_now,
+) -> InboxState:
+    """What no version has decided yet; nothing that is not complete is read.
+
+    `settled` is how long a folder without `settled` or `marker` has to be left alone.
+
+    Raises:
+        InputError: there is no inbox, or it cannot be read.
+        SourceUnavailable: the store or database that it is in does not answer.
+    """
+    data, due, waiting = pipeline.data, [], []
+    batches = inbox_batches(data)
+    source = data.inbox
+    assert source is not None
+    for batch in batches:
+        if _is_linked_out(batch, pipeline):
+            waiting.append(Waiting(batch.id, LINKED_OUT))
+        elif reason := still_arriving(batch, source, now(), settled):
+            waiting.append(Waiting(batch.id, reason))
+        elif not batch.items:
+            waiting.append(Waiting(batch.id, "is empty so far"))
+        elif not ledger.batches.is_done(pipeline.name, known_manifest(pipeline, batch, ledger, progress)):
+            due.append(batch)
+    return InboxState(in_order(due, data.order), tuple(waiting))
+
+
+def due_batches(pipeline: PipelineConfig, ledger: Ledger, progress: Progress) -> tuple[Batch, ...]:
+    """The batches of the inbox that no version has decided yet, in their order; those that have to wait are said."""
+    if stray := loose_files(pipeline.data):
+        progress.warn(
+            f"{len(stray)} files lie in the inbox itself and belong to no batch, such as {stray[0]}: put them into a "
+            "subfolder of it"
+        )
+    state = inbox_state(pipeline, ledger, progress)
+    for waiting in state.waiting:
+        progress.say(f"Batch {waiting.batch} of {pipeline.name} {waiting.reason}, and is left for later.")
+    return state.due
+
+
+def _is_linked_out(batch: Batch, pipeline: PipelineConfig) -> bool:
+    """Whether the whole batch is a link out of the inbox: it is refused, not judged by unreadable files."""
+    folder = batch.folder
+    return folder is not None and folder.is_symlink() and Fence(folder.parent, pipeline.data).leads_out(folder)
+
+
+def in_order(batches: list[Batch], order: str) -> tuple[Batch, ...]:
+    """The batches in the order in which they are scored: the oldest first, or by name."""
+    if order == "name":
+        return tuple(batches)
+    return tuple(sorted(batches, key=lambda batch: batch.own_time() or datetime.max.replace(tzinfo=UTC)))
+
+
+def known_manifest(pipeline: PipelineConfig, batch: Batch, ledger: Ledger, progress: Progress | None = None) -> str:
+    """The batch's manifest hash; its files are read only where something was touched since they last were."""
+    stat_hash = batch.stat_hash()
+    manifest_hash = ledger.manifests.known(pipeline.name, batch.id, stat_hash)
+    if manifest_hash is None:
+        what = f"Reading {pipeline.name} {batch.id}"
+        with progress.track(what, len(batch.items)) if progress else nullcontext(lambda images: None) as advance:
+            manifest_hash = batch.manifest_hash(advance)
+        ledger.manifests.remember(pipeline.name, batch.id, stat_hash, manifest_hash)
+    return manifest_hash

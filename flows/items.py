@@ -1,0 +1,177 @@
+"""Images by address, and the batches that they arrive in: what every source gives."""
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from itertools import chain
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from ae_models.images import ImageInput, UnreadableImage
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a store said of an image when it was listed.
+
+    Attributes:
+        version: changes whenever the image does; cheap.
+        checksum: of the content, where the store keeps one; empty where it does not.
+        changed_at: when it was written, by the store's clock; None where the store does not say.
+    """
+
+    version: str
+    checksum: str = ""
+    changed_at: datetime | None = None
+
+
+@dataclass(frozen=True)
+class Item:
+    """One image: its address, how to get it, and what a manifest says of it.
+
+    Attributes:
+        uri: the file's absolute path (bytes of it that are no UTF-8 as `\\xNN`), or its URL.
+        content: gives the image when it is needed.
+        group: images of one group stay on one side of every split; None where none is known.
+        label: None where none is known.
+        batch: the manifest's batch, or None.
+        timestamp: the manifest's timestamp as text, or None.
+        path: where a local file lies; None of anything else.
+        seen: what the store said of anything else; None of a local file.
+        waits: whether getting it is mostly waiting, so that many are fetched at once.
+    """
+
+    uri: str
+    content: Callable[[], ImageInput] = field(repr=False, compare=False)
+    group: str | None = None
+    label: str | None = None
+    batch: str | None = None
+    timestamp: str | None = None
+    path: Path | None = field(default=None, compare=False)
+    seen: Seen | None = field(default=None, compare=False)
+    waits: bool = field(default=False, compare=False)
+
+    def stat(self) -> str:
+        """Its size and time of change, or what its store says instead; cheap."""
+        if self.path is None:
+            return self.seen.version if self.seen else "data set"
+        try:
+            stat = self.path.stat()
+        except OSError as error:
+            return f"absent: {error.strerror}"
+        return f"{stat.st_size} {stat.st_mtime_ns}"
+
+    def changed_at(self) -> datetime | None:
+        """When it was written last, as its file or its store says; None where neither does."""
+        if self.path is None:
+            return self.seen.changed_at if self.seen else None
+        try:
+            return datetime.fromtimestamp(self.path.stat().st_mtime, UTC)
+        except (OSError, OverflowError, ValueError):
+            return None
+
+    def is_gone(self) -> bool:
+        """Whether it is a local file that is not there any more."""
+        return self.path is not None and not os.path.lexists(self.path)
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a source holds: its items in a stable order, and the files left out because they are no images by name."""
+
+    items: tuple[Item, ...]
+    left_out: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images that arrived together and are judged together.
+
+    Attributes:
+        id: its name, unique within the pipeline's inbox.
+        items: its images; one a row of the results.
+        left_out: files beside them that are no images by name.
+        folder: where it lies, where that is a local folder.
+    """
+
+    id: str
+    items: tuple[Item, ...]
+    left_out: tuple[str, ...] = ()
+    folder: Path | None = None
+
+    def stat_hash(self) -> str:
+        """A hash of addresses, sizes and modification times: cheap, and equal only where nothing was touched."""
+        return digest(f"{item.uri}\0{item.stat()}" for item in self.items)
+
+    def manifest_hash(self, advance: Callable[[int], object] = lambda images: None) -> str:
+        """A hash of the batch's name and its images' names and contents: the same wherever it lies.
+
+        `advance` hears of each image whose content was read.
+        """
+
+        def line(item: Item) -> str:
+            content = item.seen.checksum if item.seen and item.seen.checksum else content_hash(item)
+            advance(1)
+            return f"{Path(item.uri).name}\0{content}"
+
+        return digest(chain([self.id], map(line, self.items)))
+
+    def taken_at(self) -> datetime | None:
+        """When its newest image was taken, where a manifest says so of every image (as UTC where it names no zone)."""
+        try:
+            times = [datetime.fromisoformat(item.timestamp or "") for item in self.items]
+        except ValueError:
+            return None
+        return max((time if time.tzinfo else time.replace(tzinfo=UTC) for time in times), default=None)
+
+    def own_time(self) -> datetime | None:
+        """When it was taken, or where no manifest says so, when the newest of its files was written."""
+        written = (at for item in self.items if (at := item.changed_at()) is not None)
+        return self.taken_at() or max(written, default=None)
+
+    def is_gone(self) -> bool:
+        """Whether its folder is not there any more."""
+        return self.folder is not None and not self.folder.exists()
+
+
+def file_item(path: Path) -> Item:
+    """The image in a local file."""
+    return Item(as_text(path), lambda: path, path=path)
+
+
+def as_text(path: Path) -> str:
+    """The path as text that every store takes: bytes of a name that are no UTF-8 as `\\xNN`."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def name_of(uri: str) -> str:
+    """The image's name, without the folder that it lies in."""
+    return PurePosixPath(uri).name
+
+
+def content_hash(item: Item) -> str:
+    """SHA-256 of the image's bytes; of a missing or unreadable file, a fixed text."""
+    try:
+        content = item.content()
+        if isinstance(content, Path):
+            with content.open("rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest()
+        if isinstance(content, bytes):
+            return hashlib.sha256(content).hexdigest()
+        return hashlib.sha256(np.asarray(content).tobytes()).hexdigest()
+    except UnreadableImage as error:
+        return f"unreadable: {error}"
+    except OSError as error:
+        return f"unreadable: {error.strerror}"
+
+
+def digest(lines: Iterable[str]) -> str:
+    """SHA-256 (hex) of the lines."""
+    hashed = hashlib.sha256()
+    for line in lines:
+        hashed.update(line.encode("utf-8", "surrogateescape"))
+        hashed.update(b"\n")
+    return hashed.hexdigest()
