@@ -5,22 +5,17 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from time import monotonic, perf_counter
+from time import perf_counter
 
-import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from ae_models.batch_tests import NominalBatches
 from ae_models.champion import Champion
 from ae_models.errors import InputError
-from ae_models.images import stream
 from ae_models.monitoring import BatchVerdict
-from ae_models.review import audit_sample, review_list
 from flows.alerts import Alert
 from flows.batch_run import WORST, Surroundings, record_batch
 from flows.config import PipelineConfig
-from flows.fetching import contents_of
 from flows.inbox import due_batches as due_batches
 from flows.inbox import known_manifest as known_manifest
 from flows.items import Batch, Item, name_of
@@ -30,6 +25,7 @@ from flows.progress import Progress
 from flows.report import ScoredBatch
 from flows.review_queue import ask_about, open_queue
 from flows.reviewing import asked_images
+from flows.rows import rows_of, scores_of
 from flows.streams import StreamStep, counts_in_stream, stream_of
 from flows.tracking import ChampionVersion, ReviewQueue, Tracking
 from flows.verdicts import NOMINAL_BATCHES, verdict_on
@@ -37,7 +33,6 @@ from flows.watchdog import after_batch
 from flows.workspace import Workspace
 
 NAMED = 5  # images named in an alert
-RENEW_SECONDS = 30.0
 GONE = "was deleted before it was scored, and nothing is recorded of it"
 
 
@@ -82,48 +77,11 @@ def score_batch(
     """
     if not batch.items:
         raise InputError(f"batch {batch.id!r} holds no image: put images into it or remove it")
-    start, renewed = perf_counter(), monotonic()
-    scores = np.full(len(batch.items), np.nan)
-    reasons = np.full(len(batch.items), "", dtype=object)
-    with (
-        progress.track(f"Scoring {pipeline.name} {batch.id}", len(batch.items)) as advance,
-        contents_of(batch.items) as contents,
-    ):
-        for part in stream(contents, champion.detector.spec):
-            scores[part.indices] = champion.detector.score(part.pixels)
-            for index, reason in part.unreadable:
-                reasons[index] = reason
-            if monotonic() - renewed > RENEW_SECONDS:
-                renewed = monotonic()
-                renew()
-            advance(len(part.indices) + len(part.unreadable))
-    table = _table(batch, champion, scores, reasons, pipeline, manifest_hash)
+    start = perf_counter()
+    scores, reasons = scores_of(batch, champion, f"Scoring {pipeline.name} {batch.id}", progress, renew)
+    table = pd.DataFrame(rows_of(batch, champion, scores, reasons, pipeline, manifest_hash))
     verdict = verdict_on(table, champion.threshold, champion.calibration_scores, pipeline.monitor, nominal_batches)
     return ScoredBatch(table, verdict, perf_counter() - start)
-
-
-def _table(
-    batch: Batch,
-    champion: Champion,
-    scores: NDArray[np.float64],
-    reasons: NDArray[np.object_],
-    pipeline: PipelineConfig,
-    manifest_hash: str,
-) -> pd.DataFrame:
-    readable = reasons == ""
-    p_values = np.where(readable, champion.p_values(scores), np.nan)
-    return pd.DataFrame(
-        {
-            "uri": [item.uri for item in batch.items],
-            "score": scores,
-            "p_value": p_values,
-            "flagged": champion.threshold.flags(scores),
-            "status": np.where(readable, "scored", "unreadable"),
-            "reason": reasons.astype(str),
-            "review": review_list(p_values, pipeline.monitor.review_fdr),
-            "audit": audit_sample(readable, pipeline.review.audit, manifest_hash),
-        }
-    )
 
 
 def score_and_record(
