@@ -6,7 +6,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test lint docs clean torch-backend-changed
+.PHONY: help install demo test lint docs audit clean torch-backend-changed
 
 PYTHON ?= python3
 VENV_PYTHON := .venv/bin/python
@@ -42,6 +42,13 @@ lint: install  ## check style, format and types
 docs: install  ## build the documentation into site/, warnings as errors
 	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict
 
+audit: install  ## look for known faults of the versions in constraints.txt; without a network it says that it could not
+	@out=$$($(UV) tool run pip-audit --disable-pip --no-deps --requirement constraints.txt 2>&1); code=$$?; \
+	unknown=$$(echo "$$out" | grep -c "could not be audited"); all=$$(grep -c == constraints.txt); \
+	if echo "$$out" | grep -q "^Found [0-9]* known vulnerabilit"; then echo "$$out" | grep -v "could not be audited"; exit 1; \
+	elif [ $$code != 0 ] || [ "$$unknown" = "$$all" ]; then echo "NOT AUDITED: pip-audit or its advisories cannot be reached"; \
+	else echo "$$all versions audited but for $$unknown that the advisories do not know; no known fault"; fi
+
 clean:  ## remove everything that was built, .venv included
 	rm -rf .venv .uv .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist site
 
@@ -60,7 +67,7 @@ $(INSTALLED): pyproject.toml constraints.txt $(if $(new_torch),torch-backend-cha
 		export UV_LINK_MODE="$${UV_LINK_MODE:-copy}"; \
 	fi && \
 	$(UV) pip install --python $(VENV_PYTHON) --constraints constraints.txt --build-constraints constraints.txt \
-		$(new_torch) --compile-bytecode --editable '.[dev,docs]'
+		$(new_torch) --compile-bytecode --editable '.[dev,docs,servers]'
 	@echo "$(backend)" > $@
 
 # Only where there is no uv: into this folder, so that the system's Python stays as it is (some refuse anything else).

@@ -3,7 +3,7 @@
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -69,7 +69,9 @@ def perceptual_hashes(images: NDArray[np.float32]) -> NDArray[np.float32]:
     return (rows @ images @ columns.T).reshape(len(images), -1).astype(np.float32)
 
 
-def near_duplicates(hashes: NDArray[np.float32], *, limit: float = 0.015) -> list[NearDuplicate]:
+def near_duplicates(
+    hashes: NDArray[np.float32], *, limit: float = 0.015, advance: Callable[[int], object] = lambda images: None
+) -> list[NearDuplicate]:
     """
     The pairs of images that are copies of one another but for re-encoding, noise, brightness or contrast.
 
@@ -77,7 +79,7 @@ def near_duplicates(hashes: NDArray[np.float32], *, limit: float = 0.015) -> lis
     images have in common (the part in its jig) out of the set; distance is the squared difference of two such
     remainders over the sum of their squares. Shifts are found only where they are small beside the structure. Images
     without any structure are alike if their brightness is. Of a large cluster each image is listed with its 16 nearest
-    later partners, which connects the cluster. O(N^2) time, O(N) memory.
+    later partners, which connects the cluster. O(N^2) time, O(N) memory. `advance` hears of images that are compared.
     """
     contrast, brightness, blank = _normalised(hashes)
     remainder = contrast - contrast.sum(axis=0) / (len(contrast) + MEAN_SHRINKAGE)
@@ -98,6 +100,7 @@ def near_duplicates(hashes: NDArray[np.float32], *, limit: float = 0.015) -> lis
             for nearest in np.argsort(distances, kind="stable")[:PARTNERS]:
                 first, second = int(start + row), int(start + others[nearest])
                 pairs.append(NearDuplicate(first, second, float(distances[nearest])))
+        advance(len(total))
     return pairs
 
 

@@ -1,14 +1,16 @@
 """How well defects are found: `model: auto` on labelled sets, beside principal components and its own best recipe.
 
     python -m benchmarks.detection --tiles FOLDER --fashion FOLDER --folders FOLDER... --output detection.json
+    python -m benchmarks.detection --tiles FOLDER --peers peers.json  # beside other libraries on the same split
 
-Nothing is chosen on test labels but the last column, "best recipe": the one of auto's grid that does best on the test
-images, found with their labels. Regret is how far auto is behind it.
+`--peers` takes what `python -m benchmarks.peers --output` wrote, and shows it in the same table. Nothing is chosen on
+test labels but the column "best recipe": the one of auto's grid that does best on the test images, found with their
+labels. Regret is how far auto is behind it.
 """
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import perf_counter
@@ -113,8 +115,17 @@ def pixel_auroc(data: DetectionSet, maps: np.ndarray[tuple[int, int, int], np.dt
     return float(roc_auc_score(masks[:, ::step, ::step].ravel(), maps[:, ::step, ::step].ravel()))
 
 
-def table(rows: Sequence[Measured]) -> Table:
-    """One line a set: means over the seeds, and their spread where there are several."""
+def peers_of(path: Path) -> dict[str, dict[str, list[float]]]:
+    """The AUROC of other libraries' detectors, by their name and that of the set; what failed there is left out."""
+    found: dict[str, dict[str, list[float]]] = {}
+    for row in json.loads(path.read_text(encoding="utf-8")):
+        of_set = found.setdefault(row["peer"], {}).setdefault(row["data"], [])
+        of_set += [row["image_auroc"]["value"]] if row["image_auroc"] else []
+    return found
+
+
+def table(rows: Sequence[Measured], peers: Mapping[str, Mapping[str, Sequence[float]]]) -> Table:
+    """One line a set: means over the seeds, and their spread where there are several; peers in columns of their own."""
     shown = Table(title="Detection: AUROC on the test images, mean over seeds (lowest to highest)")
     for title in (
         "set",
@@ -126,6 +137,7 @@ def table(rows: Sequence[Measured]) -> Table:
         "best recipe (by labels)",
         "regret",
         "s",
+        *peers,
     ):
         shown.add_column(title, justify="left" if title in ("set", "best recipe (by labels)") else "right")
     names = list(dict.fromkeys(row.data for row in rows))
@@ -143,6 +155,7 @@ def table(rows: Sequence[Measured]) -> Table:
             f"{first.best:.3f} {first.best_recipe}",
             f"{np.mean([row.regret for row in of_set]):+.3f}",
             f"{np.mean([row.seconds for row in of_set]):.0f}",
+            *(_spread(found[name]) if found.get(name) else "-" for found in peers.values()),
         )
     means = [f"{np.mean([getattr(row, part).value for row in rows]):.4f}" for part in ("auto", "principal_components")]
     shown.add_row(
@@ -170,19 +183,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add_arguments(parser)
     parser.add_argument("--seeds", type=int, default=3, help="how many seeds")
     parser.add_argument("--linear", action="store_true", help="only recipes in closed form")
+    parser.add_argument("--peers", type=Path, help="a JSON file of benchmarks.peers, to be shown in the same table")
     parser.add_argument("--output", type=Path, help="a JSON file for every figure")
     given = parser.parse_args(arguments)
     rows = []
     for seed in track(range(given.seeds), description="Seeds", console=Console(stderr=True)):
         for data in sets_of(given, seed):
             rows.append(measure(data, seed, given.linear))
+            if given.output is not None:  # after every line: hours of figures outlive an interruption
+                given.output.write_text(json.dumps([asdict(row) | {"regret": row.regret} for row in rows], indent=1))
             row = rows[-1]
             Console(stderr=True).print(
                 f"{row.data}, seed {seed}: {row.auto.value:.3f}, PCA {row.principal_components.value:.3f}"
             )
-    Console(width=200).print(table(rows))
-    if given.output is not None:
-        given.output.write_text(json.dumps([asdict(row) | {"regret": row.regret} for row in rows], indent=1))
+    Console(width=200).print(table(rows, peers_of(given.peers) if given.peers else {}))
 
 
 if __name__ == "__main__":

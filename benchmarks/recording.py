@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from flows import running
-from flows.batch_run import REPORT, Surroundings, record_batch
+from flows.batch_run import REPORT, Surroundings, log_batch, write_batch
 from flows.ledger import Claim
 from flows.progress import LogProgress
 from flows.review_queue import ask_about, open_queue
@@ -95,11 +95,13 @@ def cost(workspace: Workspace, champion: ChampionVersion, batch: Batch, model: s
     claim = ledger.claim("images", batch.id, manifest, champion.version, champion.calibration_run)
     assert isinstance(claim, Claim)
     scored = score_batch(batch, champion.champion, pipeline, PROGRESS, lambda: None, manifest_hash=manifest)
-    around = Surroundings(stream_of(pipeline, champion, ledger), "monitor", None)
+    stream = stream_of(pipeline, champion, ledger)
     memory, start = psutil.Process().memory_info().rss, time.perf_counter()
     asked = asked_images(scored.table, pipeline.review.flagged, manifest)
     queue = open_queue(pipeline, batch.id, claim.key, asked, tracking, PROGRESS)
-    run_id = record_batch(pipeline, batch, champion, scored, around, claim, manifest, tracking)
+    with tempfile.TemporaryDirectory() as name:
+        note = write_batch(Path(name), pipeline, batch, champion, scored, stream, claim, manifest)
+        run_id = log_batch(note, Path(name), Surroundings("monitor", None), tracking)
     verdict = scored.verdict
     counts = {name: getattr(verdict, name) for name in ("scored", "flagged", "unreadable")}
     ledger.finish(

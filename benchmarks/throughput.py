@@ -5,7 +5,8 @@
 The sides are taken in turn in one run; medians of ratios are told. On one core they are of processor time, which others
 on the machine disturb least, and for both cores of the clock's. All of them score the same PNG files by the same
 network, a convolutional autoencoder with drawn weights (32-32 at 28 x 28; 32-64-128-256 at 128 x 128), to mean squared
-errors. The usual way is Pillow in a DataLoader with two workers and eager PyTorch. One core is one that the whole process is bound to; memory is measured in a process of its own.
+errors. The usual way is Pillow in a DataLoader with two workers and eager PyTorch. One core is one that the whole
+process is bound to; memory is measured in a process of its own.
 """
 
 import argparse

@@ -1,6 +1,9 @@
-"""The one MLflow run of a scored batch: its report, its rows, and what makes it be found."""
+"""The one MLflow run of a scored batch: its report, its rows, and what makes it be found.
 
-import tempfile
+It is written to a folder first and logged from there, so that it can wait for an MLflow server that does not answer.
+"""
+
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,36 +22,60 @@ LETTERS = 100  # of their names and reasons
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What a batch's run says of it beside its own scores.
+    """What in MLflow and before it a batch's run leads on to.
 
     Attributes:
-        stream: the batches of its calibration together, with this one.
         monitor: the run that shows the pipeline over time.
-        previous: name and run of the batch that was decided before it; None for the first.
+        previous: name and run of the batch that was decided before it; None for the first. A run that is not in MLflow
+            yet is empty.
         queue: where its images are labelled; None where nothing is asked.
-        replaced: the run of the batch of this name that was decided before, with other images; None where none was.
     """
 
-    stream: Stream
     monitor: str
     previous: tuple[str, str] | None
     queue: ReviewQueue | None = None
+
+
+@dataclass(frozen=True)
+class BatchNote:
+    """What a batch's run says beside its files, in values that JSON can hold.
+
+    Attributes:
+        verdict: the lines of its description on what was found, in Markdown.
+        files: those on files that were left out or cannot be read.
+        deciders: the version, and the runs of its calibration and its training.
+        replaced: the run of the batch of this name that was decided before, with other images; None where none was.
+    """
+
+    pipeline: str
+    batch: str
+    key: str
+    tags: Mapping[str, str]
+    metrics: Mapping[str, float | None]
+    state: str
+    verdict: tuple[str, ...]
+    files: tuple[str, ...]
+    deciders: tuple[str, str, str]
     replaced: str | None = None
 
 
-def record_batch(
+def write_batch(
+    folder: Path,
     pipeline: PipelineConfig,
     batch: Batch,
     champion: ChampionVersion,
     scored: ScoredBatch,
-    around: Surroundings,
+    stream: Stream,
     claim: Claim,
     manifest_hash: str,
-    tracking: Tracking,
-) -> str:
-    """The id of the run; what an attempt that died left behind is discarded."""
-    if claim.attempt > 1:
-        tracking.discard(pipeline.name, claim.key)
+    replaced: str | None = None,
+) -> BatchNote:
+    """Write the files of a batch's run into `folder`; what its run says beside them. `stream` is with this batch."""
+    report = report_on(batch, champion, scored, _more(scored, stream), utc_now())
+    (folder / REPORT).write_text(report.html, encoding="utf-8")
+    if report.sheet is not None:
+        report.sheet.save(folder / WORST)
+    scored.table.to_parquet(folder / SCORES, index=False)
     verdict = scored.verdict
     tags = {
         "reconwatch.key": claim.key,
@@ -59,20 +86,32 @@ def record_batch(
         "reconwatch.diagnosis": verdict.diagnosis,
         "reconwatch.severity": verdict.severity,
     }
-    if around.replaced is not None:
-        tags["reconwatch.replaced"] = around.replaced
-    run_id = tracking.start_run(pipeline.name, "batch", f"batch {batch.id}", tags)
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        report = report_on(batch, champion, scored, _more(scored, around.stream), utc_now())
-        (folder / REPORT).write_text(report.html, encoding="utf-8")
-        if report.sheet is not None:
-            report.sheet.save(folder / WORST)
-        scored.table.to_parquet(folder / SCORES, index=False)
-        tracking.log_folder(run_id, folder)
-    description = _description(pipeline, batch, champion, scored, around, run_id, tracking)
-    metrics = _metrics(champion, scored, around.stream)
-    tracking.log(run_id, metrics=metrics, tags={"mlflow.note.content": description})
+    if replaced is not None:
+        tags["reconwatch.replaced"] = replaced
+    said = tuple(f"- {sentence}" for sentence in verdict.sentences())
+    skipped = ("", as_text(left_out(batch))) if batch.left_out else ()
+    return BatchNote(
+        pipeline=pipeline.name,
+        batch=batch.id,
+        key=claim.key,
+        tags=tags,
+        metrics=_metrics(champion, scored, stream),
+        state=state(verdict),
+        verdict=(*said, "", *_more(scored, stream)),
+        files=(*skipped, *_unreadable(scored)),
+        deciders=(champion.version, champion.calibration_run, champion.training_run),
+        replaced=replaced,
+    )
+
+
+def log_batch(note: BatchNote, folder: Path, around: Surroundings, tracking: Tracking, again: bool = False) -> str:
+    """Put what `write_batch` wrote into a run; its id. Where it was tried before, what is left of that is discarded."""
+    if again:
+        tracking.discard(note.pipeline, note.key)
+    run_id = tracking.start_run(note.pipeline, "batch", f"batch {note.batch}", note.tags)
+    tracking.log_folder(run_id, folder)
+    tags = {"mlflow.note.content": _description(note, around, run_id, tracking)}
+    tracking.log(run_id, metrics=note.metrics, tags=tags)
     tracking.finish(run_id)
     return run_id
 
@@ -108,47 +147,38 @@ def _more(scored: ScoredBatch, stream: Stream) -> list[str]:
     return [f"Images to review: {review:,}.", f"The batches without an alarm, together: {together}"]
 
 
-def _description(
-    pipeline: PipelineConfig,
-    batch: Batch,
-    champion: ChampionVersion,
-    scored: ScoredBatch,
-    around: Surroundings,
-    run_id: str,
-    tracking: Tracking,
-) -> str:
+def _description(note: BatchNote, around: Surroundings, run_id: str, tracking: Tracking) -> str:
     """The run's page in Markdown: the verdict, and where to look further; MLflow folds all but the first lines."""
 
     def link(words: str, run: str, artifact: str = "") -> str:
-        return f"[{words}]({tracking.addresses.run(pipeline.name, run, artifact)})"
+        return f"[{words}]({tracking.addresses.run(note.pipeline, run, artifact)})"
 
-    version = f"[version {champion.version}]({tracking.addresses.version(pipeline.name, champion.version)})"
+    number, calibration, training = note.deciders
+    version = f"[version {number}]({tracking.addresses.version(note.pipeline, number)})"
     lines = [
-        f"**{state(scored.verdict)}. {link('Open the report', run_id, REPORT)}**",
+        f"**{note.state}. {link('Open the report', run_id, REPORT)}**",
         "",
-        *(f"- {sentence}" for sentence in scored.verdict.sentences()),
+        *note.verdict,
         "",
-        *_more(scored, around.stream),
-        "",
-        f"Decided by {version} ({link('calibration', champion.calibration_run)}, "
-        f"{link('training', champion.training_run)}). {_previous(pipeline, around, tracking)} "
+        f"Decided by {version} ({link('calibration', calibration)}, "
+        f"{link('training', training)}). {_previous(note, around, tracking)} "
         f"{link('The pipeline over time', around.monitor)}.",
     ]
-    if around.replaced is not None:
-        before = link("that decision", around.replaced)
+    if note.replaced is not None:
+        before = link("that decision", note.replaced)
         lines += ["", f"A batch of this name was decided before, with other images: {before}."]
     if around.queue is not None:
         lines += ["", f"**[Label its images]({around.queue.url})**: the flagged ones, and some drawn at random."]
-    if batch.left_out:
-        lines += ["", as_text(left_out(batch))]
-    return "\n".join([*lines, *_unreadable(scored)])
+    return "\n".join([*lines, *note.files])
 
 
-def _previous(pipeline: PipelineConfig, around: Surroundings, tracking: Tracking) -> str:
+def _previous(note: BatchNote, around: Surroundings, tracking: Tracking) -> str:
     if around.previous is None:
         return "It is the first batch."
     batch, run_id = around.previous
-    return f"The batch before: [{as_text(batch)}]({tracking.addresses.run(pipeline.name, run_id)})."
+    if not run_id:
+        return f"The batch before: {as_text(batch)}."
+    return f"The batch before: [{as_text(batch)}]({tracking.addresses.run(note.pipeline, run_id)})."
 
 
 def _unreadable(scored: ScoredBatch) -> list[str]:

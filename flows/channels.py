@@ -2,7 +2,7 @@
 
 import base64
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -41,8 +41,26 @@ def channels(configured: Sequence[config.AnyChannel], pictures: Pictures = no_pi
 
 def send_due(ledger: Ledger, settings: Settings, pictures: Pictures = no_picture) -> DeliveryReport:
     """Sends every alert of every pipeline that is due, those that could not be sent before included."""
-    pipelines = settings.pipelines.items()
-    return deliver(ledger, {name: channels(pipeline.alerts, pictures) for name, pipeline in pipelines})
+    return deliver(ledger, _ChannelsOf(settings, pictures))
+
+
+class _ChannelsOf(Mapping[str, Mapping[str, Channel]]):
+    """The channels of each pipeline, made when they are first asked for: of a thousand pipelines few have any to do."""
+
+    def __init__(self, settings: Settings, pictures: Pictures) -> None:
+        self._settings, self._pictures = settings, pictures
+        self._made = dict[str, Mapping[str, Channel]]()
+
+    def __getitem__(self, name: str) -> Mapping[str, Channel]:
+        if name not in self._made:
+            self._made[name] = channels(self._settings.pipelines[name].alerts, self._pictures)
+        return self._made[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._settings.pipelines)
+
+    def __len__(self) -> int:
+        return len(self._settings.pipelines)
 
 
 def _channel(configured: config.AnyChannel, pictures: Pictures) -> Channel:

@@ -15,6 +15,7 @@ import typer
 from ae_models.errors import InputError
 from flows.cli_alert import app as alert_app
 from flows.cli_codes import app as codes_app
+from flows.cli_doctor import doctor
 from flows.cli_incidents import watchdog
 from flows.cli_prune import prune
 from flows.cli_review import review
@@ -201,7 +202,7 @@ def score(
 
         return report_of(score_flow(path, name, [str(path.absolute()) for path in paths or []], return_state=True))
 
-    reports: Sequence[BatchReport] = _flow_or_plain(config_path(context, config), as_flow, plain)
+    reports: Sequence[BatchReport] = _flow_or_plain(config_path(context, config), as_flow, plain, goes_on=True)
     if output is not None:
         _write_output(context, config, name, paths or [], reports, output)
     _print_batches(reports, as_json)
@@ -213,6 +214,9 @@ def run(
     context: typer.Context,
     names: Annotated[list[str] | None, typer.Argument(help="Pipelines; all where none is named.")] = None,
     config: ConfigOption = None,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Go on: score each batch within seconds of being complete.")
+    ] = False,
     fail_on_alarm: FailOption = False,
     engine: EngineOption = None,
     as_json: JsonOption = False,
@@ -220,7 +224,8 @@ def run(
     """Do whatever is due: train, calibrate, score new batches, send alerts.
 
     Safe to repeat and to kill: it goes on where it was. Put it on a schedule as it is, with
-    [bold]--fail-on-alarm[/bold] where the exit code should tell.
+    [bold]--fail-on-alarm[/bold] where the exit code should tell; or let it wait for batches itself, with
+    [bold]--watch[/bold], until Ctrl-C or SIGTERM.
     """
     engine_from_now_on(engine)
     reports: list[RunReport] = []
@@ -229,6 +234,11 @@ def run(
     unknown = [name for name in names if name not in settings_of(path).pipelines]
     if unknown:
         settings_of(path).pipeline(unknown[0])
+    if watch:
+        from flows.cli_watch import watch as watch_inboxes
+
+        watch_inboxes(path, names, _progress(), lambda report: _print_run(report, as_json))
+        return
 
     def plain(workspace: "Workspace", progress: "Progress") -> Any:
         from flows import running
@@ -241,14 +251,12 @@ def run(
 
         return [report_of(run_flow(path, name, return_state=True)) for name in names]
 
-    reports = _flow_or_plain(path, as_flow, plain)
+    reports = _flow_or_plain(path, as_flow, plain, goes_on=True)
     if as_json:
         print_json([_plain(report) for report in reports])
     else:
         for report in reports:
-            for part in (report.training, report.calibration):
-                if part is not None:
-                    _print_report(part, as_json=False)
+            _print_learning(report)
         _print_batches([batch for report in reports for batch in report.batches], as_json=False)
     for report in reports:
         if report.failure:
@@ -384,6 +392,7 @@ app.command()(promote)
 app.command()(rollback)
 app.command()(versions)
 app.command()(prune)
+app.command()(doctor)
 app.command()(serve)
 app.command()(deploy)
 
@@ -527,6 +536,22 @@ def _print_report(report: Any, as_json: bool) -> None:
     for sentence in report.sentences():
         typer.echo(sentence)
     typer.echo(f"MLflow: {report.run_url}")
+
+
+def _print_run(report: "RunReport", as_json: bool) -> None:
+    """What one run of a watch did; nothing where it did nothing."""
+    if as_json:
+        print_json(_plain(report))
+        return
+    _print_learning(report)
+    if report.batches:
+        _print_batches(report.batches, as_json=False)
+
+
+def _print_learning(report: "RunReport") -> None:
+    for part in (report.training, report.calibration):
+        if part is not None:
+            _print_report(part, as_json=False)
 
 
 def _print_batches(reports: "Sequence[BatchReport]", as_json: bool) -> None:

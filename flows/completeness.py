@@ -10,6 +10,7 @@ from flows.config_incidents import in_words
 from flows.items import Batch
 
 UNFINISHED = (".part", ".partial", ".filepart", ".crdownload", ".tmp")  # what programs call files that they still write
+SETTLING = "is still being written: it changed"  # how the reason begins where time alone makes it complete
 
 
 def still_arriving(batch: Batch, source: Source, now: datetime, settled: timedelta | None = None) -> str:
@@ -35,7 +36,7 @@ def still_arriving(batch: Batch, source: Source, now: datetime, settled: timedel
         ahead = (newest - now).total_seconds()
         return f"changed {ahead:.0f} s ahead of this machine's clock (set the clocks of the two alike)"
     return (
-        f"is still being written: it changed {(now - newest).total_seconds():.0f} s ago, and is complete once nothing "
+        f"{SETTLING} {(now - newest).total_seconds():.0f} s ago, and is complete once nothing "
         f"changed for {in_words(own)}"
     )
 

@@ -15,6 +15,7 @@ from pydantic import AfterValidator, Field, ValidationError, ValidationInfo, fie
 
 from ae_models.errors import InputError
 from flows import config_yaml
+from flows.alert_hosts import refused_channels
 from flows.config_channels import ABOUT, CHANNELS, SECRET_KEYS, Channel, LogChannel, WebhookChannel
 from flows.config_faults import Fault, Location, Vocabulary, message, model_faults, nearest, written
 from flows.config_incidents import IncidentsConfig
@@ -238,6 +239,9 @@ def load(path: Path, environment: Mapping[str, str]) -> Settings:
         )
         for name, entry in file.pipelines.items()
     }
+    alerts = {name: pipeline.alerts for name, pipeline in pipelines.items()}
+    if refused := tuple(refused_channels(alerts, environment)):
+        raise InputError(f"{path}: " + "; ".join(refused))
     return Settings(path=path, workspace=file.workspace, dashboard=file.dashboard.rstrip("/"), pipelines=pipelines)
 
 

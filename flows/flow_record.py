@@ -18,7 +18,7 @@ from flows.progress import LogProgress, Progress, TerminalProgress
 from flows.status import COLUMNS, PipelineState, pipeline_states
 from flows.tracking import TrackingUnavailable
 from flows.turns import TurnTaken, turn
-from flows.workspace import Workspace, open_workspace
+from flows.workspace import Patience, Workspace, open_workspace
 
 
 class PartFailedError(RuntimeError):
@@ -67,12 +67,16 @@ def deployed_turn(workspace: Workspace, pipeline: str, work: str) -> AbstractCon
     return turn(workspace.settings.workspace, pipeline, work)
 
 
-def flow_workspace(config: str) -> Workspace:
-    """The stores of the configuration; what the flow run begins in MLflow leads back to it by its tags."""
+def flow_workspace(config: str, goes_on: bool = False) -> Workspace:
+    """The stores of the configuration; what the flow run begins in MLflow leads back to it by its tags.
+
+    An MLflow server that does not answer is waited for; then the run `goes_on` without it, or fails.
+    """
     tags = {"reconwatch.flow_run": str(flow_run.id)}
     if str(flow_run.ui_url).startswith("http"):  # without a server that has pages, it is "None/flow-runs/..."
         tags["reconwatch.flow_run_url"] = str(flow_run.ui_url)
-    return open_workspace(Path(config), tags=tags)
+    patience = Patience(waits=True, goes_on=goes_on, say=get_run_logger().warning)
+    return open_workspace(Path(config), tags=tags, patience=patience)
 
 
 def record(workspace: Workspace, key: str, url: str, sentences: Sequence[str]) -> None:
@@ -83,7 +87,8 @@ def record(workspace: Workspace, key: str, url: str, sentences: Sequence[str]) -
         markdown="\n".join([*lines, "", f"[Open in MLflow]({url})"]),
         description="What this flow run did",
     )
-
+    if not workspace.tracking.answers():
+        return
     create_markdown_artifact(
         key="status", markdown=status_markdown(pipeline_states(workspace)), description="How every pipeline stands"
     )

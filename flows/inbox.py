@@ -5,7 +5,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from flows.completeness import still_arriving
+from flows.completeness import SETTLING, still_arriving
 from flows.config import PipelineConfig
 from flows.fence import Fence
 from flows.items import Batch
@@ -23,13 +23,19 @@ class Waiting:
     batch: str
     reason: str
 
+    @property
+    def settles(self) -> bool:
+        """Whether time alone makes it complete."""
+        return self.reason.startswith(SETTLING)
+
 
 @dataclass(frozen=True)
 class InboxState:
-    """The batches that are due, in the order in which they are scored, and those that have to wait."""
+    """The batches that are due, in the order in which they are scored, those that have to wait, and all names."""
 
     due: tuple[Batch, ...]
     waiting: tuple[Waiting, ...]
+    there: frozenset[str] = frozenset()
 
 
 def inbox_state(
@@ -60,18 +66,23 @@ def inbox_state(
             waiting.append(Waiting(batch.id, "is empty so far"))
         elif not ledger.batches.is_done(pipeline.name, known_manifest(pipeline, batch, ledger, progress)):
             due.append(batch)
-    return InboxState(in_order(due, data.order), tuple(waiting))
+    return InboxState(in_order(due, data.order), tuple(waiting), frozenset(batch.id for batch in batches))
 
 
-def due_batches(pipeline: PipelineConfig, ledger: Ledger, progress: Progress) -> tuple[Batch, ...]:
-    """The batches of the inbox that no version has decided yet, in their order; those that have to wait are said."""
+def due_batches(
+    pipeline: PipelineConfig, ledger: Ledger, progress: Progress, settled: timedelta | None = None
+) -> tuple[Batch, ...]:
+    """The batches of the inbox that no version has decided yet, in their order; those that have to wait are said.
+
+    `settled` is that of `inbox_state`, where they are watched: there those that wait are said once.
+    """
     if stray := loose_files(pipeline.data):
         progress.warn(
             f"{len(stray)} files lie in the inbox itself and belong to no batch, such as {stray[0]}: put them into a "
             "subfolder of it"
         )
-    state = inbox_state(pipeline, ledger, progress)
-    for waiting in state.waiting:
+    state = inbox_state(pipeline, ledger, progress, settled)
+    for waiting in state.waiting if settled is None else ():
         progress.say(f"Batch {waiting.batch} of {pipeline.name} {waiting.reason}, and is left for later.")
     return state.due
 

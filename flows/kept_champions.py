@@ -9,7 +9,7 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
-FOLDER = "champions"
+FOLDER = "lean-champions"  # beside those of flows.champion_copy, which are for when a server is away
 KEPT = 3  # of a pipeline: the champion, and those that it may be rolled back to
 
 

@@ -182,7 +182,9 @@ def _logged(point: Point) -> LoggedPoint:
 
 def _description(name: str, tracking: Tracking, run_id: str, last: BatchRecord) -> str:
     version = f"[version {last.model_version}]({tracking.addresses.version(name, last.model_version)})"
-    batch = f"[{last.finished_at:%Y-%m-%d %H:%M} UTC]({tracking.addresses.run(name, last.run_id)})"
+    batch = f"{last.finished_at:%Y-%m-%d %H:%M} UTC"
+    if last.run_id:  # MLflow may not have it yet
+        batch = f"[{batch}]({tracking.addresses.run(name, last.run_id)})"
     page = tracking.addresses.run(name, run_id, PAGE)
     return (
         f"**[Open the time line]({page})**: flagged images, p-values, drift, evidence and more by batch, with limits, "

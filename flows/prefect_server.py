@@ -9,6 +9,7 @@ from http.client import HTTPException
 from pathlib import Path
 
 SECONDS = 3.0
+NOT_SET_UP = "no server is set up (PREFECT_API_URL)"
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ def find_server(environment: Mapping[str, str]) -> PrefectServer:
     """The server of PREFECT_API_URL or of Prefect's active profile, where it answers within three seconds."""
     url = environment.get("PREFECT_API_URL") or _profile_url(environment)
     if not url:
-        return PrefectServer(None, "no server is set up (PREFECT_API_URL)")
+        return PrefectServer(None, NOT_SET_UP)
     try:
         with urllib.request.urlopen(f"{url.rstrip('/')}/health", timeout=SECONDS) as answer:
             if answer.headers.get_content_type() == "text/html":  # Prefect's own pages stand beside its API

@@ -1,5 +1,6 @@
 """Folders and files behind URLs: whatever fsspec opens, listed and read, with one sentence where that fails."""
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,9 +21,15 @@ EXTRAS = {  # the package that opens a scheme, and our extra that installs it
     **dict.fromkeys(("gs", "gcs"), ("gcsfs", "gs")),
     **dict.fromkeys(("az", "abfs", "abfss"), ("adlfs", "az")),
 }
-CONNECT_SECONDS, ANSWER_SECONDS, ATTEMPTS = 10, 30, 2
-S3 = {"connect_timeout": CONNECT_SECONDS, "read_timeout": ANSWER_SECONDS, "retries": {"max_attempts": ATTEMPTS}}
-OPTIONS: Mapping[str, Mapping[str, Any]] = {"s3": {"config_kwargs": S3}, "s3a": {"config_kwargs": S3}}
+CONNECT_SECONDS, ANSWER_SECONDS, RETRIES = 10, 30, 2
+CLIENT = {  # of botocore
+    "connect_timeout": CONNECT_SECONDS,
+    "read_timeout": ANSWER_SECONDS,
+    "retries": {"max_attempts": RETRIES},
+    "max_pool_connections": 32,
+}
+S3 = {"config_kwargs": CLIENT, "max_concurrency": 1}  # of s3fs: an image in one request, without one for its size
+OPTIONS: Mapping[str, Mapping[str, Any]] = {"s3": S3, "s3a": S3}
 LARGEST = 512 * 2**20  # bytes of a file that are fetched
 
 
@@ -46,8 +53,8 @@ def shown(url: str) -> str:
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
-def files_below(url: str) -> list[RemoteFile]:
-    """Every file in the folder and its subfolders, by name.
+def files_below(url: str, may_be_empty: bool = False) -> list[RemoteFile]:
+    """Every file in the folder and its subfolders, by name; object stores know of no folder without a file.
 
     Raises:
         InputError: there is no such folder, or nothing that opens it is installed.
@@ -57,22 +64,13 @@ def files_below(url: str) -> list[RemoteFile]:
     with _one_sentence(url):
         system.invalidate_cache()  # listings are kept otherwise, and what is new is never seen
         found = system.find(root, detail=True)
-        if not found and not system.exists(root):
+        if not found and not may_be_empty and not system.exists(root):
             raise FileNotFoundError
     files = []
     for path, information in sorted(found.items()):
         parts = tuple(path[len(root) :].strip("/").split("/"))
         files.append(RemoteFile(system.unstrip_protocol(path), parts, information.get("size") or 0, _seen(information)))
     return [file for file in files if file.parts != ("",)]  # an object that stands for the folder itself
-
-
-def folders_in(url: str) -> list[str]:
-    """The names of the folders in the folder, those without a file included where the store has such."""
-    system, root = _opened(url)
-    with _one_sentence(url):
-        system.invalidate_cache()
-        names = [entry["name"] for entry in system.ls(root, detail=True) if entry["type"] == "directory"]
-    return sorted(name.rstrip("/").rpartition("/")[2] for name in names)
 
 
 def read_bytes(url: str) -> bytes:
@@ -123,6 +121,8 @@ def _opened(url: str) -> "tuple[AbstractFileSystem, str]":
         ) from error
     except ValueError as error:
         raise InputError(f"{shown(url)}: nothing here opens {scheme}://: {error}") from error
+    if hasattr(system, "retries"):
+        system.retries = 1  # s3fs would try five times what its client has tried already, one within the other
     return system, path
 
 
@@ -147,7 +147,9 @@ def _one_sentence(url: str, absent: bool = True) -> Iterator[None]:
 
 
 def _words(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
+    """What the store's library says, without what may be secret in an address: a password, or a signed query."""
+    text = re.sub(r"(://[^\s?]*)\?\S*", r"\1", re.sub(r"://[^\s/@]*@", "://", str(error)))
+    return " ".join(text.split())[:200] or type(error).__name__
 
 
 def _seen(information: Mapping[str, Any]) -> Seen:

@@ -96,6 +96,8 @@ def make_missing_queues(pipeline: PipelineConfig, workspace: Workspace, progress
     Only images that the pipeline's inbox holds now are read again; of the others there is no picture.
     """
     for record in workspace.ledger.queues.batches_without(pipeline.name, NEWEST):
+        if not record.run_id:  # MLflow does not have it yet
+            continue
         try:
             _make_queue(record, pipeline, workspace, progress)
         except Exception as error:

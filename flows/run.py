@@ -17,7 +17,7 @@ def run(config: str, pipeline: str) -> RunReport | State[RunReport]:
         pipeline: its name there.
     """
     try:
-        workspace = flow_workspace(config)
+        workspace = flow_workspace(config, goes_on=True)
         url = workspace.tracking.addresses.pipeline(workspace.settings.pipeline(pipeline).name)
         with deployed_turn(workspace, pipeline, "run"):
             report = running.run(workspace, pipeline, flow_progress(), score_as_task)

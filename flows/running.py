@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,8 +17,11 @@ from filelock import FileLock, Timeout
 from ae_models.errors import InputError
 from ae_models.training import choose_device
 from flows.alerts import DeliveryReport
+from flows.champion_copy import deciding_champion
 from flows.channels import send_due
+from flows.channels_email import no_picture
 from flows.config import PipelineConfig
+from flows.delivery import deliver_runs
 from flows.due import calibration_is_due, changes_since_training
 from flows.inbox import due_batches
 from flows.monitor import update_monitor
@@ -37,6 +40,12 @@ if TYPE_CHECKING:
     from flows.retraining import RetrainingReport
     from flows.review_report import ReviewReport
     from flows.training import TrainingReport
+
+
+def never() -> bool:
+    """Whether it was stopped: by nobody."""
+    return False
+
 
 ScoreOne = Callable[[PipelineConfig, Batch, ChampionVersion, Workspace, Progress, bool], BatchReport]
 """Scores one batch; the last value says whether also one that another version has decided."""
@@ -128,7 +137,7 @@ def score_one(
 ) -> BatchReport:
     """Score one batch; where that fails, the report says why and the others go on."""
     try:
-        return score_and_record(pipeline, batch, champion, workspace.tracking, workspace.ledger, progress, again)
+        return score_and_record(pipeline, batch, champion, workspace, progress, again)
     except Exception as error:
         return BatchReport(pipeline.name, batch.id, "failed", reason=str(error) or type(error).__name__)
 
@@ -166,9 +175,17 @@ def failures(reports: Sequence[BatchReport]) -> str:
 
 
 def _score(
-    workspace: Workspace, pipeline: PipelineConfig, paths: Sequence[Path], progress: Progress, score_one: ScoreOne
+    workspace: Workspace,
+    pipeline: PipelineConfig,
+    paths: Sequence[Path],
+    progress: Progress,
+    score_one: ScoreOne,
+    settled: timedelta | None = None,
+    stopped: Callable[[], bool] = never,
 ) -> tuple[BatchReport, ...]:
-    reports = _score_due(workspace, pipeline, paths, progress, score_one)
+    reports = _score_due(workspace, pipeline, paths, progress, score_one, settled, stopped)
+    if not workspace.tracking.answers():
+        return reports  # the next run that reaches it adds what the monitor run lacks
     try:
         update_monitor(pipeline.name, workspace.tracking, workspace.ledger)
     except Exception as error:  # what is decided is decided
@@ -177,19 +194,31 @@ def _score(
 
 
 def _score_due(
-    workspace: Workspace, pipeline: PipelineConfig, paths: Sequence[Path], progress: Progress, score_one: ScoreOne
+    workspace: Workspace,
+    pipeline: PipelineConfig,
+    paths: Sequence[Path],
+    progress: Progress,
+    score_one: ScoreOne,
+    settled: timedelta | None,
+    stopped: Callable[[], bool],
 ) -> tuple[BatchReport, ...]:
     send_alerts(workspace, progress)
-    make_missing_queues(pipeline, workspace, progress)
-    retire_queues(pipeline, workspace, progress)
-    batches = path_batches(paths, pipeline.data) if paths else due_batches(pipeline, workspace.ledger, progress)
+    if workspace.tracking.answers():
+        deliver_runs(pipeline, workspace, progress)
+        make_missing_queues(pipeline, workspace, progress)
+        retire_queues(pipeline, workspace, progress)
+    batches = (
+        path_batches(paths, pipeline.data) if paths else due_batches(pipeline, workspace.ledger, progress, settled)
+    )
     if not batches:
         return ()
-    champion = workspace.tracking.registry.champion(pipeline.name)
+    champion = deciding_champion(workspace, pipeline.name, progress)
     champion = champion.on(choose_device(pipeline.training.device), pipeline.engine)
     challenger = _challenger(pipeline, workspace, progress)
     reports = []
     for batch in batches:
+        if stopped():
+            break
         reports.append(score_one(pipeline, batch, champion, workspace, progress, bool(paths)))
         if challenger is not None:
             _shadow(batch, reports[-1], challenger, workspace, progress)
@@ -199,6 +228,8 @@ def _score_due(
 
 
 def _challenger(pipeline: PipelineConfig, workspace: Workspace, progress: Progress) -> ChampionVersion | None:
+    if not workspace.tracking.answers():
+        return None
     try:
         return challenger_of(pipeline, workspace.tracking)
     except Exception as error:  # who decides nothing stops nothing
@@ -217,21 +248,40 @@ def _shadow(
         progress.warn(f"Batch {batch.id} was not scored in the shadow: {error}")
 
 
-def run(workspace: Workspace, name: str, progress: Progress, score_one: ScoreOne = score_one) -> RunReport:
-    """Whatever is due for a pipeline: training, calibration, scoring of new batches, alerts not sent yet."""
+def run(
+    workspace: Workspace,
+    name: str,
+    progress: Progress,
+    score_one: ScoreOne = score_one,
+    settled: timedelta | None = None,
+    stopped: Callable[[], bool] = never,
+) -> RunReport:
+    """Whatever is due for a pipeline: training, calibration, scoring of new batches, alerts not sent yet.
+
+    `settled` is that of `flows.inbox.inbox_state`; once `stopped`, no further batch is begun.
+    """
     try:
         pipeline = workspace.settings.pipeline(name)
         begin_run(workspace.ledger, pipeline.name)
-        report = _run(workspace, pipeline, progress, score_one)
+        report = _run(workspace, pipeline, progress, score_one, settled, stopped)
         _end(workspace, pipeline, report.failure or failures(report.batches), progress)
     except Exception as error:  # the other pipelines go on
         return RunReport(name, failure=str(error) or type(error).__name__, wrong_input=isinstance(error, InputError))
     return report
 
 
-def _run(workspace: Workspace, pipeline: PipelineConfig, progress: Progress, score_one: ScoreOne) -> RunReport:
+def _run(
+    workspace: Workspace,
+    pipeline: PipelineConfig,
+    progress: Progress,
+    score_one: ScoreOne,
+    settled: timedelta | None,
+    stopped: Callable[[], bool],
+) -> RunReport:
     name, training, calibration = pipeline.name, None, None
     batches: tuple[BatchReport, ...] = ()
+    if not workspace.tracking.answers():
+        return _scored_alone(workspace, pipeline, progress, score_one, settled, stopped)
     try:
         with _alone(workspace, pipeline, progress):
             if workspace.tracking.latest_training(name) is None:
@@ -244,16 +294,35 @@ def _run(workspace: Workspace, pipeline: PipelineConfig, progress: Progress, sco
         if pipeline.data.inbox is None:
             progress.say(f"Pipeline {name} has no data.inbox, so there is nothing to score.")
         else:
-            batches = _score(workspace, pipeline, (), progress, score_one)
+            batches = _score(workspace, pipeline, (), progress, score_one, settled, stopped)
     except Exception as error:
         failure = str(error) or type(error).__name__
         return RunReport(name, training, calibration, batches, failure, isinstance(error, InputError))
     return RunReport(name, training, calibration, batches)
 
 
+def _scored_alone(
+    workspace: Workspace,
+    pipeline: PipelineConfig,
+    progress: Progress,
+    score_one: ScoreOne,
+    settled: timedelta | None,
+    stopped: Callable[[], bool],
+) -> RunReport:
+    """What can be done while the MLflow server does not answer: new batches are decided, and nothing else."""
+    batches: tuple[BatchReport, ...] = ()
+    try:
+        if pipeline.data.inbox is not None:
+            batches = _score(workspace, pipeline, (), progress, score_one, settled, stopped)
+    except Exception as error:
+        return RunReport(pipeline.name, failure=str(error), wrong_input=isinstance(error, InputError))
+    return RunReport(pipeline.name, batches=batches)
+
+
 def send_alerts(workspace: Workspace, progress: Progress) -> DeliveryReport:
     """Send every alert that is due, those of earlier runs that could not be sent included."""
-    report = send_due(workspace.ledger, workspace.settings, workspace.tracking.picture)
+    pictures = workspace.tracking.picture if workspace.tracking.answers() else no_picture
+    report = send_due(workspace.ledger, workspace.settings, pictures)
     for failure in (*report.failed, *report.homeless):
         progress.warn(f"An alert waits to be sent: {failure}")
     return report
@@ -261,6 +330,11 @@ def send_alerts(workspace: Workspace, progress: Progress) -> DeliveryReport:
 
 def _end(workspace: Workspace, pipeline: PipelineConfig, failure: str, progress: Progress) -> None:
     end_run(workspace.ledger, pipeline.name, failure)
+    tell(workspace, progress)
+
+
+def tell(workspace: Workspace, progress: Progress) -> None:
+    """Open incidents for what did not happen in time, and send every alert that is due."""
     look_after(workspace.ledger, workspace.settings)
     send_alerts(workspace, progress)
 

@@ -28,7 +28,7 @@ def score(
         paths: folders (a batch each) or image files (one batch together); none for the inbox.
     """
     try:
-        workspace = flow_workspace(config)
+        workspace = flow_workspace(config, goes_on=True)
         reports = running.score(workspace, pipeline, [Path(path) for path in paths], flow_progress(), score_as_task)
         record(workspace, f"score-{pipeline}", workspace.tracking.addresses.pipeline(pipeline), sentences(reports))
     except Exception as error:

@@ -14,20 +14,21 @@ from ae_models.champion import Champion
 from ae_models.errors import InputError
 from ae_models.monitoring import BatchVerdict
 from flows.alerts import Alert
-from flows.batch_run import WORST, Surroundings, record_batch
+from flows.batch_run import WORST, write_batch
 from flows.config import PipelineConfig
+from flows.delivery import Shown, show_or_keep
 from flows.inbox import due_batches as due_batches
 from flows.inbox import known_manifest as known_manifest
 from flows.items import Batch, Item, name_of
-from flows.ledger import AlreadyDone, Busy, Claim, IncidentBook, Ledger
-from flows.monitor import monitor_run, point_of
+from flows.ledger import AlreadyDone, Busy, Claim, IncidentBook
+from flows.monitor import point_of
 from flows.progress import Progress
 from flows.report import ScoredBatch
-from flows.review_queue import ask_about, open_queue
+from flows.review_queue import ask_about
 from flows.reviewing import asked_images
 from flows.rows import rows_of, scores_of
 from flows.streams import StreamStep, counts_in_stream, stream_of
-from flows.tracking import ChampionVersion, ReviewQueue, Tracking
+from flows.tracking import ChampionVersion
 from flows.verdicts import NOMINAL_BATCHES, verdict_on
 from flows.watchdog import after_batch
 from flows.workspace import Workspace
@@ -88,8 +89,7 @@ def score_and_record(
     pipeline: PipelineConfig,
     batch: Batch,
     champion: ChampionVersion,
-    tracking: Tracking,
-    ledger: Ledger,
+    workspace: Workspace,
     progress: Progress,
     again: bool = False,
 ) -> BatchReport:
@@ -97,6 +97,7 @@ def score_and_record(
 
     With `again`, also one that another version has decided.
     """
+    tracking, ledger = workspace.tracking, workspace.ledger
     if batch.is_gone():
         progress.warn(f"Batch {batch.id} of {pipeline.name} {GONE}.")
         return BatchReport(pipeline.name, batch.id, "gone", reason=GONE)
@@ -105,11 +106,11 @@ def score_and_record(
     claim = ledger.claim(pipeline.name, batch.id, manifest_hash, champion.version, champion.calibration_run, again)
     if isinstance(claim, AlreadyDone):
         url = tracking.addresses.run(pipeline.name, claim.run_id) if claim.run_id else None
-        return BatchReport(pipeline.name, batch.id, "known", claim.run_id, url, claim.model_version)
+        return BatchReport(pipeline.name, batch.id, "known", claim.run_id or None, url, claim.model_version)
     if isinstance(claim, Busy):
         return BatchReport(pipeline.name, batch.id, "busy", reason=f"{claim.owner} is scoring it")
     earlier = ledger.batches.last_named(pipeline.name, batch.id)
-    replaced = earlier.run_id if earlier and earlier.manifest_hash != manifest_hash else None
+    replaced = (earlier.run_id or None) if earlier and earlier.manifest_hash != manifest_hash else None
     if replaced:
         progress.say(
             f"A batch {batch.id} of {pipeline.name} was decided before, with other images: this is a new one. Then: "
@@ -135,19 +136,16 @@ def score_and_record(
         stream = stream_of(pipeline, champion, ledger)
         if counts_in_stream(scored.verdict):
             stream = stream.after(scored.verdict.flagged, scored.verdict.scored)
-        before = ledger.batches.history(pipeline.name, 1)
-        monitor = monitor_run(pipeline.name, tracking, ledger)
         asked = asked_images(scored.table, pipeline.review.flagged, manifest_hash)
-        queue = open_queue(pipeline, batch.id, claim.key, asked, tracking, progress)
-        previous = (before[0].batch, before[0].run_id) if before else None
-        around = Surroundings(stream, monitor, previous, queue, replaced)
-        run_id = record_batch(pipeline, batch, champion, scored, around, claim, manifest_hash, tracking)
-        url = tracking.addresses.run(pipeline.name, run_id)
-        step = StreamStep(pipeline, champion, scored.verdict, _stream_alert(pipeline, claim, url))
-        alert = _alert(pipeline, batch, champion, scored, claim, run_id, url, queue)
+        with tempfile.TemporaryDirectory() as name:
+            files = Path(name)
+            note = write_batch(files, pipeline, batch, champion, scored, stream, claim, manifest_hash, replaced)
+            shown = show_or_keep(note, files, asked, pipeline, workspace, progress, again=claim.attempt > 1)
+        step = StreamStep(pipeline, champion, scored.verdict, _stream_alert(pipeline, claim, shown.url))
+        alert = _alert(pipeline, batch, champion, scored, claim, shown)
         ledger.finish(
             claim,
-            run_id=run_id,
+            run_id=shown.run_id,
             verdict=asdict(scored.verdict),
             alarm=scored.verdict.alarm,
             n_scored=scored.verdict.scored,
@@ -160,13 +158,13 @@ def score_and_record(
     except BaseException:
         ledger.release(claim)
         raise
-    ask_about(batch, claim.key, scored.table, queue, champion.champion, pipeline, tracking, ledger, progress)
+    ask_about(batch, claim.key, scored.table, shown.queue, champion.champion, pipeline, tracking, ledger, progress)
     return BatchReport(
         pipeline.name,
         batch.id,
         "scored",
-        run_id,
-        url,
+        shown.run_id or None,
+        shown.url,
         champion.version,
         scored.verdict,
         table=scored.table,
@@ -187,8 +185,8 @@ def past_batches(workspace: Workspace, name: str, limit: int = 20) -> tuple[Batc
             name,
             record.batch,
             "known",
-            record.run_id,
-            workspace.tracking.addresses.run(name, record.run_id),
+            record.run_id or None,
+            workspace.tracking.addresses.run(name, record.run_id) if record.run_id else None,
             record.model_version,
             BatchVerdict(**record.verdict),
         )
@@ -204,7 +202,7 @@ def write_scores(table: pd.DataFrame, path: Path) -> None:
     os.replace(file.name, path)
 
 
-def _stream_alert(pipeline: PipelineConfig, claim: Claim, url: str) -> Alert:
+def _stream_alert(pipeline: PipelineConfig, claim: Claim, url: str | None) -> Alert:
     """What is said where the batch takes the stream over a limit, but for how badly and in which words."""
     return Alert(pipeline.name, None, {}, "", (), url, f"{claim.key}/stream", kind="stream")
 
@@ -225,9 +223,7 @@ def _alert(
     champion: ChampionVersion,
     scored: ScoredBatch,
     claim: Claim,
-    run_id: str,
-    url: str,
-    queue: ReviewQueue | None,
+    shown: Shown,
 ) -> Alert:
     """What is said of the batch where it alarms."""
     table, worst = scored.table, scored.worst(NAMED).tolist()
@@ -240,9 +236,9 @@ def _alert(
         verdict={**asdict(scored.verdict), "version": champion.version},
         sentences=" ".join(scored.verdict.sentences()),
         worst=tuple(name_of(uri) for uri in named[:NAMED]),
-        run_url=url,
+        run_url=shown.url,
         dedupe_key=claim.key,
-        run_id=run_id,
-        picture=WORST if worst else None,
-        review_url=queue.url if queue else None,
+        run_id=shown.run_id or None,
+        picture=WORST if worst and shown.run_id else None,
+        review_url=shown.queue.url if shown.queue else None,
     )

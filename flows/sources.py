@@ -33,6 +33,7 @@ __all__ = [
     "Seen",
     "as_text",
     "content_hash",
+    "folder_of",
     "groups_of",
     "images_in",
     "inbox_batches",
@@ -208,11 +209,15 @@ def _files_of(source: PathSource, data: DataConfig) -> Found:
 
 
 def _fence_of(source: PathSource, data: DataConfig) -> Fence:
-    """Around the folder, or around the part of a glob that has no wildcard."""
+    return Fence(folder_of(source), data)
+
+
+def folder_of(source: PathSource) -> Path:
+    """The folder that all images of the source lie in: its own, or of a glob the part without a wildcard."""
     plain = source.path
     while source.glob and glob.has_magic(ESCAPED.sub("", str(plain))) and plain != plain.parent:
         plain = plain.parent
-    return Fence(Path(ESCAPED.sub(r"\1", str(plain))) if source.glob else plain, data)
+    return Path(ESCAPED.sub(r"\1", str(plain))) if source.glob else plain
 
 
 def _images_among(paths: Iterable[Path], root: Path, fence: Fence | None = None) -> Found:
@@ -265,7 +270,7 @@ def _batch(name: str, found: Found, folder: Path) -> Batch:
 def _url_batches(source: UrlSource) -> tuple[Batch, ...]:
     """A batch for each folder that holds a file: object stores know of no other folders."""
     files: dict[str, list[RemoteFile]] = {}
-    for file in files_below(source.url):
+    for file in files_below(source.url, may_be_empty=True):
         if len(file.parts) > 1 and not file.parts[0].startswith("."):
             files.setdefault(file.parts[0], []).append(replace(file, parts=file.parts[1:]))
     found = {name: _remote_images(its) for name, its in sorted(files.items())}

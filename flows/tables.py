@@ -101,6 +101,8 @@ class _Database:
             found = connection.execute(sa.select(column).where(key == value)).first()
         if found is None or found[0] is None:
             raise UnreadableImage("does not exist")
+        if isinstance(found[0], str):
+            raise UnreadableImage("is text in the database, not bytes")
         return bytes(found[0])
 
     def _shown(self) -> str:

@@ -97,19 +97,26 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: st
 
 
 def flow_or_plain(
-    path: Path, as_flow: Callable[[str], Result], plain: Callable[["Workspace", "Progress"], Result]
+    path: Path,
+    as_flow: Callable[[str], Result],
+    plain: Callable[["Workspace", "Progress"], Result],
+    goes_on: bool = False,
 ) -> Result:
-    """The work as a Prefect flow where a server is at hand, and plainly where none is."""
+    """The work as a Prefect flow where a server is at hand, and plainly where none is.
+
+    An MLflow server that does not answer is waited for; then the work `goes_on` without it, or fails.
+    """
     from flows.prefect_server import find_server
 
     settings_of(path)  # a wrong file is said before any server is asked
     server = find_server(os.environ)
     if server.url is not None:
         return as_flow(str(path.absolute()))
-    from flows.workspace import open_workspace
+    from flows.workspace import Patience, open_workspace
 
     say(f"Prefect records nothing of this: {server.reason}.")
-    return plain(open_workspace(path), progress())
+    shown = progress()
+    return plain(open_workspace(path, patience=Patience(waits=True, goes_on=goes_on, say=shown.warn)), shown)
 
 
 def progress() -> "Progress":

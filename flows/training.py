@@ -411,7 +411,8 @@ def _log_near_duplicates(
     tracking: Tracking, run_id: str, images: ReadImages, sides: dict[str, NDArray[np.int64]], progress: Progress
 ) -> int:
     """Say which near-duplicates fall on both sides of the split; record the groups that would keep them together."""
-    pairs = near_duplicates(perceptual_hashes(images.pixels))
+    with progress.track("Looking for near-duplicates", len(images.pixels)) as advance:
+        pairs = near_duplicates(perceptual_hashes(images.pixels), advance=advance)
     side_of = np.empty(len(images.items), dtype=object)
     for side, indices in sides.items():
         side_of[indices] = side

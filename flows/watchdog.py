@@ -28,7 +28,7 @@ from flows.incidents import (
     passed,
     settled,
 )
-from flows.ledger import IncidentBook, Ledger
+from flows.ledger import IncidentBook, Ledger, Standing
 
 if TYPE_CHECKING:
     from ae_models.monitoring import BatchVerdict
@@ -97,12 +97,26 @@ def end_run(ledger: Ledger, pipeline: str, failure: str) -> None:
 
 def look_after(ledger: Ledger, settings: Settings) -> None:
     """Reminds, escalates and closes what is due in every pipeline, and notices what did not happen."""
+    standings = ledger.incidents.standings(FAILURES)
     for pipeline in settings.pipelines.values():
+        if _is_quiet(pipeline, standings.get(pipeline.name)):
+            continue
         with ledger.incidents.book(pipeline.name) as book:
             _settle_open(book, pipeline)
             _settle_missing(book, pipeline)
             _settle_stopped(book, pipeline)
             _settle_failing(book, pipeline)
+
+
+def _is_quiet(pipeline: PipelineConfig, standing: Standing | None) -> bool:
+    """Whether there is nothing to look after: no transaction is needed for each of a thousand pipelines to know it."""
+    if standing is None or standing.open or standing.given_up or standing.watch.failed_runs >= FAILURES:
+        return False
+    expected = (pipeline.monitor.expect_batch_every, standing.last_batch_at)
+    begun = (pipeline.monitor.expect_run_every, standing.watch.last_run_at)
+    return all(
+        every is None or standing.now - (last or standing.watch.since) < every for every, last in (expected, begun)
+    )
 
 
 def acknowledge(ledger: Ledger, settings: Settings, number: int, by: str, comment: str) -> Incident:

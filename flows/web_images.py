@@ -7,14 +7,12 @@ from functools import partial
 from time import monotonic
 from urllib.parse import unquote, urljoin, urlsplit
 
-import httpx
-
 from ae_models.images import UnreadableImage
 from flows.items import Item
 from flows.remote import LARGEST, SourceUnavailable, shown
 
 WEB = ("http", "https")
-TIMEOUT = httpx.Timeout(30.0, connect=10.0)
+CONNECT_SECONDS, ANSWER_SECONDS = 10.0, 30.0
 SECONDS = 120.0  # for one image, however slowly it trickles in
 REDIRECTS = 5
 GONE = (404, 410)
@@ -37,6 +35,8 @@ def fetch(url: str, allowed: Sequence[str], networks: Sequence[str]) -> bytes:
         UnreadableImage: there is nothing there, it is too large, or the way leads where it may not.
         SourceUnavailable: the server did not answer, or with a failure.
     """
+    import httpx  # where no manifest names an address, nobody waits for it
+
     for _ in range(REDIRECTS + 1):
         if not lies_in(url, allowed):
             raise UnreadableImage(f"leads to {shown(url)}, which data.allowed_urls does not name")
@@ -73,9 +73,7 @@ def _address(url: str, networks: Sequence[str]) -> str:
     addresses = [str(sockaddr[0]) for *_, sockaddr in found]
     for address in addresses:
         if not _is_allowed(address, networks):
-            raise UnreadableImage(
-                f"is at {host}, whose address {address} is not public: name it in data.allowed_networks"
-            )
+            raise UnreadableImage(f"is at {host}, whose address {address} is not public nor in data.allowed_networks")
     return addresses[0]
 
 
@@ -89,12 +87,15 @@ def _is_allowed(address: str, networks: Sequence[str]) -> bool:
 
 def _answer(url: str, address: str) -> tuple[bytes, str]:
     """The bytes, or where the server sends us; the connection goes to this address, whatever its name says by now."""
+    import httpx
+
     parts = httpx.URL(url)
     asked = parts.copy_with(host=address)
+    timeout = httpx.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS)
     headers = {"Host": parts.netloc.decode("ascii"), "Accept-Encoding": "identity"}
     # No proxy of the environment: it would look the name up again. The certificate is checked by the name.
     with (
-        httpx.Client(trust_env=False, timeout=TIMEOUT) as client,
+        httpx.Client(trust_env=False, timeout=timeout) as client,
         client.stream("GET", asked, headers=headers, extensions={"sni_hostname": parts.host}) as answer,
     ):
         if answer.is_redirect:

@@ -1,31 +1,13 @@
 #!/usr/bin/env bash
 # Serves MLflow on the stores of a workspace until it is stopped. Settings: .env beside this file (see .env.example).
 set -euo pipefail
-here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
+mlflow=$(command_path mlflow)
 
-# Read, not sourced: a value is no command, and a variable of the shell wins, as in Docker Compose.
-if [ -f "$here/.env" ]; then
-    while IFS='=' read -r name value || [ -n "$name" ]; do
-        [[ $name =~ ^[A-Za-z_][A-Za-z0-9_]*$ ]] || continue
-        [ -n "${!name+set}" ] || export "$name=$value"
-    done <"$here/.env"
-fi
-
-cd "$here/.." # so that a relative workspace means the same from everywhere
-mkdir -p "${RECONWATCH_WORKSPACE:-.reconwatch}"
-workspace=$(cd "${RECONWATCH_WORKSPACE:-.reconwatch}" && pwd)
-
-mlflow="$here/../.venv/bin/mlflow"
-[ -x "$mlflow" ] || mlflow=$(command -v mlflow) || {
-    echo "MLflow is not installed: run 'make install' in $(pwd) first" >&2
-    exit 1
-}
-
-export MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false # background jobs of GenAI evaluation: seven processes that nothing here uses
-export MLFLOW_DISABLE_TELEMETRY=true
+# The database as a variable and no option: options, passwords among them, are seen by all users of the machine.
+export MLFLOW_BACKEND_STORE_URI="${MLFLOW_BACKEND_STORE_URI:-sqlite:///$workspace/mlflow.db}"
 
 exec "$mlflow" server \
-    --backend-store-uri "${MLFLOW_BACKEND_STORE_URI:-sqlite:///$workspace/mlflow.db}" \
     --artifacts-destination "${MLFLOW_ARTIFACTS_DESTINATION:-$workspace/artifacts}" \
     --host "${MLFLOW_HOST:-127.0.0.1}" \
     --port "${MLFLOW_PORT:-5000}" \

@@ -39,6 +39,7 @@ def pytest_configure(config: pytest.Config) -> None:
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "DO_NOT_TRACK": "1",
+        "RECONWATCH_SERVER_WAITS": "0",  # tests that wait for a server say for how long
         "OMP_NUM_THREADS": "1",  # tests share the cores: threads that wait for each other take many times as long
     }
 

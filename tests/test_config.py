@@ -1056,10 +1056,11 @@ def test_importing_the_configuration_is_cheap() -> None:
 # --- the guide
 
 
-def test_every_example_in_the_guide_loads(write: Write) -> None:
-    """What the page on the configuration shows can be copied."""
-    guide = (Path(flows.config.__file__).parents[1] / "docs/guide/configuration.md").read_text(encoding="utf-8")
-    environment = {"DATA": "data", "SHIFT_LEAD_WEBHOOK": SECRET}
+@pytest.mark.parametrize("page", ["configuration.md", "sources.md"])
+def test_every_example_in_the_guide_loads(write: Write, page: str) -> None:
+    """What the pages on the configuration and on sources show can be copied."""
+    guide = (Path(flows.config.__file__).parents[1] / "docs/guide" / page).read_text(encoding="utf-8")
+    environment = {"DATA": "data", "SHIFT_LEAD_WEBHOOK": SECRET, "PLANT_DATABASE": "sqlite:///plant.db"}
     for example in re.findall(r"```yaml\n(.*?)```", guide, re.DOTALL):
         lines = [line for line in example.splitlines() if not line.startswith("#")]
         alternatives = [[line] for line in lines] if example.count("\nnominal:") > 1 else [lines]

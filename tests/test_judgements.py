@@ -267,15 +267,3 @@ def test_what_alarmed_falsely_alarms_no_more_where_batches_differ(line: Line) ->
         line.say(incident.number)
     assert not alarms(12)
     assert alarms(200)
-
-
-def test_a_ledger_from_before_judgements_gets_them(line: Line) -> None:
-    """The table is added to a ledger that lacks it, and the incidents that it holds can be judged."""
-    line.batch("a", "defects", 8)
-    line.ledger.close()
-    connection = sqlite3.connect(line.path)
-    connection.executescript("DROP TABLE judgements; DROP INDEX incident_batches_by_batch")
-    connection.close()
-    newer = Line(line.path, now=line.now)
-    newer.say(1)
-    assert newer.flagged() == [8]

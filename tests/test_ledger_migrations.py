@@ -154,6 +154,24 @@ def test_a_ledger_from_before_points_gets_them(url: str, old: Execute) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    "lacks",
+    [
+        "TABLE streams",
+        "TABLE judgements",
+        "INDEX incident_batches_by_batch",
+        "INDEX outbox_by_matter",
+        "TABLE monitors",
+    ],
+)
+def test_a_ledger_from_before_a_table_gets_it(url: str, engine: sa.Engine, old: Execute, lacks: str) -> None:
+    """Ledgers from before 0.1.0 lack one thing or another: it is added, and the batches that they hold stay."""
+    old(f"DROP {lacks}")
+    ledger = Ledger.open(url)
+    assert differences(engine) == []
+    assert ledger.batches.count("tiles") == 3
+
+
 def test_the_program_before_refuses_a_newer_ledger(url: str, old: Execute) -> None:
     """reconwatch 0.1.0 goes by the number in `meta`, and refuses all but 1."""
     assert old("SELECT value FROM meta WHERE key = 'schema'") == [("1",)]

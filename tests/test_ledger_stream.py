@@ -2,7 +2,6 @@
 
 import json
 import os
-import sqlite3
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -169,18 +168,6 @@ def test_two_processes_at_once_lose_no_batch(url: str, ledger: Ledger) -> None:
     record = ledger.streams.of("tiles", "calibration")
     assert record is not None
     assert sorted(json.loads(record.state)) == sorted(f"{name}-{n}" for name in ("left", "right") for n in range(each))
-
-
-def test_a_ledger_from_before_streams_gets_them(url: str, ledger: Ledger, tmp_path: Path) -> None:
-    """The table is added to a ledger that lacks it, and the batches that it holds stay."""
-    finish(ledger, claimed(ledger, "a"))
-    ledger.close()
-    connection = sqlite3.connect(tmp_path / "ledger.db")
-    connection.execute("DROP TABLE streams")
-    connection.close()
-    older = Ledger.open(url)
-    finish(older, claimed(older, "b"), adding("b"))
-    assert (seen(older), older.batches.count("tiles")) == ([1, "b"], 2)
 
 
 def test_counts_of_nominal_batches(ledger: Ledger) -> None:

@@ -6,8 +6,9 @@ ends with its process: whoever comes next takes over what a dead process left be
 
 from flows.ledger.batches import BatchRecord
 from flows.ledger.claims import AlreadyDone, Busy, Claim, LostClaim, batch_key
-from flows.ledger.incidents import IncidentBook, Watch
-from flows.ledger.ledger import Ledger, open_ledger
+from flows.ledger.incidents import IncidentBook, Standing, Watch
+from flows.ledger.inspection import LedgerState, inspect_ledger
+from flows.ledger.ledger import Ledger, ledger_url, open_ledger
 from flows.ledger.outbox import OutboxEntry, PendingAlert, WaitingChannel
 from flows.ledger.streams import FollowStream, StreamRecord
 from flows.ledger.timeline import MonitorRun, Point
@@ -21,15 +22,19 @@ __all__ = [
     "FollowStream",
     "IncidentBook",
     "Ledger",
+    "LedgerState",
     "LostClaim",
     "MonitorRun",
     "OutboxEntry",
     "PendingAlert",
     "Point",
+    "Standing",
     "StreamRecord",
     "WaitingChannel",
     "Watch",
     "batch_key",
+    "inspect_ledger",
+    "ledger_url",
     "open_ledger",
     "plain",
     "utc_now",

@@ -16,6 +16,7 @@ class BatchRecord:
     """A finished batch; `verdict` is what `finish` was given, as JSON values.
 
     Attributes:
+        run_id: that shows it in MLflow; empty as long as MLflow has not taken it.
         false_alarm: whether people say so of everything that it alarmed for.
     """
 
@@ -109,6 +110,11 @@ class Batches:
         """How many batches of this calibration alarmed falsely, as people say, and how many count as nominal."""
         rows = self._database.rows(sa.select(TALLIES).where(_tally_of(pipeline, calibration_version)))
         return (rows[0].false_alarms, rows[0].nominal) if rows else (0, 0)
+
+    def note_run(self, key: str, run_id: str) -> None:
+        """Keeps which run shows a batch that was finished while MLflow did not answer."""
+        waits = (BATCHES.c.key == key) & (BATCHES.c.status == "done") & (BATCHES.c.run_id == "")
+        self._database.changed(BATCHES, waits, run_id=run_id)
 
     def count(self, pipeline: str) -> int:
         """How many batches of a pipeline are finished."""

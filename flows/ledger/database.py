@@ -1,5 +1,6 @@
 """The database behind the ledger: connections, transactions, and what is said where it cannot be used."""
 
+import re
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -22,7 +23,9 @@ from sqlalchemy.exc import (
 )
 
 from ae_models.errors import InputError
+from flows.ledger.silence import bounded
 from flows.processes import Process, owner_is_alive
+from flows.waiting import DELAYS, patiently
 
 LEASE = timedelta(minutes=10)  # how long a claim from another host holds without being renewed
 CREATION_TIMEOUT = 60.0  # seconds
@@ -37,14 +40,21 @@ class Database:
     clock: Callable[[], datetime]
     process: Callable[[], Process]
     _engines: dict[int, sa.Engine]  # by process id: a forked process must not touch its parent's connections
+    _delays: Sequence[float] = DELAYS
 
     @classmethod
-    def of(cls, url: str, clock: Callable[[], datetime], process: Callable[[], Process]) -> Self:
-        """The database at `url`, to which nothing connects yet.
+    def of(
+        cls,
+        url: str,
+        clock: Callable[[], datetime],
+        process: Callable[[], Process],
+        delays: Sequence[float] = DELAYS,
+    ) -> Self:
+        """The database at `url`, to which nothing connects yet; a server that is away is waited for by the delays.
 
         Raises InputError where the URL names no database that could be one.
         """
-        database = cls(_parsed(url), clock, process, {})
+        database = cls(_parsed(url), clock, process, {}, delays)
         weakref.finalize(database, _close, database._engines)
         return database
 
@@ -69,7 +79,7 @@ class Database:
     def transaction(self) -> Iterator[sa.Connection]:
         """A connection whose changes are kept together, or not at all where the block raises."""
         try:
-            with self._engine.begin() as connection:
+            with self._connection() as connection, connection.begin():
                 yield connection
         except DBAPIError as error:
             if not isinstance(error, OperationalError) and type(error) is not DatabaseError:
@@ -78,6 +88,12 @@ class Database:
                 f"the ledger {shown(self.url)} cannot be used ({' '.join(str(error.orig).split())}): "
                 "check that it is a reconwatch ledger, that it can be reached and written, and that its disk has room"
             ) from error
+
+    def _connection(self) -> sa.Connection:
+        """A connection that answered. A server is waited for here, before anything is said to it, and nowhere else:
+        what was said and not answered may stand."""
+        delays = () if self.url.get_backend_name() == "sqlite" else self._delays
+        return patiently(self._engine.connect, _may_come_back, delays)
 
     def rows(self, query: sa.Select[Any]) -> Sequence[sa.Row[Any]]:
         """What a query finds."""
@@ -124,6 +140,13 @@ def _parsed(url: str) -> sa.URL:
     return parsed
 
 
+def _may_come_back(error: Exception) -> bool:
+    """Whether the server is away; one that refuses user, password or database will do so again."""
+    words = str(error)
+    refused = "FATAL" in words and not re.search("starting up|shutting down|recovery|too many", words)
+    return isinstance(error, OperationalError) and not refused
+
+
 def _engine_of(url: sa.URL) -> sa.Engine:
     try:
         engine = sa.create_engine(url, pool_pre_ping=True, hide_parameters=True)
@@ -131,6 +154,7 @@ def _engine_of(url: sa.URL) -> sa.Engine:
         raise InputError(f"the ledger {shown(url)} needs the Python package '{error.name}': install it") from error
     if url.get_backend_name() == "sqlite":
         event.listen(engine, "connect", _prepare_sqlite)
+    bounded(engine)
     return engine
 
 

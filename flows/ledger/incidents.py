@@ -46,6 +46,24 @@ _JUDGED_INCIDENTS = sa.select(INCIDENTS, _WORST_WORD.scalar_subquery().label("ju
 
 
 @dataclass(frozen=True)
+class Standing:
+    """Whether a pipeline's incidents may need anything, known without having them to oneself.
+
+    Attributes:
+        now: when this was so.
+        last_batch_at: when a batch was last finished; None where none was.
+        open: whether an incident is.
+        given_up: whether a batch was begun as often as was asked about, and is not finished.
+    """
+
+    now: datetime
+    watch: Watch
+    last_batch_at: datetime | None
+    open: bool
+    given_up: bool
+
+
+@dataclass(frozen=True)
 class IncidentBook:
     """The incidents of one pipeline, and what they are judged by, within one transaction; get it from the ledger."""
 
@@ -157,6 +175,16 @@ class Incidents:
         with self._database.transaction() as connection:
             yield begun_book(self._database, connection, pipeline, self._database.clock())
 
+    def standings(self, attempts: int) -> dict[str, Standing]:
+        """How each pipeline stands that was heard of, by name; `attempts` of a batch are one too many."""
+        last = sa.select(sa.func.max(BATCHES.c.finished_at)).where(BATCHES.c.pipeline == WATCHES.c.pipeline)
+        open_ones = sa.exists().where(INCIDENTS.c.pipeline == WATCHES.c.pipeline, INCIDENTS.c.closed_at.is_(None))
+        begun = sa.exists().where(BATCHES.c.pipeline == WATCHES.c.pipeline, BATCHES.c.status == "claimed")
+        begun = begun.where(BATCHES.c.attempts >= attempts)
+        found = (last.scalar_subquery().label("last"), open_ones.label("open"), begun.label("given_up"))
+        rows, now = self._database.rows(sa.select(WATCHES, *found)), self._database.clock()
+        return {row.pipeline: Standing(now, _watch(row), row.last, row.open, row.given_up) for row in rows}
+
     def newest(
         self, pipeline: str | None = None, closed: bool = False, limit: int | None = None
     ) -> tuple[Incident, ...]:
@@ -180,8 +208,11 @@ def begun_book(database: Database, connection: sa.Connection, pipeline: str, now
     turn = turn.values(turns=WATCHES.c.turns + 1)
     while (row := connection.execute(turn.returning(*WATCHES.c)).one_or_none()) is None:
         insert_once(connection, WATCHES, pipeline=pipeline, turns=0, since=now, failed_runs=0)
-    watch = Watch(row.since, row.last_run_at, row.good_run_at, row.failed_runs, row.failure)
-    return IncidentBook(connection, pipeline, now, watch, database.alive)
+    return IncidentBook(connection, pipeline, now, _watch(row), database.alive)
+
+
+def _watch(row: sa.Row[Any]) -> Watch:
+    return Watch(row.since, row.last_run_at, row.good_run_at, row.failed_runs, row.failure)
 
 
 def _incident(row: sa.Row[Any]) -> Incident:

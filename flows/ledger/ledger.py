@@ -21,6 +21,7 @@ from flows.ledger.tables import BATCHES
 from flows.ledger.timeline import Timeline, add_point
 from flows.ledger.values import json_text, utc_now
 from flows.processes import Process, this_process
+from flows.waiting import DELAYS, delays_in
 
 
 @dataclass(frozen=True)
@@ -39,14 +40,19 @@ class Ledger:
 
     @classmethod
     def open(
-        cls, url: str, clock: Callable[[], datetime] = utc_now, process: Callable[[], Process] = this_process
+        cls,
+        url: str,
+        clock: Callable[[], datetime] = utc_now,
+        process: Callable[[], Process] = this_process,
+        delays: Sequence[float] = DELAYS,
     ) -> Self:
         """The ledger at `url` (`sqlite:////absolute/path.db`, `postgresql+psycopg://...`), created where there is none,
-        and brought up to date where an older reconwatch wrote it.
+        and brought up to date where an older reconwatch wrote it. A server that is away is waited for by the delays, at
+        any time.
 
         Raises InputError where the database cannot be used or was written by a newer reconwatch.
         """
-        database = Database.of(url, clock, process)
+        database = Database.of(url, clock, process, delays)
         bring_up_to_date(database)
         return cls(
             database,
@@ -157,7 +163,12 @@ class Ledger:
             add_point(connection, claim, point())
 
 
+def ledger_url(workspace: Path, environment: Mapping[str, str]) -> str:
+    """The address of the ledger: that of RECONWATCH_LEDGER_URL, or else of a file in the workspace's folder."""
+    return environment.get("RECONWATCH_LEDGER_URL") or f"sqlite:///{workspace / 'ledger.db'}"
+
+
 def open_ledger(workspace: Path, environment: Mapping[str, str]) -> Ledger:
     """The ledger in the workspace's folder, or the one that RECONWATCH_LEDGER_URL names."""
     workspace.mkdir(parents=True, exist_ok=True)
-    return Ledger.open(environment.get("RECONWATCH_LEDGER_URL") or f"sqlite:///{workspace / 'ledger.db'}")
+    return Ledger.open(ledger_url(workspace, environment), delays=delays_in(environment))

@@ -24,15 +24,16 @@ def bring_up_to_date(database: Database) -> None:
     """
     with creation_lock(database.url):
         with database.transaction() as connection:
-            if _is_current(connection, database.url):
+            if is_current(connection, database.url):
                 return
         with database.transaction() as connection:
             _alone(connection)
-            if not _is_current(connection, database.url):
+            if not is_current(connection, database.url):
                 _migrate(connection)
 
 
-def _is_current(connection: sa.Connection, url: sa.URL) -> bool:
+def is_current(connection: sa.Connection, url: sa.URL) -> bool:
+    """Whether there is nothing to bring up to date; raises InputError where a newer reconwatch wrote it."""
     inspector = sa.inspect(connection)
     if inspector.has_table(VERSION_TABLE):
         found, known = connection.scalar(sa.text(f"SELECT version_num FROM {VERSION_TABLE}")), SCHEMA

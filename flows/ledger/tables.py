@@ -34,6 +34,7 @@ BATCHES = sa.Table(
     sa.Column("verdict", Words),
     sa.Index("batches_by_finish", "pipeline", "finished_at"),
     sa.Index("batches_by_manifest", "pipeline", "manifest_hash"),
+    sa.Index("batches_by_name", "pipeline", "batch", "finished_at"),
     sa.Index("batches_by_calibration", "pipeline", "calibration_version", "finished_at"),
 )
 _CLAIMED = BATCHES.c.status == "claimed"
@@ -58,6 +59,9 @@ OUTBOX = sa.Table(
 )
 _WAITING = OUTBOX.c.delivered_at.is_(None)
 sa.Index("outbox_waiting", OUTBOX.c.id, sqlite_where=_WAITING, postgresql_where=_WAITING)
+sa.Index(
+    "outbox_waiting_by_channel", OUTBOX.c.pipeline, OUTBOX.c.channel, sqlite_where=_WAITING, postgresql_where=_WAITING
+)
 sa.Index("outbox_by_matter", OUTBOX.c.batch_key, OUTBOX.c.channel)
 STREAMS = sa.Table(
     "streams",

@@ -11,14 +11,14 @@ VIEW = "?workflowType=machine_learning"  # without it MLflow shows the pages of 
 
 @dataclass(frozen=True)
 class Addresses:
-    """The addresses of what MLflow shows."""
+    """The addresses of what MLflow shows; of runs that of its first page, while it does not answer."""
 
     _store: Store
 
     def run(self, pipeline: str, run_id: str, artifact: str = "") -> str:
         """Where a browser shows the run, or one of its artifacts."""
         place = f"/artifacts/{quote(artifact)}" if artifact else ""
-        return f"{self._store.dashboard}/#/experiments/{self._store.experiment(pipeline)}/runs/{run_id}{place}{VIEW}"
+        return self._in_experiment(pipeline, f"/{run_id}{place}{VIEW}")
 
     def search(self, pipeline: str, tags: Mapping[str, str]) -> str:
         """Where a browser shows the pipeline's runs that have these `reconwatch.` tags."""
@@ -35,4 +35,9 @@ class Addresses:
 
     def pipeline(self, pipeline: str) -> str:
         """Where a browser shows all runs of the pipeline."""
-        return f"{self._store.dashboard}/#/experiments/{self._store.experiment(pipeline)}/runs{VIEW}"
+        return self._in_experiment(pipeline, VIEW)
+
+    def _in_experiment(self, pipeline: str, rest: str) -> str:
+        if not self._store.answers():  # asked first: the next line would wait for a minute
+            return self._store.dashboard
+        return f"{self._store.dashboard}/#/experiments/{self._store.experiment(pipeline)}/runs{rest}"

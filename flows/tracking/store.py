@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
 import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
@@ -16,6 +18,14 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
 from flows.config import Settings
+
+PATIENCE: Mapping[str, str] = {  # unless they are set: the library's own are 120 s of waiting, 7 times over
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",  # seconds without an answer
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "5",  # after 0, 4, 8, 16 and 32 s, and up to 1 s more each
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "2",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # where the JSON of --json belongs
+}
+SIGN_OF_LIFE = 5.0  # seconds in which a server has to answer whether it is there
 
 
 class TrackingUnavailable(RuntimeError):  # noqa: N818 (it says what happened)
@@ -42,8 +52,10 @@ class Store:
     client: MlflowClient
 
     @classmethod
-    def opened(cls, settings: Settings, environment: Mapping[str, str]) -> Store:
+    def opened(cls, settings: Settings, environment: Mapping[str, str], needed: bool = True) -> Store:
         """The store that MLFLOW_TRACKING_URI names, or the workspace's own, made where there is none yet.
+
+        A server that is not `needed` may be away for now; `answers` says whether it is.
 
         Raises:
             TrackingUnavailable: it does not answer.
@@ -51,7 +63,24 @@ class Store:
         embedded = not environment.get("MLFLOW_TRACKING_URI")  # compose files set it to nothing
         uri = environment.get("MLFLOW_TRACKING_URI") or f"sqlite:///{settings.workspace / 'mlflow.db'}"
         dashboard = uri if uri.startswith("http") else settings.dashboard
-        return cls(uri, embedded, settings.workspace, dashboard.rstrip("/"), _connected(uri, settings.workspace))
+        client = _connected(uri, settings.workspace, needed)
+        return cls(uri, embedded, settings.workspace, dashboard.rstrip("/"), client)
+
+    def answers(self) -> bool:
+        """Whether it can be written to now, as far as a short question tells; a database always says yes."""
+        with suppress(TrackingUnavailable):
+            self.require()
+            return True
+        return False
+
+    def require(self) -> None:
+        """Nothing where it answers.
+
+        Raises:
+            TrackingUnavailable: it does not; the sentence says why, and what to do.
+        """
+        if self.uri.startswith("http"):
+            _require_server(self.uri)
 
     def experiment(self, pipeline: str, kind: str = "custom_model_development") -> str:
         """The id of the pipeline's experiment, made where there is none yet."""
@@ -95,11 +124,15 @@ class Store:
             raise ArtifactMissing(f"MLflow does not give {name} of run {run_id} ({first_line(error)})") from error
 
 
-def _connected(uri: str, workspace: Path) -> MlflowClient:
+def _connected(uri: str, workspace: Path, needed: bool) -> MlflowClient:
+    for name, value in PATIENCE.items():
+        os.environ.setdefault(name, value)  # MLflow reads them at each request, and takes them in no other way
     for noisy in ("alembic", "mlflow"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     logging.getLogger("mlflow.utils.environment").setLevel(logging.ERROR)
     if uri.startswith("http"):
+        if not needed:
+            return MlflowClient(uri, uri)
         _require_server(uri)
     workspace.mkdir(parents=True, exist_ok=True)
     try:
@@ -107,15 +140,23 @@ def _connected(uri: str, workspace: Path) -> MlflowClient:
             client = MlflowClient(uri, uri)  # migrates
             client.search_experiments(max_results=1)
     except Exception as error:  # mlflow lets SQLAlchemy's and its own errors through
+        if "error code 401" in str(error):
+            raise TrackingUnavailable(_refused(uri)) from None
         raise TrackingUnavailable(
             f"the MLflow store {without_password(uri)} cannot be opened: {first_line(error)}"
         ) from error
     return client
 
 
+def _refused(uri: str) -> str:
+    user = os.environ.get("MLFLOW_TRACKING_USERNAME")
+    who = f"does not take the user {user!r} with this password" if user else "wants a user and a password"
+    return f"the MLflow server {without_password(uri)} {who}: set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+
+
 def _require_server(uri: str) -> None:
     try:
-        with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=5):
+        with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=SIGN_OF_LIFE):
             return
     except urllib.error.HTTPError as error:
         if error.code in (401, 403):

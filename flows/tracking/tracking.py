@@ -61,10 +61,18 @@ class Tracking:
     """
 
     def __init__(
-        self, settings: Settings, environment: Mapping[str, str], tags: Mapping[str, str] = MappingProxyType({})
+        self,
+        settings: Settings,
+        environment: Mapping[str, str],
+        tags: Mapping[str, str] = MappingProxyType({}),
+        needed: bool = True,
     ) -> None:
-        """The store; every run that is started gets the tags."""
-        self._store = Store.opened(settings, environment)
+        """The store; every run that is started gets the tags. A server that is not `needed` may be away for now.
+
+        Raises:
+            TrackingUnavailable: it is needed, and does not answer.
+        """
+        self._store = Store.opened(settings, environment, needed)
         self._tags = tags
         self.addresses = Addresses(self._store)
         self.registry = Registry(self._store)
@@ -79,6 +87,14 @@ class Tracking:
     def embedded(self) -> bool:
         """Whether it is the workspace's own."""
         return self._store.embedded
+
+    def answers(self) -> bool:
+        """Whether it can be written to now; of stores that are no servers, always."""
+        return self._store.answers()
+
+    def require(self) -> None:
+        """Nothing where it answers; raises TrackingUnavailable with what to do where it does not."""
+        self._store.require()
 
     @property
     def shown_uri(self) -> str:

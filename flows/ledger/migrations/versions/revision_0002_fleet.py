@@ -9,6 +9,7 @@ down_revision = "0001"
 
 def upgrade() -> None:
     """Indexes, the pipeline of each review queue, and the nominal batches of each calibration, counted."""
+    op.create_index("batches_by_name", "batches", ["pipeline", "batch", "finished_at"])
     op.create_index("batches_by_calibration", "batches", ["pipeline", "calibration_version", "finished_at"])
     claimed = sa.text("status = 'claimed'")
     op.create_index("batches_claimed", "batches", ["pipeline"], sqlite_where=claimed, postgresql_where=claimed)
@@ -17,6 +18,8 @@ def upgrade() -> None:
     op.drop_index("outbox_due", "outbox")
     waiting = sa.text("delivered_at IS NULL")
     op.create_index("outbox_waiting", "outbox", ["id"], sqlite_where=waiting, postgresql_where=waiting)
+    by_channel = ["pipeline", "channel"]
+    op.create_index("outbox_waiting_by_channel", "outbox", by_channel, sqlite_where=waiting, postgresql_where=waiting)
     op.create_index("labels_by_batch", "labels", ["batch_key", "labelled_at"])
     _give_queues_their_pipeline()
     _count_nominal_batches()

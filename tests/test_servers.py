@@ -1,0 +1,122 @@
+"""The main job through the servers of a team: PostgreSQL, an S3 store, MLflow with a login, and Prefect."""
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from flows.ledger import Ledger
+from tests.postgresql import PostgreSQL
+from tests.real_servers import ADMIN_PASSWORD, ROOT, SECRET_KEY, SESSIONS, RealServers, dump, real_servers
+
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationWarning:(mlflow|sqlalchemy|moto).*")]
+
+HOOK, MAIL = "planted-hook-token", "planted-mail-password"
+HERE = {"NO_PROXY": "127.0.0.1", "PYTHONPATH": str(ROOT)}
+DATABASES = ("mlflow", "mlflow_auth", "prefect", "reconwatch")
+
+
+@pytest.fixture(scope="module")
+def servers(postgresql: PostgreSQL, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealServers]:
+    """The servers, started by their script."""
+    with real_servers(postgresql, tmp_path_factory.mktemp("servers")) as servers:
+        yield servers
+
+
+@dataclass(frozen=True)
+class Site:
+    """A pipeline on the servers, and what its commands printed."""
+
+    config: Path
+    servers: RealServers
+    printed: list[str]
+
+    def reconwatch(self, *arguments: str, **environment: str) -> str:
+        """What a command prints, which ends well; `environment` comes on top."""
+        process = subprocess.run(
+            [sys.executable, "-m", "flows.cli", *arguments, "--config", str(self.config)],
+            env=os.environ
+            | self.servers.environment()
+            | {"NO_PROXY": "127.0.0.1", "PYTHONPATH": str(ROOT)}
+            | environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        self.printed.append(process.stdout + process.stderr)
+        assert process.returncode == 0, self.printed[-1]
+        return self.printed[-1]
+
+    def ledger(self) -> Ledger:
+        """The ledger in PostgreSQL."""
+        return Ledger.open(self.servers.database.url("reconwatch"))
+
+
+@pytest.fixture(scope="module")
+def site(
+    servers: RealServers, project: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Site]:
+    """A project that ran once: trained, calibrated, three batches scored; its alerts go to nobody who answers."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    mail = {"type": "email", "host": "127.0.0.1", "port": port, "security": "tls", "user": "ada", "password": "${MAIL}"}
+    alerts = [
+        {"type": "webhook", "url": "${HOOK}"},
+        {"type": "slack", "url": "${HOOK}"},
+        mail | {"from": "a@example.com", "to": "b@example.com"},
+    ]
+    site = Site(project(tmp_path_factory.mktemp("site"), alerts=alerts), servers, [])
+    (site.config.parent / ".reconwatch" / "mlflow.db").unlink()
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setenv("HOOK", f"http://127.0.0.1:{port}/{HOOK}")
+        monkeypatch.setenv("MAIL", MAIL)
+        site.reconwatch("run")
+        yield site
+
+
+def test_the_main_job(site: Site) -> None:
+    """Runs and decisions are in PostgreSQL, artifacts in the store, flow runs in Prefect, and nothing beside."""
+    ledger = site.ledger()
+    records = ledger.batches.decided("tiles")
+    ledger.close()
+    assert [(record.batch, record.alarm) for record in records][1:] == [("2-damaged", True), ("3-unreadable", True)]
+    objects = site.servers.objects()
+    for record in records:
+        for name in ("report.html", "scores.parquet"):
+            assert any(key.endswith(f"/{record.run_id}/artifacts/{name}") for key in objects)
+    database = site.servers.database
+    assert database.execute("SELECT count(*) FROM runs WHERE name LIKE 'batch %'", "mlflow") == "3"
+    assert database.execute("SELECT state_type FROM flow_run WHERE name = 'run-tiles'", "prefect") == "COMPLETED"
+    assert not (site.config.parent / ".reconwatch" / "mlflow.db").exists()
+    assert not (site.config.parent / ".reconwatch" / "ledger.db").exists()
+
+
+def test_who_has_no_password_is_refused(site: Site) -> None:
+    """MLflow answers nobody else, and the sentence says whom it refused."""
+    process = subprocess.run(
+        [sys.executable, "-m", "flows.cli", "status", "--config", str(site.config)],
+        env=os.environ | site.servers.environment("eve", "planted-wrong-password") | HERE,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert process.returncode == 1
+    assert "does not take the user 'eve' with this password" in process.stderr
+
+
+def test_no_secret_is_kept_anywhere(site: Site) -> None:
+    """After training, scoring and alerts that failed, no store, log, artifact or line that was printed holds one."""
+    secrets = [HOOK, MAIL, ADMIN_PASSWORD, SECRET_KEY, SESSIONS, site.servers.database.password]
+    assert "An alert waits to be sent" in "".join(site.printed)
+    texts = {f"database {name}": dump(site.servers.database, name) for name in DATABASES}
+    texts |= {f"object {key}": content for key, content in site.servers.objects().items()}
+    texts |= {"the servers' log": site.servers.log.read_bytes(), "printed": "".join(site.printed).encode()}
+    files = [path for path in (site.config.parent).rglob("*") if path.is_file()]
+    texts |= {f"file {path.name}": path.read_bytes() for path in files}
+    found = [(place, secret) for place, text in texts.items() for secret in secrets if secret.encode() in text]
+    assert found == []
