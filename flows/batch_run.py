@@ -104,11 +104,14 @@ def write_batch(
     )
 
 
-def log_batch(note: BatchNote, folder: Path, around: Surroundings, tracking: Tracking, again: bool = False) -> str:
-    """Put what `write_batch` wrote into a run; its id. Where it was tried before, what is left of that is discarded."""
+def log_batch(
+    note: BatchNote, folder: Path, around: Surroundings, tracking: Tracking, again: bool = False, kind: str = "batch"
+) -> str:
+    """Put what `write_batch` wrote into a run of that kind; its id. Where it was tried before, what is left of that is
+    discarded."""
     if again:
-        tracking.discard(note.pipeline, note.key)
-    run_id = tracking.start_run(note.pipeline, "batch", f"batch {note.batch}", note.tags)
+        tracking.discard(note.pipeline, note.key, kind)
+    run_id = tracking.start_run(note.pipeline, kind, f"{kind} {note.batch}", note.tags)
     tracking.log_folder(run_id, folder)
     tags = {"mlflow.note.content": _description(note, around, run_id, tracking)}
     tracking.log(run_id, metrics=note.metrics, tags=tags)

@@ -14,12 +14,13 @@ import typer
 
 from ae_models.errors import InputError
 from flows.cli_alert import app as alert_app
+from flows.cli_backfill import backfill
 from flows.cli_codes import app as codes_app
 from flows.cli_doctor import doctor
 from flows.cli_incidents import watchdog
 from flows.cli_prune import prune
 from flows.cli_review import review
-from flows.cli_serve import deploy, serve
+from flows.cli_serve import deploy, serve, up
 from flows.cli_versions import promote, recalibrate, retrain, rollback, versions
 from flows.terminal import (
     ALARMED,
@@ -393,8 +394,10 @@ app.command()(rollback)
 app.command()(versions)
 app.command()(prune)
 app.command()(doctor)
+app.command()(backfill)
 app.command()(serve)
 app.command()(deploy)
+app.command()(up)
 
 
 @app.command()

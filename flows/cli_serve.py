@@ -59,3 +59,21 @@ def deploy(
         typer.echo(sentence)
     if not remove:
         say(f"Now a worker does the runs: prefect worker start --pool {pool}")
+
+
+def up(
+    context: typer.Context,
+    config: ConfigOption = None,
+    prefect_port: Annotated[int, typer.Option(help="Prefect's port on 127.0.0.1.")] = 4200,
+    grace: GraceOption = 60.0,
+) -> None:
+    """Run Prefect, MLflow and [bold]reconwatch serve[/bold] on this machine, for this machine only.
+
+    It says the two addresses once they answer. MLflow's port is that of [bold]dashboard[/bold] in the file. Logs are in
+    the workspace; Ctrl-C or SIGTERM ends all of it.
+    """
+    path = config_path(context, config).absolute()
+    settings_of(path)
+    from flows.up import up as run_everything
+
+    run_everything(path, os.environ, prefect_port, grace, say, complain)

@@ -19,7 +19,7 @@ from prefect.client.schemas.filters import (
     FlowRunFilterState,
     FlowRunFilterStateType,
 )
-from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.client.schemas.objects import FlowRun, StateType, VersionInfo
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.deployments.runner import DeploymentApplyError
 from prefect.exceptions import ObjectNotFound
@@ -167,7 +167,8 @@ def _apply(wanted: Wanted, place: Place) -> UUID:
         entrypoint_type=EntrypointType.MODULE_PATH,
     )
     try:
-        identifier: UUID = deployment.apply()
+        # Left out, Prefect runs git for a version, in whatever folder we are.
+        identifier: UUID = deployment.apply(version_info=VersionInfo(type="reconwatch", version=wanted.version(place)))
     except (DeploymentApplyError, ValueError) as error:
         raise InputError(f"Prefect refuses the deployment {flow.name}/{place.name(wanted.pipeline)}: {error}") from None
     return identifier

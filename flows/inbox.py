@@ -64,7 +64,7 @@ def inbox_state(
             waiting.append(Waiting(batch.id, reason))
         elif not batch.items:
             waiting.append(Waiting(batch.id, "is empty so far"))
-        elif not ledger.batches.is_done(pipeline.name, known_manifest(pipeline, batch, ledger, progress)):
+        elif not _is_decided(pipeline, batch, ledger, progress):
             due.append(batch)
     return InboxState(in_order(due, data.order), tuple(waiting), frozenset(batch.id for batch in batches))
 
@@ -85,6 +85,16 @@ def due_batches(
     for waiting in state.waiting if settled is None else ():
         progress.say(f"Batch {waiting.batch} of {pipeline.name} {waiting.reason}, and is left for later.")
     return state.due
+
+
+def backfilled(pipeline: str) -> str:
+    """The name under which the ledger keeps a pipeline's backfilled batches; no pipeline can have it."""
+    return f"{pipeline}/backfill"
+
+
+def _is_decided(pipeline: PipelineConfig, batch: Batch, ledger: Ledger, progress: Progress) -> bool:
+    manifest_hash = known_manifest(pipeline, batch, ledger, progress)
+    return any(ledger.batches.is_done(name, manifest_hash) for name in (pipeline.name, backfilled(pipeline.name)))
 
 
 def _is_linked_out(batch: Batch, pipeline: PipelineConfig) -> bool:

@@ -1,13 +1,11 @@
 """`reconwatch serve`: pipelines on their schedules, as Prefect deployments that follow pipelines.yaml."""
 
 import os
-import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from threading import Event
 from time import monotonic
 
 import httpx
@@ -19,6 +17,7 @@ from flows.config import Settings, load
 from flows.deployments import Changes, Place, bring_about, wanted_deployments
 from flows.prefect_server import find_server
 from flows.served_runs import ServedRuns
+from flows.stopping import until_signal
 
 EVERY = 2.0  # seconds between two looks at the file and the server
 SWEEP_EVERY = 60.0  # seconds between two looks for runs without a process
@@ -104,7 +103,7 @@ def serve(
             f"'reconwatch serve' needs a Prefect server, and {server.reason}: start one (prefect server start) and "
             "export PREFECT_API_URL, or let 'reconwatch up' start both"
         )
-    with _alone(settings.workspace), get_client(sync_client=True) as client, _until_signal() as stopped:
+    with _alone(settings.workspace), get_client(sync_client=True) as client, until_signal() as stopped:
         runs = ServedRuns(client, settings.workspace, say, limit or os.cpu_count() or 1)
         away = Complaint(complain, say)
         swept = monotonic() - SWEEP_EVERY
@@ -120,6 +119,7 @@ def serve(
                     swept = monotonic()
                 runs.cancel_wished()
                 runs.reap()
+                runs.start_wished(datetime.now(UTC))
                 runs.start_due(datetime.now(UTC))
                 away.is_right("The Prefect server answers again.")
             except httpx.HTTPError as error:
@@ -169,38 +169,3 @@ def _alone(workspace: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-class Stop:
-    """Whether SIGTERM or Ctrl-C came, and how often."""
-
-    def __init__(self) -> None:
-        self.times = 0
-        self._event = Event()
-
-    def __bool__(self) -> bool:
-        return self.times > 0
-
-    def ask(self, *_: object) -> None:
-        """What the signal's handler does."""
-        self.times += 1
-        self._event.set()
-
-    def wait(self, seconds: float) -> None:
-        """Wait that long, or until a signal comes."""
-        self._event.wait(seconds)
-
-    def hurries(self) -> bool:
-        """Whether a second signal came."""
-        return self.times > 1
-
-
-@contextmanager
-def _until_signal() -> Iterator[Stop]:
-    stop = Stop()
-    before = {number: signal.signal(number, stop.ask) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

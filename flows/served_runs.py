@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from queue import SimpleQueue
 from time import monotonic, sleep
 from uuid import UUID
 
@@ -41,9 +42,25 @@ class ServedRuns:
     say: Callable[[str], None]
     limit: int
     deployments: Mapping[UUID, Wanted] = field(default_factory=dict)
+    wishes: "SimpleQueue[str]" = field(default_factory=SimpleQueue)  # pipelines to score now, from any thread
     processes: dict[UUID, "subprocess.Popen[bytes]"] = field(default_factory=dict)
     works: dict[UUID, tuple[str, str]] = field(default_factory=dict)  # pipeline and work of each process
     cancelled_at: dict[UUID, float] = field(default_factory=dict)
+
+    def start_wished(self, now: datetime) -> None:
+        """Make a run now for each pipeline whose name was put into `wishes`, by whoever saw a batch arrive.
+
+        One that waits already does for several; while one is at work, it waits for its turn, as the batch may have come
+        too late for that one.
+        """
+        wished = set[str]()
+        while not self.wishes.empty():
+            wished.add(self.wishes.get())
+        for identifier, wanted in self.deployments.items():
+            if wanted.work == "score" and wanted.pipeline in wished:
+                waiting = self.client.get_scheduled_flow_runs_for_deployments([identifier], scheduled_before=now)
+                if not waiting:
+                    self.client.create_flow_run_from_deployment(identifier)
 
     def start_due(self, now: datetime) -> None:
         """Start what is due, one run at a time of each deployment.
@@ -76,8 +93,8 @@ class ServedRuns:
         return ours in self.works.values() or is_taken(self.workspace, *ours)
 
     def _start(self, wanted: Wanted, run: FlowRunResponse) -> None:
-        if self.client.set_flow_run_state(run.id, Pending()).status != SetStateStatus.ACCEPT:
-            return  # somebody cancelled or took it meanwhile
+        if not self._set(run.id, Pending()):
+            return  # somebody cancelled, took or deleted it meanwhile
         command = [sys.executable, "-m", "prefect.engine"]
         environment = {**os.environ, "PREFECT__FLOW_RUN_ID": str(run.id)}
         # A session of its own: Ctrl-C in a terminal reaches serve alone, which then decides.
@@ -85,7 +102,14 @@ class ServedRuns:
         self.works[run.id] = (wanted.pipeline, FLOWS[wanted.work].name)
 
     def _skip(self, run: FlowRunResponse, why: str) -> None:
-        self.client.set_flow_run_state(run.id, Cancelled(name="Skipped", message=f"Skipped: {why}."), force=True)
+        self._set(run.id, Cancelled(name="Skipped", message=f"Skipped: {why}."), force=True)
+
+    def _set(self, identifier: UUID, state: State, force: bool = False) -> bool:
+        """Whether the run has that state now; a run that was deleted has none."""
+        try:
+            return self.client.set_flow_run_state(identifier, state, force).status == SetStateStatus.ACCEPT
+        except ObjectNotFound:
+            return False
 
     def reap(self) -> None:
         """Let go of the processes that ended, and say of their runs what they could not say themselves."""
@@ -105,7 +129,7 @@ class ServedRuns:
         if known is not None and known.is_cancelling():
             state = Cancelled(message="Cancelled by hand.")
         if known is None or not known.is_final():
-            self.client.set_flow_run_state(identifier, state, force=True)
+            self._set(identifier, state, force=True)
 
     def cancel_wished(self) -> None:
         """End the processes of runs that people cancelled: by SIGTERM, and by SIGKILL where that does not help."""
@@ -147,7 +171,10 @@ class ServedRuns:
     def _hand_back(self, identifier: UUID) -> None:
         again: State = Scheduled(scheduled_time=datetime.now(UTC), name="HandedBack")
         try:
-            self.client.set_flow_run_state(identifier, again, force=True)
+            known = self.client.read_flow_run(identifier).state
+            if known is not None and known.is_final() and not known.is_crashed():
+                return  # it was done, and its process only slow to end
+            self._set(identifier, again, force=True)
         except (httpx.HTTPError, ObjectNotFound):
             return  # the next serve finds a run without a process
         self.say("A run was still at work: it was stopped, and the next 'reconwatch serve' starts it again.")

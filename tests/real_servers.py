@@ -71,7 +71,7 @@ class RealServers:
 def dump(database: PostgreSQL, name: str) -> bytes:
     """Everything in a database, as text."""
     command = [
-        database.programs / "pg_dump",
+        str(database.programs / "pg_dump"),
         "-h",
         "127.0.0.1",
         "-p",

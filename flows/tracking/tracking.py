@@ -196,9 +196,9 @@ class Tracking:
         """The training run of that id."""
         return TrainedRun(run_id, dict(self._store.client.get_run(run_id).data.tags))
 
-    def discard(self, pipeline: str, key: str) -> None:
-        """Delete the runs of a batch's key, which a process that died left; they stay restorable in MLflow's bin."""
-        for run in self._store.search(pipeline, "batch", f"tags.`reconwatch.key` = '{key}'", 100):
+    def discard(self, pipeline: str, key: str, kind: str = "batch") -> None:
+        """Delete the runs of that kind of a batch's key, left by a process that died; MLflow's bin still has them."""
+        for run in self._store.search(pipeline, kind, f"tags.`reconwatch.key` = '{key}'", 100):
             self.delete(run.info.run_id)
 
     def begun_run(self, pipeline: str, kind: str) -> str | None:
