@@ -25,7 +25,7 @@ from ae_models.images import ImageSpec
 FILE, DESCRIPTION = "scoring.onnx", "scoring.json"
 FORMAT = 1
 IMAGES, SCORES, MAPS = "images", "scores", "maps"
-AT_ONCE, CACHED_PIXELS = 64, 2**17  # images, and pixels of them, that one thread works on: they stay in its cache
+AT_ONCE, CACHED_PIXELS = 16, 2**17  # images, and pixels of them, that one thread works on: they stay in its cache
 
 
 class GraphDamaged(ValueError):  # noqa: N818 (it says what happened)
@@ -62,7 +62,7 @@ class Graph:
         if images.shape[1:] != self.spec.shape:
             raise InputError(f"images of shape {images.shape[1:]} were given to a detector for {self.spec.shape}")
         threads = threads or available_cores()
-        parts = list(_parts(images, threads)) if len(images) else [images]
+        parts = list(_parts(images)) if len(images) else [images]
         run = self._runner(output)
         if threads == 1 or len(parts) == 1:
             found = [run(part) for part in parts]
@@ -147,9 +147,8 @@ def _detector_hash(folder: Path) -> str:
     return hashlib.sha256((folder / "detector.json").read_bytes()).hexdigest()
 
 
-def _parts(images: NDArray[np.float32], threads: int) -> Iterator[NDArray[np.float32]]:
-    """Images (N, C, H, W) in parts that stay in the cache, with something for every thread where there are enough."""
-    pixels = max(1, images.shape[2] * images.shape[3])
-    at_once = max(1, min(AT_ONCE, CACHED_PIXELS // pixels, -(-len(images) // threads)))
+def _parts(images: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
+    """Images (N, C, H, W) in parts, the same by however many threads: sums in other parts would round otherwise."""
+    at_once = max(1, min(AT_ONCE, CACHED_PIXELS // max(1, images.shape[2] * images.shape[3])))
     for start in range(0, len(images), at_once):
         yield images[start : start + at_once]

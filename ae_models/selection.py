@@ -4,9 +4,11 @@ Nominal images are split in three by group: recipes are fitted on the first part
 taken from the second, and the third, with synthetic defects made from it, says which recipes tell defects best.
 """
 
+import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from time import perf_counter
 from typing import Any
 
@@ -255,12 +257,14 @@ class Fitting:
         device: that networks are trained on.
         on_epoch: called after each epoch of a network in training, with its number and how many there will be.
         seconds: that the training of a network may take.
+        checkpoints: a folder for where the training of each network stands; None for none.
     """
 
     seed: int = 0
     device: str = "cpu"
     on_epoch: Callable[[int, int], None] = lambda epoch, epochs: None
     seconds: float = math.inf
+    checkpoints: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -284,6 +288,7 @@ def select(
     on_epoch: Callable[[int, int], None] = lambda epoch, epochs: None,
     seconds: float = math.inf,
     device: str = "cpu",
+    checkpoints: Path | None = None,
 ) -> Selection:
     """Fit every recipe, rank them on the defects, and fuse the best of each kind of network.
 
@@ -301,10 +306,11 @@ def select(
         on_epoch: called after each epoch of a network in training, with its number and how many there will be.
         seconds: that all of it may take; networks that need training are given what is left, if it is enough.
         device: that they are trained on.
+        checkpoints: a folder for where the training of each network stands, so that one that died goes on there.
     """
     start = perf_counter()
     tried: list[_Tried] = []
-    fitting = Fitting(seed, device, on_epoch)
+    fitting = Fitting(seed, device, on_epoch, checkpoints=checkpoints)
     for group in by_network([BASELINE, *recipes]):
         left = seconds - (perf_counter() - start)
         if not group[0].trained or left >= SHORTEST_TRAINING:
@@ -484,9 +490,14 @@ def _trained(
         settings,
         lambda epoch, network: fitting.on_epoch(epoch.number, epochs),
         SyntheticDefectCorruption(TAUGHT),
+        fitting.checkpoints and fitting.checkpoints / f"{_file_name(recipe)}.pt",
     ).network
     network: nn.Module = trained.network  # type: ignore[assignment]  # torch types attributes as tensors or modules
     return network
+
+
+def _file_name(recipe: Recipe) -> str:
+    return hashlib.sha256(repr(recipe).encode()).hexdigest()[:16]
 
 
 def with_score(detector: Detector, design: ScoreDesign, usual: NDArray[np.float32]) -> Detector:

@@ -1,19 +1,23 @@
 """The one training loop."""
 
 import copy
+import hashlib
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, astuple, dataclass, replace
+from pathlib import Path
 from time import perf_counter
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ae_models.checkpoints import Checkpoint
 from ae_models.corruptions import CORRUPTIONS, Corruption
 from ae_models.errors import InputError
+from ae_models.ranks import ALONE, Ranks
 
 
 @dataclass(frozen=True)
@@ -108,6 +112,9 @@ def fit(
     settings: TrainingSettings,
     on_epoch: Callable[[Epoch, nn.Module], None] = lambda epoch, network: None,
     corruption: Corruption | None = None,
+    checkpoint: Path | None = None,
+    on_resume: Callable[[Sequence[Epoch]], None] = lambda epochs: None,
+    ranks: Ranks = ALONE,
 ) -> TrainingResult:
     """Train a network to reconstruct nominal images, and stop when held-out nominal images no longer gain.
 
@@ -121,6 +128,10 @@ def fit(
         settings: how to train.
         on_epoch: called after every epoch with it and the network in evaluation mode.
         corruption: what is done to the network's input; None for nothing.
+        checkpoint: file that holds where training stands, written after every epoch; where it is there already and of
+            the same images, network and settings, training goes on from it. The caller removes it.
+        on_resume: called with the epochs that are behind it when training goes on.
+        ranks: the processes that train together; all call this with the same arguments.
 
     Raises:
         InputError: fewer than two training images or no validation image, a device or pretrained weights that are not
@@ -130,6 +141,8 @@ def fit(
         raise InputError(
             f"{len(images)} training and {len(validation_images)} validation images are too few: give more nominal ones"
         )
+    if len(images) < 2 * ranks.count:
+        raise InputError(f"{len(images)} training images are too few for {ranks.count} processes: take fewer of them")
     device = choose_device(settings.device)
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
@@ -144,7 +157,12 @@ def fit(
             network.load_pretrained()
         clean = torch.from_numpy(images), torch.from_numpy(validation_images)
         _lay_out(network, torch.channels_last)  # a CPU's convolutions take down to half the time
-        return _fit(network.to(device), *clean, settings, device, on_epoch, corruption or _untouched)
+        key = _key(network, images, validation_images, settings, device) if checkpoint else ""
+        kept = Checkpoint(checkpoint, key) if checkpoint else None
+        if ranks.rank:
+            torch.manual_seed(settings.seed + ranks.rank)  # whatever a network draws differs from image to image
+        work = _Work(network.to(device), *clean, settings, device, corruption or _untouched, ranks)
+        return _fit(work, on_epoch, kept, on_resume)
 
 
 def training_loss(network: nn.Module, images: Tensor, clean: Tensor) -> Tensor:
@@ -164,94 +182,196 @@ def _untouched(images: Tensor, generator: torch.Generator) -> Tensor:
     return images
 
 
-def _fit(
+def _key(
     network: nn.Module,
-    images: Tensor,
-    validation_images: Tensor,
+    images: NDArray[np.float32],
+    validation_images: NDArray[np.float32],
     settings: TrainingSettings,
     device: torch.device,
+) -> str:
+    """SHA-256 (hex) of all that a training depends on but for its corruption and its limit of time."""
+    digest = hashlib.sha256(repr((asdict(replace(settings, seconds=None)), str(device), images.shape)).encode())
+    for name, weights in network.state_dict().items():
+        digest.update(name.encode() + weights.detach().cpu().contiguous().numpy().tobytes())
+    for pixels in (images, validation_images):
+        digest.update(np.ascontiguousarray(pixels).data)
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What a training works with."""
+
+    network: nn.Module
+    images: Tensor
+    validation_images: Tensor
+    settings: TrainingSettings
+    device: torch.device
+    corruption: Corruption
+    ranks: Ranks
+
+
+class _Standing:
+    """Where a training stands: all that changes from epoch to epoch."""
+
+    def __init__(self, work: _Work) -> None:
+        settings, network = work.settings, work.network
+        self.network = network
+        self.device = work.device
+        self.optimizer = torch.optim.Adam(network.parameters(), lr=settings.learning_rate)
+        self.order = torch.Generator().manual_seed(settings.seed)
+        self.noise = torch.Generator().manual_seed(settings.seed)  # its own, so that a corruption leaves the order
+        self.epochs: list[Epoch] = []
+        self.best: Epoch | None = None
+        self.best_weights = network.state_dict()
+
+    def state(self) -> dict[str, Any]:
+        """All of it as tensors, numbers and texts."""
+        return {
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "random": [self.order.get_state(), self.noise.get_state(), torch.get_rng_state()],
+            "gpu": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
+            "epochs": [list(astuple(epoch)) for epoch in self.epochs],
+            "best": self.best.number if self.best else 0,
+            "best_weights": self.best_weights,
+        }
+
+    def go_on_from(self, state: dict[str, Any]) -> None:
+        """Stand where `state` was taken."""
+        self.network.load_state_dict(state["network"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        for generator, numbers in zip((self.order, self.noise), state["random"], strict=False):
+            generator.set_state(numbers)
+        torch.set_rng_state(state["random"][2])
+        if state["gpu"] is not None:
+            torch.cuda.set_rng_state(state["gpu"], self.device)
+        self.epochs = [Epoch(*epoch) for epoch in state["epochs"]]
+        self.best = next(epoch for epoch in self.epochs if epoch.number == state["best"])
+        self.best_weights = state["best_weights"]
+
+    def gone(self, settings: TrainingSettings) -> float:
+        """The share of the training that is over."""
+        if not self.epochs:
+            return 0.0
+        last = self.epochs[-1]
+        return max(last.number / settings.epochs, last.seconds / (settings.seconds or math.inf))
+
+    def over(self, settings: TrainingSettings) -> bool:
+        """Whether no epoch follows."""
+        if self.best is None:
+            return False
+        return self.gone(settings) >= 1 or self.epochs[-1].number - self.best.number >= settings.patience
+
+
+def _fit(
+    work: _Work,
     on_epoch: Callable[[Epoch, nn.Module], None],
-    corruption: Corruption,
+    checkpoint: Checkpoint | None,
+    on_resume: Callable[[Sequence[Epoch]], None],
 ) -> TrainingResult:
-    optimizer = torch.optim.Adam(network.parameters(), lr=settings.learning_rate)
-    generator = torch.Generator().manual_seed(settings.seed)
-    noise = torch.Generator().manual_seed(settings.seed)  # its own, so that a corruption leaves the order as it is
-    validation_inputs = corruption(validation_images, torch.Generator().manual_seed(settings.seed))
-    epochs: list[Epoch] = []
-    best, best_weights, start = None, network.state_dict(), perf_counter()
-    for number in range(1, settings.epochs + 1):
-        batches = _batches(torch.randperm(len(images), generator=generator), settings.batch_size)
-        loss = _train_one_epoch(network, images, batches, optimizer, device, lambda batch: corruption(batch, noise))
-        validation_loss = mean_loss(network, validation_inputs, validation_images, settings.batch_size, device)
-        epoch = Epoch(number, loss, validation_loss, perf_counter() - start)
+    settings, network, ranks = work.settings, work.network, work.ranks
+    now = _Standing(work)
+    if checkpoint and (kept := checkpoint.found()):
+        now.go_on_from(kept)
+        on_resume(tuple(now.epochs))
+    learner = ranks.joined(_Learner(network))
+    validation_inputs = work.corruption(work.validation_images, torch.Generator().manual_seed(settings.seed))
+    start = perf_counter() - (now.epochs[-1].seconds if now.epochs else 0.0)
+    while not now.over(settings):
+        number = len(now.epochs) + 1
+        batches = _batches(torch.randperm(len(work.images), generator=now.order), settings.batch_size, ranks.count)
+        loss = _train_one_epoch(work, learner, batches, now)
+        validation_loss = mean_loss(
+            network, validation_inputs, work.validation_images, settings.batch_size, work.device, ranks
+        )
+        seconds = ranks.sums(0.0 if ranks.rank else perf_counter() - start)[0]  # the first one's clock for all
+        epoch = Epoch(number, loss, validation_loss, seconds)
         if not math.isfinite(loss + validation_loss):
             raise InputError(
                 f"the loss became {loss + validation_loss} in epoch {number}: set training.learning_rate "
                 f"below {settings.learning_rate:g} (a tenth of it is a good next try)"
             )
-        epochs.append(epoch)
+        now.epochs.append(epoch)
         on_epoch(epoch, network)
-        gone = max(number / settings.epochs, epoch.seconds / (settings.seconds or math.inf))
-        for group in optimizer.param_groups:
-            group["lr"] = settings.learning_rate * (1 + math.cos(math.pi * min(1, gone))) / 2
-        if best is None or epoch.validation_loss < best.validation_loss:
-            best, best_weights = epoch, copy.deepcopy(network.state_dict())
-        elif number - best.number >= settings.patience:
-            break
-        if gone >= 1:
-            break
-    assert best is not None  # settings.epochs is at least 1
-    network.load_state_dict(best_weights)
+        for group in now.optimizer.param_groups:
+            group["lr"] = settings.learning_rate * (1 + math.cos(math.pi * min(1, now.gone(settings)))) / 2
+        if now.best is None or epoch.validation_loss < now.best.validation_loss:
+            now.best, now.best_weights = epoch, copy.deepcopy(network.state_dict())
+        if checkpoint and not ranks.rank:
+            checkpoint.keep(now.state())
+    assert now.best is not None  # settings.epochs is at least 1
+    network.load_state_dict(now.best_weights)
     _lay_out(network, torch.contiguous_format)
-    return TrainingResult(network.cpu().eval(), tuple(epochs), best, str(device))
+    return TrainingResult(network.cpu().eval(), tuple(now.epochs), now.best, str(work.device))
+
+
+class _Learner(nn.Module):
+    """The loss of a network as a module, for gradients to be shared between processes."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor, clean: Tensor) -> Tensor:
+        return training_loss(self.network, images, clean)
 
 
 def _lay_out(network: nn.Module, memory_format: torch.memory_format) -> None:
     network.to(memory_format=memory_format)  # type: ignore[call-overload]  # torch's types do not know of it
 
 
-def _train_one_epoch(
-    network: nn.Module,
-    images: Tensor,
-    batches: list[Tensor],
-    optimizer: torch.optim.Optimizer,
-    device: torch.device,
-    corrupted: Callable[[Tensor], Tensor],
-) -> float:
-    network.train()
-    total = 0.0
+def _train_one_epoch(work: _Work, learner: nn.Module, batches: list[Tensor], now: _Standing) -> float:
+    work.network.train()
+    total, device, ranks = 0.0, work.device, work.ranks
     for indices in batches:
-        batch = images[indices]
-        loss = training_loss(network, corrupted(batch).to(device), batch.to(device))
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]  # torch does not type it
-        optimizer.step()
-        total += loss.item() * len(batch)
-    return total / len(images)
+        clean = work.images[indices]
+        corrupted, own = ranks.part(work.corruption(clean, now.noise)).to(device), ranks.part(clean).to(device)
+        with half_precision(device):
+            loss = learner(corrupted, own)
+        now.optimizer.zero_grad()
+        (loss * (len(own) * ranks.count / len(indices))).backward()  # the mean over processes is that over images
+        now.optimizer.step()
+        total += loss.item() * len(own)
+    return ranks.sums(total)[0] / len(work.images)
 
 
-def _batches(order: Tensor, batch_size: int) -> list[Tensor]:
-    """The order cut into batches of two or more: batch normalisation cannot train on a single image."""
-    batches = list(torch.split(order, max(2, batch_size)))
-    if len(batches) > 1 and len(batches[-1]) == 1:
+def half_precision(device: torch.device) -> torch.autocast:
+    """A context in which a GPU computes what bears it in bfloat16; no other device gains, and none else does."""
+    usable = device.type == "cuda" and torch.cuda.is_bf16_supported()
+    return torch.autocast(device.type, torch.bfloat16, enabled=usable)
+
+
+def _batches(order: Tensor, batch_size: int, processes: int = 1) -> list[Tensor]:
+    """The order cut into batches of two or more a process: batch normalisation cannot train on a single image."""
+    batches = list(torch.split(order, max(2 * processes, batch_size)))
+    if len(batches) > 1 and len(batches[-1]) < 2 * processes:
         batches[-2:] = [torch.cat(batches[-2:])]
     return batches
 
 
 @torch.inference_mode()
-def mean_loss(network: nn.Module, images: Tensor, clean: Tensor, batch_size: int, device: torch.device) -> float:
+def mean_loss(
+    network: nn.Module,
+    images: Tensor,
+    clean: Tensor,
+    batch_size: int,
+    device: torch.device,
+    ranks: Ranks = ALONE,
+) -> float:
     """The mean squared error, over images (N, C, H, W), of what the network gives for them against `clean`; or the
-    network's own measure.
+    network's own measure. Each of the ranks takes some of the batches.
 
     It leaves the network in evaluation mode.
     """
     network.eval()
     total = 0.0
-    for batch, target in zip(torch.split(images, batch_size), torch.split(clean, batch_size), strict=True):
+    pairs = list(zip(torch.split(images, batch_size), torch.split(clean, batch_size), strict=True))
+    for batch, target in pairs[ranks.rank :: ranks.count]:
         given, wished = batch.to(device), target.to(device)
         if isinstance(network, OwnValidationLoss):
             loss = network.validation_loss(given, wished)
         else:
             loss = nn.functional.mse_loss(network(given), wished)
         total += loss.item() * len(batch)
-    return total / len(images)
+    return ranks.sums(total)[0] / len(images)

@@ -1,6 +1,7 @@
 """`model: auto`: the recipe for a pipeline's images chosen, and what was tried recorded in MLflow."""
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -68,6 +69,7 @@ def choose(
     tracking: Tracking,
     run_id: str,
     progress: Progress,
+    checkpoints: Path | None = None,
 ) -> Choice:
     """Try the recipes on the training side's images and fuse the best.
 
@@ -82,6 +84,7 @@ def choose(
         tracking: gets the table of recipes and its picture.
         run_id: the training run.
         progress: told how far it is.
+        checkpoints: a folder for where the training of each network stands.
     """
     parts = _parts(*training, validation[:MOST], seed)
     defects, words = _defects(model, parts, labelled, seed)
@@ -104,6 +107,7 @@ def choose(
             lambda epoch, epochs: advance(0, f"training, epoch {epoch} of {epochs}"),
             model.time_budget.total_seconds(),
             device,
+            checkpoints,
         )
     if untrained := {one.network for one in recipes} - {trial.recipe.network for trial in found.trials}:
         names, budget = ", ".join(untrained), in_words(model.time_budget)

@@ -20,6 +20,7 @@ from flows.config_channels import ABOUT, CHANNELS, SECRET_KEYS, Channel, LogChan
 from flows.config_faults import Fault, Location, Vocabulary, message, model_faults, nearest, written
 from flows.config_incidents import IncidentsConfig
 from flows.config_networks import CORRUPTIONS, MODELS, AutoConfig, ConvolutionalConfig, LinearConfig, ModelConfig
+from flows.config_runner import RUNNERS, RunnerConfig, ThreadsRunner
 from flows.config_schedules import SCHEDULES, ScheduleConfig
 from flows.config_sections import (
     THRESHOLDS,
@@ -112,6 +113,10 @@ class PipelineEntry(Part):
         description="what scores images: onnxruntime (on a CPU), torch, or auto (the first where it can)",
     )
 
+    runner: RunnerConfig = Field(
+        default=ThreadsRunner(), description=f"who scores big batches: {', '.join(RUNNERS)}, or its options"
+    )
+
     schedule: ScheduleConfig = Field(
         default=ScheduleConfig(), description="when what is done; what is not said is as in the schedule of the file"
     )
@@ -200,6 +205,15 @@ class Settings(Part):
             )
         return self.pipelines[name]
 
+    def checkpoints(self, pipeline: str) -> Path:
+        """The folder for where a training of the pipeline stands, so that one that dies goes on there."""
+        return self.workspace / "checkpoints" / pipeline
+
+    @property
+    def cache(self) -> Path:
+        """The folder for decoded images that do not fit into memory; may be removed at any time."""
+        return self.workspace / "cache"
+
 
 VOCABULARY = Vocabulary(
     keys={
@@ -214,7 +228,7 @@ VOCABULARY = Vocabulary(
     }
     | {
         str(tag_of(model)): keys_of(model)
-        for model in (LABELLED | MODELS | CORRUPTIONS | THRESHOLDS | CHANNELS | SCHEDULES).values()
+        for model in (LABELLED | MODELS | CORRUPTIONS | THRESHOLDS | CHANNELS | SCHEDULES | RUNNERS).values()
     },
     patterns=PATTERNS,
 )

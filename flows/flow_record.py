@@ -2,14 +2,15 @@
 
 import re
 import sys
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from prefect import State, get_run_logger
 from prefect.artifacts import create_markdown_artifact
 from prefect.runtime import deployment, flow_run
+from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 from prefect.states import Cancelled, Failed
 
 from ae_models.errors import InputError
@@ -32,6 +33,17 @@ class PartFailedError(RuntimeError):
 def flow_progress() -> Progress:
     """Progress in the terminal where a person watches, as lines in the log of the flow run where nobody does."""
     return TerminalProgress() if sys.stderr.isatty() else LogProgress(get_run_logger())
+
+
+@contextmanager
+def without_heartbeats(environment: Mapping[str, str]) -> Iterator[None]:
+    """A context whose flow runs send no heartbeats, unless PREFECT_FLOWS_HEARTBEAT_FREQUENCY asks for them.
+
+    They are for commands: who gave one sees how it ends, and would wait up to a second for the thread that sends them.
+    """
+    name = "PREFECT_FLOWS_HEARTBEAT_FREQUENCY"
+    with nullcontext() if name in environment else temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
+        yield
 
 
 def failed(error: Exception) -> State[Any]:

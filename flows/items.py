@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from itertools import chain
 from pathlib import Path, PurePosixPath
 
@@ -139,7 +140,7 @@ class Batch:
 
 def file_item(path: Path) -> Item:
     """The image in a local file."""
-    return Item(as_text(path), lambda: path, path=path)
+    return Item(as_text(path), partial(Path, path), path=path)  # no lambda: it travels to other processes
 
 
 def as_text(path: Path) -> str:

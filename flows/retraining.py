@@ -52,7 +52,9 @@ def retrain(pipeline: PipelineConfig, workspace: Workspace, progress: Progress) 
     """
     tracking = workspace.tracking
     confirmed, missing = confirmed_items(pipeline, workspace.ledger)
-    training = train(pipeline, tracking, progress, confirmed, KIND)
+    settings = workspace.settings
+    checkpoints, cache = settings.checkpoints(pipeline.name), settings.cache
+    training = train(pipeline, tracking, progress, confirmed, KIND, checkpoints, cache)
     run = tracking.training(training.run_id)
     calibration = calibrate_detector(pipeline, run, tracking, progress, role=CHALLENGER)
     challenger = challenger_of(pipeline, tracking)

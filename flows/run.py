@@ -23,7 +23,8 @@ def run(config: str, pipeline: str) -> RunReport | State[RunReport]:
             report = running.run(workspace, pipeline, flow_progress(), score_as_task)
         lines = [line for part in (report.training, report.calibration) if part for line in part.sentences()]
         lines += [report.failure] if report.failure else sentences(report.batches)
-        record(workspace, f"run-{pipeline}", url, lines)
+        if report.training or report.calibration or report.batches or report.failure:
+            record(workspace, f"run-{pipeline}", url, lines)
     except Exception as error:
         return failed(error)
     failure = report.failure or running.failures(report.batches)

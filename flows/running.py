@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING
 from filelock import FileLock, Timeout
 
 from ae_models.errors import InputError
+from ae_models.ranks import ALONE, Ranks
 from ae_models.training import choose_device
 from flows.alerts import DeliveryReport
-from flows.champion_copy import deciding_champion
+from flows.champion_copy import deciding_champion, kept_champion
 from flows.channels import send_due
 from flows.channels_email import no_picture
 from flows.config import PipelineConfig
+from flows.config_runner import DaskRunner, RayRunner
 from flows.delivery import deliver_runs
 from flows.due import calibration_is_due, changes_since_training
 from flows.inbox import due_batches
@@ -29,7 +31,9 @@ from flows.progress import Progress
 from flows.review_queue import make_missing_queues, read_answers, retire_queues
 from flows.scoring import BatchReport, score_and_record
 from flows.shadow import challenger_of, score_in_shadow
+from flows.shards import RunShards, sharding_of
 from flows.sources import Batch, path_batches
+from flows.torchrun import together
 from flows.tracking import ChampionVersion
 from flows.watchdog import begin_run, end_run, look_after
 from flows.workspace import Workspace
@@ -73,11 +77,11 @@ class RunReport:
         return any(batch.alarm for batch in self.batches)
 
 
-def train(workspace: Workspace, name: str, progress: Progress) -> TrainingReport:
-    """Train a pipeline while no other process trains or calibrates it."""
+def train(workspace: Workspace, name: str, progress: Progress, ranks: Ranks = ALONE) -> TrainingReport:
+    """Train a pipeline while no other process trains or calibrates it, but for those that train with this one."""
     pipeline = workspace.settings.pipeline(name)
     with _alone(workspace, pipeline, progress):
-        return _trained(workspace, pipeline, progress)
+        return _trained(workspace, pipeline, progress, ranks)
 
 
 def calibrate(workspace: Workspace, name: str, progress: Progress) -> CalibrationReport:
@@ -87,10 +91,14 @@ def calibrate(workspace: Workspace, name: str, progress: Progress) -> Calibratio
         return _calibrated(workspace, pipeline, progress)
 
 
-def _trained(workspace: Workspace, pipeline: PipelineConfig, progress: Progress) -> TrainingReport:
+def _trained(
+    workspace: Workspace, pipeline: PipelineConfig, progress: Progress, ranks: Ranks = ALONE
+) -> TrainingReport:
     from flows.training import train
 
-    return train(pipeline, workspace.tracking, progress)
+    checkpoints, cache = workspace.settings.checkpoints(pipeline.name), workspace.settings.cache
+    with together(ranks, pipeline):
+        return train(pipeline, workspace.tracking, progress, checkpoints=checkpoints, cache=cache, ranks=ranks)
 
 
 def _calibrated(workspace: Workspace, pipeline: PipelineConfig, progress: Progress) -> CalibrationReport:
@@ -134,10 +142,18 @@ def score_one(
     workspace: Workspace,
     progress: Progress,
     again: bool = False,
+    run_shards: RunShards | None = None,
 ) -> BatchReport:
-    """Score one batch; where that fails, the report says why and the others go on."""
+    """Score one batch; where that fails, the report says why and the others go on.
+
+    `run_shards` scores the shards of a big one, where they are not to be scored on this machine.
+    """
+    runner = pipeline.runner
+    sharding = sharding_of(runner, workspace.settings.workspace, pipeline.training.device, run_shards)
+    if isinstance(runner, DaskRunner | RayRunner) and run_shards is None and len(batch.items) > runner.shard_size:
+        progress.say(f"Without a Prefect server, processes of this machine score {batch.id}, and not {runner.type}.")
     try:
-        return score_and_record(pipeline, batch, champion, workspace, progress, again)
+        return score_and_record(pipeline, batch, champion, workspace, progress, again, sharding)
     except Exception as error:
         return BatchReport(pipeline.name, batch.id, "failed", reason=str(error) or type(error).__name__)
 
@@ -312,6 +328,8 @@ def _scored_alone(
     """What can be done while the MLflow server does not answer: new batches are decided, and nothing else."""
     batches: tuple[BatchReport, ...] = ()
     try:
+        kept_champion(workspace, pipeline.name)  # without one nothing can be done, whether a batch is due or not
+        progress.warn(f"The MLflow server {workspace.tracking.shown_uri} does not answer: only new batches are scored.")
         if pipeline.data.inbox is not None:
             batches = _score(workspace, pipeline, (), progress, score_one, settled, stopped)
     except Exception as error:

@@ -11,6 +11,7 @@ from flows.config import PipelineConfig
 from flows.flow_record import PartFailedError, failed, flow_progress, flow_workspace, record, report_of
 from flows.progress import Progress
 from flows.scoring import BatchReport
+from flows.shard_tasks import as_tasks
 from flows.sources import Batch
 from flows.tracking import ChampionVersion
 from flows.workspace import Workspace
@@ -30,7 +31,8 @@ def score(
     try:
         workspace = flow_workspace(config, goes_on=True)
         reports = running.score(workspace, pipeline, [Path(path) for path in paths], flow_progress(), score_as_task)
-        record(workspace, f"score-{pipeline}", workspace.tracking.addresses.pipeline(pipeline), sentences(reports))
+        if reports:  # a schedule finds nothing due most of the time, and pages of that help nobody
+            record(workspace, f"score-{pipeline}", workspace.tracking.addresses.pipeline(pipeline), sentences(reports))
     except Exception as error:
         return failed(error)
     failure = running.failures(reports)
@@ -45,14 +47,15 @@ def score_as_task(
     progress: Progress,
     again: bool = False,
 ) -> BatchReport:
-    """Score one batch as a Prefect task, so that its flow run shows a line for it."""
+    """Score one batch as a Prefect task, so that its flow run shows a line for it, and the shards of a big one."""
+    run_shards = as_tasks(pipeline.runner)
 
     def name() -> str:  # in a text, Prefect would look for parameters between braces
         return f"{pipeline.name} {batch.id}"
 
     @task(name="score batch", task_run_name=name, cache_policy=NO_CACHE)
     def score_batch() -> BatchReport | State[BatchReport]:
-        report = running.score_one(pipeline, batch, champion, workspace, progress, again)
+        report = running.score_one(pipeline, batch, champion, workspace, progress, again, run_shards)
         return failed(PartFailedError(report.reason, report)) if report.outcome == "failed" else report
 
     report: BatchReport = report_of(score_batch(return_state=True))

@@ -5,7 +5,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from time import perf_counter
+from time import monotonic, perf_counter
 
 import pandas as pd
 
@@ -26,7 +26,8 @@ from flows.progress import Progress
 from flows.report import ScoredBatch
 from flows.review_queue import ask_about
 from flows.reviewing import asked_images
-from flows.rows import rows_of, scores_of
+from flows.rows import RENEW_SECONDS, rows_of
+from flows.shards import Sharding, score_items
 from flows.streams import StreamStep, counts_in_stream, stream_of
 from flows.tracking import ChampionVersion
 from flows.verdicts import NOMINAL_BATCHES, verdict_on
@@ -67,20 +68,30 @@ def score_batch(
     nominal_batches: NominalBatches = (),
     *,
     manifest_hash: str,
+    sharding: Sharding | None = None,
 ) -> ScoredBatch:
     """Score every image of a batch; memory does not grow with its size but for the rows of its table.
 
     `nominal_batches` are (flagged, scored) of earlier ones of this champion that raised no alarm, or a false one. The
-    batch's hash draws the images of the audit.
+    batch's hash draws the images of the audit. `sharding` says who scores a big one, if not this process alone; that
+    changes no digit.
 
     Raises:
         InputError: the batch holds no image at all.
     """
     if not batch.items:
         raise InputError(f"batch {batch.id!r} holds no image: put images into it or remove it")
-    start = perf_counter()
-    scores, reasons = scores_of(batch, champion, f"Scoring {pipeline.name} {batch.id}", progress, renew)
-    table = pd.DataFrame(rows_of(batch, champion, scores, reasons, pipeline, manifest_hash))
+    start, renewed = perf_counter(), monotonic()
+
+    def renew_in_time() -> None:
+        nonlocal renewed
+        if monotonic() - renewed > RENEW_SECONDS:
+            renewed = monotonic()
+            renew()
+
+    with progress.track(f"Scoring {pipeline.name} {batch.id}", len(batch.items)) as advance:
+        scored = score_items(batch.items, champion.detector, sharding, advance, renew_in_time)
+    table = pd.DataFrame(rows_of(batch, champion, scored.scores, scored.reasons, pipeline, manifest_hash))
     verdict = verdict_on(table, champion.threshold, champion.calibration_scores, pipeline.monitor, nominal_batches)
     return ScoredBatch(table, verdict, perf_counter() - start)
 
@@ -92,6 +103,7 @@ def score_and_record(
     workspace: Workspace,
     progress: Progress,
     again: bool = False,
+    sharding: Sharding | None = None,
 ) -> BatchReport:
     """Score a batch once: claim it, score it, show it in MLflow, and settle verdict and alerts in one transaction.
 
@@ -126,6 +138,7 @@ def score_and_record(
             lambda: ledger.renew(claim),
             nominal,
             manifest_hash=manifest_hash,
+            sharding=sharding,
         )
         if changed := _changed(batch.items, stats):
             ledger.release(claim)

@@ -111,7 +111,10 @@ def flow_or_plain(
     settings_of(path)  # a wrong file is said before any server is asked
     server = find_server(os.environ)
     if server.url is not None:
-        return as_flow(str(path.absolute()))
+        from flows.flow_record import without_heartbeats
+
+        with without_heartbeats(os.environ):
+            return as_flow(str(path.absolute()))
     from flows.workspace import Patience, open_workspace
 
     say(f"Prefect records nothing of this: {server.reason}.")

@@ -1,9 +1,12 @@
 """The Prefect flow that trains a pipeline."""
 
+import os
+
 from prefect import State, flow
 
 from flows import running
 from flows.flow_record import failed, flow_progress, flow_workspace, record
+from flows.torchrun import ranks_of
 from flows.training import TrainingReport
 
 
@@ -17,7 +20,7 @@ def train(config: str, pipeline: str) -> TrainingReport | State[TrainingReport]:
     """
     try:
         workspace = flow_workspace(config)
-        report = running.train(workspace, pipeline, flow_progress())
+        report = running.train(workspace, pipeline, flow_progress(), ranks_of(os.environ))
         record(workspace, f"train-{pipeline}", report.run_url, report.sentences())
     except Exception as error:
         return failed(error)

@@ -1,6 +1,7 @@
 """Training: nominal images in, a detector beside its baseline in MLflow out."""
 
 import hashlib
+import shutil
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -24,6 +25,7 @@ from ae_models.errors import InputError
 from ae_models.images import ImageSpec, infer_spec, stream
 from ae_models.networks import build_network
 from ae_models.panels import curves_figure, image_rows, loss_figure
+from ae_models.ranks import ALONE, Ranks
 from ae_models.scoring import ScoreDesign
 from ae_models.selection import with_score
 from ae_models.splits import groups_of, near_duplicates, perceptual_hashes, split_by_group
@@ -32,6 +34,8 @@ from flows.choosing import MOST, REAL, LabelledImages, choose, held_out
 from flows.config import AutoConfig, PipelineConfig, fingerprint
 from flows.fetching import contents_of
 from flows.markdown import as_text
+from flows.pixels import Decoding, Outcome, file_of, fits, free_memory, of_places, some_of
+from flows.pixels import found as found_pixels
 from flows.planning import standing
 from flows.processes import this_process
 from flows.progress import Progress
@@ -123,18 +127,24 @@ def train(
     progress: Progress,
     confirmed: Sequence[Item] = (),
     kind: str = "training",
+    checkpoints: Path | None = None,
+    cache: Path | None = None,
+    ranks: Ranks = ALONE,
 ) -> TrainingReport:
     """Train the pipeline's network on its nominal images and record it in MLflow.
 
     `confirmed` are further nominal images to learn from, which stay away from early stopping and calibration: people
     confirmed them because of their scores. Those of a group on one of these sides are left out. `kind` is the run's.
+    `checkpoints` is a folder for where training stands: what dies goes on there; `cache` is one for decoded images that
+    do not fit into memory. `ranks` train together, each with this
+    pipeline; the others than the first call `follow`.
 
     Raises:
         InputError: the images or the configuration do not allow it; said before any training time is spent.
     """
     tracking.end_abandoned(pipeline.name, kind)
     found = nominal_items(pipeline.data)
-    images = read_nominal(pipeline, found, progress)
+    images = read_nominal(pipeline, found, progress, cache)
     sides = split(pipeline, images.items)
     if confirmed:
         images, sides = _with_confirmed(images, sides, confirmed, progress)
@@ -149,7 +159,7 @@ def train(
         progress.say(f"Training {pipeline.name}: {tracking.addresses.run(pipeline.name, run_id)}")
         _log_data(pipeline, tracking, run_id, found, images, sides)
         pairs = _log_near_duplicates(tracking, run_id, images, sides, progress)
-        learnt = _learn(pipeline, tracking, run_id, images, sides, labelled, progress)
+        learnt = _learn(pipeline, tracking, run_id, images, sides, labelled, progress, checkpoints, ranks)
         learnt = _exported(pipeline, tracking, run_id, learnt, images.pixels[sides["validation"]], progress)
         _log_choosers(tracking, run_id, learnt, labelled)
         aurocs = _log_detection(tracking, run_id, learnt, labelled, progress)
@@ -173,6 +183,8 @@ def train(
     )
     report = replace(report, **learnt.report)
     _log_description(pipeline, tracking, report)
+    if checkpoints is not None:
+        shutil.rmtree(checkpoints, ignore_errors=True)
     return report
 
 
@@ -194,11 +206,13 @@ def _learn(
     sides: dict[str, NDArray[np.int64]],
     labelled: tuple[Found, NDArray[np.bool_]] | None,
     progress: Progress,
+    checkpoints: Path | None,
+    ranks: Ranks,
 ) -> Learnt:
-    training, spec = images.pixels[sides["train"]], spec_of(images.pixels)
-    baseline = fit_principal_components(training, spec, ENOUGH_BASELINE, pipeline.training.seed)
+    training, spec = of_places(images.pixels, sides["train"]), spec_of(images.pixels)
+    baseline = fit_principal_components(some_of(training, free_memory()), spec, ENOUGH_BASELINE, pipeline.training.seed)
     if not isinstance(pipeline.model, AutoConfig):
-        result, baseline_loss = _fit(pipeline, tracking, run_id, images, sides, baseline, progress)
+        result, baseline_loss = _fit(pipeline, tracking, run_id, images, sides, baseline, progress, checkpoints, ranks)
         plain = Detector(spec, pipeline.model.network, network_parameters(pipeline), result.network)
         design = ScoreDesign(**pipeline.model.score.model_dump())
         detector = with_score(plain, design, images.pixels[sides["validation"]])
@@ -217,6 +231,7 @@ def _learn(
         tracking,
         run_id,
         progress,
+        checkpoints,
     )
     report = {
         "recipes": choice.chosen,
@@ -277,8 +292,8 @@ def corruption_of(pipeline: PipelineConfig) -> Corruption | None:
     return build_corruption(wish.type, wish.model_dump(exclude={"type"})) if wish.type != "none" else None
 
 
-def read_nominal(pipeline: PipelineConfig, found: Found, progress: Progress) -> ReadImages:
-    """The nominal images in memory, at most `training.max_images` of them drawn by the seed.
+def read_nominal(pipeline: PipelineConfig, found: Found, progress: Progress, cache: Path | None = None) -> ReadImages:
+    """The nominal images, at most `training.max_images` of them drawn by the seed; in memory, or mapped from `cache`.
 
     Raises:
         InputError: too few of them, or of them readable, for the split and the threshold that is asked for.
@@ -296,14 +311,14 @@ def read_nominal(pipeline: PipelineConfig, found: Found, progress: Progress) -> 
     height, width = data.size or (inferred.height, inferred.width) if inferred else data.size or (0, 0)
     spec = ImageSpec(height, width, data.channels or (inferred.channels if inferred else 1))
     require_size(pipeline, spec)
-    images = read_images(items, spec, "Reading nominal images", progress)
+    images = read_images(items, spec, "Reading nominal images", progress, cache)
     if images.unreadable:
         uri, reason = images.unreadable[0]
         progress.warn(
             f"{len(images.unreadable)} nominal images cannot be read and are left out; the first: {uri}: {reason}"
         )
     require_enough(pipeline, len(images.items))
-    if images.pixels.std() == 0:
+    if images.pixels.min() == images.pixels.max():
         raise InputError(f"all {len(images.items)} nominal images are one flat colour: check data.nominal")
     return images
 
@@ -314,19 +329,43 @@ def spec_of(pixels: NDArray[np.float32]) -> ImageSpec:
     return ImageSpec(height, width, channels)
 
 
-def read_images(items: Sequence[Item], spec: ImageSpec, what: str, progress: Progress) -> ReadImages:
-    """The items' images in memory at the size of `spec`."""
-    pixels = np.empty((len(items), *spec.shape), np.float32)
-    kept: list[Item] = []
-    unreadable: list[tuple[str, str]] = []
+def read_images(
+    items: Sequence[Item], spec: ImageSpec, what: str, progress: Progress, cache: Path | None = None
+) -> ReadImages:
+    """The items' images at the size of `spec`: in memory, or where they do not fit and there is a `cache`, mapped."""
+    if cache is None or fits(len(items), spec, free_memory()):
+        pixels = np.empty((len(items), *spec.shape), np.float32)
+        outcome = _decode(items, spec, pixels, what, progress)
+        return _read(items, pixels[: len(outcome.kept)], outcome)
+    path = file_of(items, spec, cache)
+    known = found_pixels(path, spec)
+    if known is None:
+        progress.say(f"{len(items):,} images do not fit into memory: they are decoded into {cache}.")
+        file = Decoding(path, len(items), spec)
+        outcome = _decode(items, spec, file.pixels, what, progress)
+        known = file.done(outcome), outcome
+    return _read(items, *known)
+
+
+def _read(items: Sequence[Item], pixels: NDArray[np.float32], outcome: Outcome) -> ReadImages:
+    unreadable = tuple((items[place].uri, reason) for place, reason in outcome.unreadable)
+    return ReadImages(tuple(items[place] for place in outcome.kept), pixels, unreadable)
+
+
+def _decode(
+    items: Sequence[Item], spec: ImageSpec, pixels: NDArray[np.float32], what: str, progress: Progress
+) -> Outcome:
+    """Fill `pixels` (len(items), C, H, W) from its beginning with the images that can be read."""
+    kept: list[int] = []
+    unreadable: list[tuple[int, str]] = []
     with progress.track(what, len(items)) as advance, contents_of(items) as contents:
         for batch in stream(contents, spec):
             start = len(kept)
             pixels[start : start + len(batch.indices)] = batch.pixels
-            kept += [items[index] for index in batch.indices]
-            unreadable += [(items[index].uri, reason) for index, reason in batch.unreadable]
+            kept += batch.indices.tolist()
+            unreadable += batch.unreadable
             advance(len(batch.indices) + len(batch.unreadable))
-    return ReadImages(tuple(kept), pixels[: len(kept)], tuple(unreadable))
+    return Outcome(tuple(kept), tuple(unreadable))
 
 
 def split(pipeline: PipelineConfig, items: Sequence[Item]) -> dict[str, NDArray[np.int64]]:
@@ -440,16 +479,12 @@ def _fit(
     sides: dict[str, NDArray[np.int64]],
     baseline: PrincipalComponents,
     progress: Progress,
+    checkpoints: Path | None,
+    ranks: Ranks,
 ) -> tuple[TrainingResult, float]:
-    pixels, validation = images.pixels[sides["train"]], images.pixels[sides["validation"]]
+    pixels, validation = (of_places(images.pixels, sides[side]) for side in ("train", "validation"))
     spec = spec_of(pixels)
-    settings = TrainingSettings(
-        **{
-            key: value
-            for key, value in pipeline.training.model_dump().items()
-            if key in TrainingSettings.__dataclass_fields__
-        }
-    )
+    settings = settings_of(pipeline)
     rival = Detector(spec, "pca", {}, baseline)
     baseline_loss = float(rival.score(validation).mean())
     shown = validation[:SHOWN]
@@ -465,6 +500,13 @@ def _fit(
                 tracking.log_picture(run_id, reconstructions(shown, learner, rival), name)
             advance(1, f"validation error {epoch.validation_loss:.4g}")
 
+        def on_resume(epochs: Sequence[Epoch]) -> None:
+            progress.say(f"Training of {pipeline.name} goes on after epoch {epochs[-1].number}, where it was stopped.")
+            for epoch in epochs:
+                metrics = {"loss": epoch.training_loss, "validation_loss": epoch.validation_loss}
+                tracking.log(run_id, metrics=metrics, step=epoch.number)
+            advance(len(epochs))
+
         result = fit(
             lambda: build_network(pipeline.model.network, spec, network_parameters(pipeline)),
             pixels,
@@ -472,8 +514,33 @@ def _fit(
             settings,
             on_epoch,
             corruption_of(pipeline),
+            checkpoints and checkpoints / f"{fingerprint(pipeline, 'model')}.pt",
+            on_resume,
+            ranks,
         )
     return result, baseline_loss
+
+
+def settings_of(pipeline: PipelineConfig) -> TrainingSettings:
+    """How its network is trained."""
+    wished = pipeline.training.model_dump()
+    return TrainingSettings(**{key: wished[key] for key in wished if key in TrainingSettings.__dataclass_fields__})
+
+
+def follow(pipeline: PipelineConfig, checkpoints: Path, cache: Path, progress: Progress, ranks: Ranks) -> None:
+    """Train with the first of the ranks, which records what comes of it: the same images, split and steps."""
+    images = read_nominal(pipeline, nominal_items(pipeline.data), progress, cache)
+    sides = split(pipeline, images.items)
+    pixels, validation = (of_places(images.pixels, sides[side]) for side in ("train", "validation"))
+    fit(
+        lambda: build_network(pipeline.model.network, spec_of(pixels), network_parameters(pipeline)),
+        pixels,
+        validation,
+        settings_of(pipeline),
+        corruption=corruption_of(pipeline),
+        checkpoint=checkpoints / f"{fingerprint(pipeline, 'model')}.pt",
+        ranks=ranks,
+    )
 
 
 def reconstructions(shown: NDArray[np.float32], learner: AnyDetector, rival: Detector) -> Image.Image:

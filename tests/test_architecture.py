@@ -17,6 +17,7 @@ MAY_IMPORT = {  # files, and folders of them
         "flows/train.py",
         "flows/calibrate.py",
         "flows/score.py",
+        "flows/shard_tasks.py",
         "flows/run.py",
         "flows/review.py",
         "flows/flow_record.py",

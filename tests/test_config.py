@@ -48,6 +48,7 @@ from flows.config import (
 )
 from flows.config_channels import CHANNELS
 from flows.config_networks import GaussianConfig, ResNetConfig
+from flows.config_runner import RUNNERS
 
 SCHEMA_FILE = Path(flows.config.__file__).with_name("pipelines.schema.json")
 SECRET = "https://hooks.example.com/T0P-S3CRET"
@@ -350,7 +351,7 @@ colour: red
     assert str(caught.value) == (
         f"pipelines.yaml ({tmp_path}/pipelines.yaml): 7 faults\n"
         "line 4  pipelines.tiles.modle: unknown key; did you mean 'model'? "
-        "(choices: alerts, data, engine, incidents, model, monitor, review, schedule, threshold, training)\n"
+        "(choices: alerts, data, engine, incidents, model, monitor, review, runner, schedule, threshold, training)\n"
         "line 5  pipelines.tiles.data.nominal: missing\n"
         "line 6  pipelines.tiles.data.inbox: the variable DATA is not set: export it, or give a default, ${DATA:-...}\n"
         "line 8  pipelines.tiles.training.epochs: 'many' is not a whole number\n"
@@ -430,8 +431,8 @@ NO_SOURCE = "must be a path, or a mapping with one of these keys: path, url, man
         ),
         (
             "    name: tiles",
-            "name: unknown key (choices: alerts, data, engine, incidents, model, monitor, review, schedule, threshold, "
-            "training)",
+            "name: unknown key (choices: alerts, data, engine, incidents, model, monitor, review, runner, schedule, "
+            "threshold, training)",
         ),
         # choices of a model
         (
@@ -1097,3 +1098,19 @@ def test_the_guide_names_every_key() -> None:
     guide = (Path(flows.config.__file__).parents[1] / "docs/guide/configuration.md").read_text(encoding="utf-8")
     keys = {key for section in VOCABULARY.keys.values() for key in section}
     assert sorted(key for key in keys if f"`{key}" not in guide and f"{key}:" not in guide) == []
+
+
+@pytest.mark.parametrize("name", RUNNERS)
+def test_a_runner_is_named_in_one_line(write: Write, name: str) -> None:
+    """Its name is all that it takes; with options it is a mapping."""
+    cloth = f"  cloth:\n    data: {{nominal: a}}\n    runner: {{type: {name}, workers: 3}}\n"
+    file = write(pipeline(f"    runner: {name}\n{cloth}"))
+    short, long = (load(file, {}).pipeline(one).runner for one in ("tiles", "cloth"))
+    assert short.type == name
+    assert long == short.model_copy(update={"workers": 3})
+
+
+def test_an_unknown_runner_is_told_with_the_choices(write: Write) -> None:
+    """As every choice is."""
+    expected = "is not one of the choices; did you mean 'threads'? (choices: threads, processes, dask, ray)"
+    assert expected in faults(write(pipeline("    runner: thread")))[0]

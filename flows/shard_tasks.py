@@ -1,0 +1,103 @@
+"""The shards of a big batch as Prefect tasks, on the task runner that the pipeline names."""
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner, ThreadPoolTaskRunner
+
+from ae_models.cores import available_cores
+from ae_models.errors import InputError
+from flows.config_runner import DaskRunner, ProcessesRunner, RayRunner, RunnerUnion
+from flows.shards import TICK, Look, Partition, RunShards, Shard, begin_worker, score_shard
+
+
+def as_tasks(runner: RunnerUnion) -> RunShards:
+    """Shards scored as Prefect tasks, on a new task runner each round.
+
+    Raises:
+        InputError: the package of the task runner is not installed.
+    """
+    task_runner(runner)  # said before a batch is claimed
+
+    def run(shards: Sequence[Shard], look: Look) -> Iterator[tuple[Shard, Partition | BaseException]]:
+        with task_runner(runner) as workers:
+            sent = []
+            for shard in shards:
+                try:
+                    sent.append((shard, workers.submit(_task(shard), {"work": partial(score_shard, shard)})))
+                except Exception as error:  # such as a pool that has lost a worker meanwhile
+                    yield shard, error
+            for shard, future in sent:
+                yield shard, _outcome(future, look)
+
+    return run
+
+
+def _task(shard: Shard) -> Any:
+    name = f"images {shard.start + 1} to {shard.start + len(shard.items)}"
+    return task(name="score shard", task_run_name=name, cache_policy=NO_CACHE, persist_result=False)(_done)
+
+
+def _done(work: Callable[[], Partition]) -> Partition:
+    """Of a shard as a call to be made: Prefect and Dask would look through all that a shard holds."""
+    return work()
+
+
+def _outcome(future: Any, look: Look) -> Partition | BaseException:
+    while True:
+        try:
+            outcome: Partition | BaseException = future.result(timeout=TICK, raise_on_failure=False)
+            return outcome
+        except TimeoutError:  # of this look; one that the worker met is given back, not raised
+            look()
+        except Exception as error:  # the worker died
+            return error
+
+
+def task_runner(runner: RunnerUnion) -> TaskRunner[Any]:
+    """Prefect's task runner for it, not started yet.
+
+    Raises:
+        InputError: its package is not installed.
+    """
+    workers = runner.workers or available_cores()
+    if isinstance(runner, DaskRunner):
+        return _dask(runner.address, workers)
+    if isinstance(runner, RayRunner):
+        return _ray(runner.address, workers)
+    if isinstance(runner, ProcessesRunner):
+        threads = max(1, available_cores() // workers)
+        return ProcessPoolTaskRunner(workers, initializer=begin_worker, initargs=(threads,))
+    return ThreadPoolTaskRunner(max_workers=workers)
+
+
+def _dask(address: str | None, workers: int) -> TaskRunner[Any]:
+    try:
+        from prefect_dask.task_runners import DaskTaskRunner
+    except ImportError as error:
+        raise _missing("dask", error) from error
+    if address:
+        return DaskTaskRunner(address=address)
+    cluster = {"n_workers": workers, "threads_per_worker": 1, "dashboard_address": ":0"}
+    return DaskTaskRunner(cluster_kwargs=cluster)
+
+
+def _ray(address: str | None, workers: int) -> TaskRunner[Any]:
+    try:
+        from prefect_ray.task_runners import RayTaskRunner
+    except ImportError as error:
+        raise _missing("ray", error) from error
+    runner: TaskRunner[Any] = (
+        RayTaskRunner(address=address) if address else RayTaskRunner(init_kwargs={"num_cpus": workers})
+    )
+    return runner
+
+
+def _missing(name: str, error: ImportError) -> InputError:
+    return InputError(
+        f"runner: {name} needs the package prefect-{name}, which cannot be imported ({error}): install it with pip "
+        f"install 'reconwatch[{name}]', or set runner: processes"
+    )

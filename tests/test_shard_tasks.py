@@ -1,0 +1,111 @@
+"""The shards of a big batch as Prefect tasks: the same digits by every runner, a killed worker or not."""
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from prefect import flow
+from prefect.testing.utilities import prefect_test_harness
+
+from ae_models.detector import Detector
+from ae_models.errors import InputError
+from ae_models.images import ImageSpec
+from ae_models.networks import build_network
+from flows.config_runner import DaskRunner, ProcessesRunner, RayRunner, RunnerUnion, ThreadsRunner
+from flows.items import Item
+from flows.shard_tasks import as_tasks
+from flows.shards import Scores, Sharding, score_items
+
+IMAGES = 256
+
+pytestmark = pytest.mark.slow
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """An image drawn from a seed by whoever reads it; the first reader is killed where there is a `mark`."""
+
+    seed: int
+    mark: Path | None = None
+
+    def __call__(self) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+        if self.mark is not None and not self.mark.exists():
+            self.mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return np.random.default_rng(self.seed).integers(0, 256, (20, 16), np.uint8)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def prefect() -> Iterator[None]:
+    """A Prefect server of this module's own."""
+    with prefect_test_harness(server_startup_timeout=180):
+        yield
+
+
+@pytest.fixture(scope="module")
+def detector() -> Detector:
+    """A convolutional detector with random weights, of images 20 x 16."""
+    spec = ImageSpec(20, 16, 1)
+    return Detector(spec, "convolutional", {}, build_network("convolutional", spec, {}).eval())
+
+
+def items(mark: Path | None = None) -> tuple[Item, ...]:
+    """Images; whoever is the first to read number 100 is killed, where there is a mark."""
+    return tuple(Item(str(seed), Drawn(seed, mark if seed == 100 else None)) for seed in range(IMAGES))
+
+
+def scored(detector: Detector, images: tuple[Item, ...], runner: RunnerUnion, folder: Path) -> Scores:
+    """What the images score in a flow run, each shard a task of it."""
+
+    @flow
+    def score() -> Scores:
+        sharding = Sharding(runner.shard_size, folder, "cpu", as_tasks(runner))
+        return score_items(images, detector, sharding, lambda steps: None)
+
+    return score()
+
+
+@pytest.mark.parametrize(
+    "runner",
+    [
+        ThreadsRunner(workers=2, shard_size=64),
+        ProcessesRunner(workers=2, shard_size=64),
+        DaskRunner(workers=2, shard_size=64),
+    ],
+    ids=lambda runner: runner.type,
+)
+def test_every_runner_gives_the_same_digits(runner: RunnerUnion, detector: Detector, tmp_path: Path) -> None:
+    """Threads, processes and a Dask cluster of its own score as one process does, also where a worker is killed."""
+    alone = score_items(items(), detector, None, lambda steps: None)
+    mark = None if runner.type == "threads" else tmp_path / "killed"
+    together = scored(detector, items(mark), runner, tmp_path / "shards")
+    assert together.scores.tobytes() == alone.scores.tobytes()
+    assert mark is None or mark.exists()
+
+
+@pytest.mark.parametrize("name", ["dask", "ray"])
+def test_a_runner_that_is_not_installed_is_named(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error says which package is missing and what else works, before any batch is begun."""
+    monkeypatch.setitem(sys.modules, f"prefect_{name}.task_runners", None)
+    runner: RunnerUnion = DaskRunner() if name == "dask" else RayRunner()
+    with pytest.raises(InputError, match=rf"runner: {name} needs the package prefect-{name}.*'reconwatch\[{name}\]'"):
+        as_tasks(runner)
+
+
+def test_a_cluster_is_found_by_its_address(detector: Detector, tmp_path: Path) -> None:
+    """The workers of a Dask cluster that runs already do the work, and it goes on running."""
+    from distributed import LocalCluster
+
+    start: Any = LocalCluster  # it has no types
+    with start(n_workers=1, threads_per_worker=1, dashboard_address=":0") as cluster:
+        runner = DaskRunner(address=cluster.scheduler_address, shard_size=64)
+        together = scored(detector, items(), runner, tmp_path / "shards")
+        assert len(cluster.scheduler_info["workers"]) == 1
+    alone = score_items(items(), detector, None, lambda steps: None)
+    assert together.scores.tobytes() == alone.scores.tobytes()
