@@ -11,16 +11,18 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from platform import python_version
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from ae_models.calibration import Threshold
 from ae_models.curves import percent
-from ae_models.detector import AnyDetector
 from ae_models.errors import InputError
 from ae_models.images import DECODING
+
+if TYPE_CHECKING:
+    from ae_models.detector import AnyDetector
 
 PACKAGES = ("reconwatch", "torch", "numpy")
 WHAT = {
@@ -113,7 +115,18 @@ def mismatch(
     The versions of software are told, not compared: any update would void every threshold. What an update may change in
     scores is compared by its own number (`ae_models.images.DECODING`).
     """
-    found: dict[str, Any] = dict(_hashes(detector, calibration_scores))
+    return _mismatch(certificate, _hashes(detector, calibration_scores), threshold)
+
+
+def mismatch_in(
+    folder: Path, certificate: Certificate, threshold: Threshold, calibration_scores: ArrayLike
+) -> str | None:
+    """What `mismatch` says of the detector whose files lie in a folder, without loading it."""
+    return _mismatch(certificate, _stored_hashes(folder, calibration_scores), threshold)
+
+
+def _mismatch(certificate: Certificate, hashes: Mapping[str, str], threshold: Threshold) -> str | None:
+    found: dict[str, Any] = dict(hashes)
     found |= {name: getattr(threshold, name) for name in ("method", "target", "n_nominal", "rank", "confidence")}
     differing = [name for name, value in found.items() if getattr(certificate, name) != value]
     if not differing:
@@ -131,8 +144,12 @@ def _hashes(detector: AnyDetector, calibration_scores: ArrayLike) -> dict[str, s
     """Hashes of what the detector saves, so that nothing by which it scores can be forgotten here."""
     with TemporaryDirectory() as name:
         detector.save(Path(name))
-        weights = [hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(Path(name).glob("*.safetensors"))]
-        description = json.loads((Path(name) / "detector.json").read_text(encoding="utf-8"))
+        return _stored_hashes(Path(name), calibration_scores)
+
+
+def _stored_hashes(folder: Path, calibration_scores: ArrayLike) -> dict[str, str]:
+    weights = [hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.glob("*.safetensors"))]
+    description = json.loads((folder / "detector.json").read_text(encoding="utf-8"))
     return {
         "weights_sha256": _sha256(weights),
         "preprocessing_sha256": _sha256([DECODING, description]),

@@ -3,6 +3,7 @@
 import copy
 import hashlib
 import json
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -20,10 +21,12 @@ from torch import Tensor, nn
 from ae_models.baselines import PrincipalComponents
 from ae_models.errors import InputError
 from ae_models.front_ends import build_front_end
+from ae_models.graph import Graph, GraphDamaged, load_graph
 from ae_models.images import FeatureSpec, ImageSpec
 from ae_models.networks import build_network
 from ae_models.scoring import Score, ScoreDesign, relative_errors, squared_errors
 
+LOG = logging.getLogger("reconwatch")
 FORMAT = 4
 BATCH_SIZE = 64
 CACHED_PIXELS = 2**18
@@ -45,6 +48,7 @@ class Detector:
         fitted_front_end: the front end where it has weights; None where its parameters say all of it.
         fitted_score: from errors to maps and scores; None for the mean squared error.
         picture: reconstructs images for people where the network reconstructs features; None where it need not.
+        graph: gives the same scores and maps without PyTorch on a CPU; None where there is none, or none is wished.
     """
 
     spec: ImageSpec
@@ -57,6 +61,7 @@ class Detector:
     fitted_front_end: nn.Module | None = field(default=None, repr=False)
     fitted_score: Score | None = field(default=None, repr=False)
     picture: PrincipalComponents | None = field(default=None, repr=False)
+    graph: Graph | None = field(default=None, repr=False)
 
     @cached_property
     def front_end(self) -> nn.Module:
@@ -100,11 +105,15 @@ class Detector:
 
     def error_maps(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """Squared error by the score's design at every pixel (N, H, W) float32 of images (N, C, H, W) in [0, 1]."""
+        if self.graph is not None and self.device == "cpu":
+            return self.graph.error_maps(images)
         parts = [self.maps_at_pixels(self.scorer.maps(self.errors(batch))).cpu() for batch in self._batches(images)]
         return np.concatenate(parts) if parts else np.empty((0, self.spec.height, self.spec.width), np.float32)
 
     def score(self, images: NDArray[np.float32]) -> NDArray[np.float64]:
         """Scores (N,) float64 of images (N, C, H, W) float32 in [0, 1]: by default mean squared errors."""
+        if self.graph is not None and self.device == "cpu":
+            return self.graph.score(images)
         parts = [self.scorer(self.errors(batch)).numpy() for batch in self._batches(images)]
         return np.concatenate(parts) if parts else np.empty(0, np.float64)
 
@@ -138,8 +147,8 @@ class Detector:
         return batches(images, self.spec, self.device)
 
     def save(self, folder: Path) -> None:
-        """Write `detector.json` and `weights.safetensors` into `folder`, made if absent; JSON last, as the seal."""
-        _write(folder, self.spec, [self], {}, self.picture)
+        """Write `detector.json` and `weights.safetensors`, and the graph, into `folder`, made if absent."""
+        _write(folder, self.spec, [self], {}, self.picture, self.graph)
 
     def to_json(self) -> dict[str, Any]:
         """What it is built of, as JSON values."""
@@ -181,6 +190,7 @@ class FusedDetector:
         scales: (members,) above 0.
         weights: (members,) above 0, in all 1.
         picture: reconstructs images for people.
+        graph: gives the same scores and maps without PyTorch on a CPU; None where there is none, or none is wished.
     """
 
     members: tuple[Detector, ...]
@@ -188,6 +198,7 @@ class FusedDetector:
     scales: tuple[float, ...]
     weights: tuple[float, ...]
     picture: PrincipalComponents | None = field(default=None, repr=False)
+    graph: Graph | None = field(default=None, repr=False)
 
     @property
     def spec(self) -> ImageSpec:
@@ -211,11 +222,15 @@ class FusedDetector:
 
     def score(self, images: NDArray[np.float32]) -> NDArray[np.float64]:
         """Scores (N,) float64 of images (N, C, H, W) float32 in [0, 1], in nominal spreads above the usual."""
+        if self.graph is not None and self.device == "cpu":
+            return self.graph.score(images)
         parts = [self._scores(batch) for batch in batches(images, self.spec, self.device)]
         return np.concatenate(parts) if parts else np.empty(0, np.float64)
 
     def error_maps(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """The members' error maps, each relative to its usual score, in a weighted mean: (N, H, W) float32."""
+        if self.graph is not None and self.device == "cpu":
+            return self.graph.error_maps(images)
         parts = [self._maps(batch) for batch in batches(images, self.spec, self.device)]
         return np.concatenate(parts) if parts else np.empty((0, self.spec.height, self.spec.width), np.float32)
 
@@ -228,9 +243,9 @@ class FusedDetector:
         return np.concatenate(parts) if parts else np.empty_like(images)
 
     def save(self, folder: Path) -> None:
-        """Write `detector.json` and `weights.safetensors` into `folder`, made if absent; JSON last, as the seal."""
+        """Write `detector.json` and `weights.safetensors`, and the graph, into `folder`, made if absent."""
         fusion = {"centres": self.centres, "scales": self.scales, "weights": self.weights}
-        _write(folder, self.spec, self.members, fusion, self.picture)
+        _write(folder, self.spec, self.members, fusion, self.picture, self.graph)
 
     @property
     def illustrator(self) -> "Detector":
@@ -319,12 +334,37 @@ def load_detector(folder: Path) -> AnyDetector:
                 raise ValueError("it holds another number of members than of centres, scales or weights")
             if not (np.isfinite([*centres, *scales, *weights]).all() and min(*scales, *weights) > 0):
                 raise ValueError("its centres must be finite, and its scales and weights above 0")
-            return FusedDetector(tuple(members), centres, scales, weights, picture)
+            return FusedDetector(tuple(members), centres, scales, weights, picture, _graph(folder, spec))
         if len(members) != 1:
             raise ValueError(f"it holds {len(members)} members, and does not say how they are fused")
-        return replace(members[0], picture=picture)
+        return replace(members[0], picture=picture, graph=_graph(folder, spec))
     except (OSError, LookupError, TypeError, ValueError, RuntimeError, safetensors.SafetensorError) as error:
         raise InputError(f"the detector in {folder} cannot be read ({error}): train again") from error
+
+
+def by_engine(detector: AnyDetector, engine: str) -> AnyDetector:
+    """The detector, its images scored by an engine: "torch", "onnxruntime" or "auto".
+
+    "auto" takes ONNX Runtime where there is a graph and no GPU, and else PyTorch.
+
+    Raises:
+        InputError: ONNX Runtime is wished for, and the detector has no graph or is on a GPU.
+    """
+    if engine == "torch":
+        return replace(detector, graph=None)
+    if engine == "onnxruntime" and detector.device != "cpu":
+        raise InputError(f"engine onnxruntime scores on the CPU, not on {detector.device}: set training.device to cpu")
+    if engine == "onnxruntime" and detector.graph is None:
+        raise InputError("engine onnxruntime has no graph of this detector: train again, or set engine to auto")
+    return detector
+
+
+def _graph(folder: Path, spec: ImageSpec) -> Graph | None:
+    try:
+        return load_graph(folder, spec)
+    except GraphDamaged as error:
+        LOG.warning("The detector's graph cannot be used, so PyTorch scores, more slowly: %s. Train again.", error)
+        return None
 
 
 def _write(
@@ -333,6 +373,7 @@ def _write(
     members: Sequence[Detector],
     fusion: Mapping[str, Sequence[float]],
     picture: PrincipalComponents | None,
+    graph: Graph | None,
 ) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     state = _modules(members, picture).state_dict()
@@ -347,6 +388,8 @@ def _write(
         "weights_sha256": hashlib.sha256(weights).hexdigest(),
     }
     (folder / "detector.json").write_text(json.dumps(document, indent=2), encoding="utf-8")
+    if graph is not None:
+        graph.save(folder)
 
 
 def _modules(members: Sequence[Detector], picture: PrincipalComponents | None) -> nn.Module:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ae_models.backbone import Backbone
 from ae_models.errors import InputError
+from ae_models.filters import Across, Down, Filter, blur, every, mean, slope
 from ae_models.images import FeatureSpec, ImageSpec
 
 ORIENTATIONS = 8
@@ -47,9 +48,9 @@ class Pixels(nn.Module):
         features = functional.avg_pool2d(images, self.step, ceil_mode=True) if self.step > 1 else images
         if not self.standardised:
             return features
-        mean = features.mean((1, 2, 3), keepdim=True)
+        centre = features.mean((1, 2, 3), keepdim=True)
         deviation = features.std((1, 2, 3), correction=0, keepdim=True)
-        return (features - mean) / (deviation + LEAST_DEVIATION)
+        return (features - centre) / (deviation + LEAST_DEVIATION)
 
 
 class OrientedGradients(nn.Module):
@@ -71,6 +72,12 @@ class OrientedGradients(nn.Module):
         self.spec = FeatureSpec(
             math.ceil((spec.height - start) / step), math.ceil((spec.width - start) / step), ORIENTATIONS
         )
+        height, width = spec.height, spec.width
+        down, across = blur(height, SHARPNESS[0]), blur(width, SHARPNESS[0])
+        self.across, self.down = Filter(down, slope(width) @ across), Filter(slope(height) @ down, across)
+        self.cells = Filter(
+            every(height, step) @ blur(height, SHARPNESS[1]), every(width, step) @ blur(width, SHARPNESS[1])
+        )
         angles = torch.arange(ORIENTATIONS) * (2 * math.pi / ORIENTATIONS)
         self.register_buffer("directions", torch.stack([angles.cos(), angles.sin()])[:, :, None, None], False)
 
@@ -78,13 +85,9 @@ class OrientedGradients(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Features (N, 8, h, w) of images (N, C, H, W) in [0, 1]."""
-        grey = blurred(images.mean(1, keepdim=True), SHARPNESS[0])
-        padded = functional.pad(grey, (1, 1, 1, 1), mode="replicate")
-        across = (padded[..., 1:-1, 2:] - padded[..., 1:-1, :-2]) / 2
-        down = (padded[..., 2:, 1:-1] - padded[..., :-2, 1:-1]) / 2
-        maps = blurred(functional.relu(across * self.directions[0] + down * self.directions[1]), SHARPNESS[1])
-        start = (self.step - 1) // 2
-        cells: Tensor = maps[..., start :: self.step, start :: self.step]
+        grey = images.mean(1, keepdim=True)
+        along = self.across(grey) * self.directions[0] + self.down(grey) * self.directions[1]
+        cells = torch.as_tensor(self.cells(functional.relu(along)))
         if self.normalised == "cell":
             return torch.as_tensor(cells / (cells.norm(dim=1, keepdim=True) + FAINT))
         strength = cells.square().sum(1, keepdim=True).mean((2, 3), keepdim=True).sqrt()
@@ -106,16 +109,17 @@ class LocalContrast(nn.Module):
         super().__init__()
         short = min(spec.height, spec.width)
         square, column = _odd(short / 6), _odd(short / 9)
-        self.windows = ((square, square), (column, 1))
+        self.square = Filter(mean(spec.height, square), mean(spec.width, square))
+        self.column = Down(mean(spec.height, column))
         self.step = step
-        self.spec = _reduced(spec, step, len(self.windows) * spec.channels)
+        self.spec = _reduced(spec, step, 2 * spec.channels)
 
     def forward(self, images: Tensor) -> Tensor:
         """Features (N, 2 C, h, w) of images (N, C, H, W) in [0, 1]."""
         logarithms = (images + DARK).log()
         parts = []
-        for height, width in self.windows:
-            difference = logarithms - local_mean(logarithms, height, width)
+        for surroundings in (self.square, self.column):
+            difference = logarithms - surroundings(logarithms)
             parts.append(difference / (difference.std((2, 3), correction=0, keepdim=True) + LEAST_DEVIATION))
         features = torch.cat(parts, dim=1)
         return functional.avg_pool2d(features, self.step, ceil_mode=True) if self.step > 1 else features
@@ -138,36 +142,53 @@ class Derivatives(nn.Module):
         short = min(spec.height, spec.width)
         finest = max(FINEST_SCALE, short / 128)
         scales = [finest * 2**level for level in range(3)]
-        self.scales = [scale for level, scale in enumerate(scales) if level < 2 or scale <= short / 16]
-        self.step, self.coloured = step, spec.channels == 3
+        scales = [scale for level, scale in enumerate(scales) if level < 2 or scale <= short / 16]
+        self.scales = nn.ModuleList(_Scale(spec, step, scale) for scale in scales)
+        self.coloured = spec.channels == 3
+        if self.coloured:
+            self.colours = nn.ModuleList(_blur(spec, step, max(1.0, 2 * scale)) for scale in scales)
         start = (step - 1) // 2
         height, width = math.ceil((spec.height - start) / step), math.ceil((spec.width - start) / step)
-        self.spec = FeatureSpec(height, width, (6 + 2 * self.coloured) * len(self.scales))
+        self.spec = FeatureSpec(height, width, (6 + 2 * self.coloured) * len(scales))
 
     def forward(self, images: Tensor) -> Tensor:
         """Features (N, c, h, w) of images (N, C, H, W) in [0, 1]."""
         logarithms = (images.mean(1, keepdim=True) + DARK).log()
-        maps = [part for scale in self.scales for part in self._at(scale, logarithms)]
-        start = (self.step - 1) // 2
-        features = torch.cat(maps, dim=1)[..., start :: self.step, start :: self.step]
+        features = torch.cat([scale(logarithms) for scale in self.scales], dim=1)
         features = features / (features.square().mean((2, 3), keepdim=True).sqrt() + LEAST_SLOPE)
         if not self.coloured:
             return features
         red, green, blue = (images[:, channel : channel + 1] for channel in range(3))
         opponents = torch.cat([red - green, blue - (red + green) / 2], dim=1)
-        colours = torch.cat([blurred(opponents, max(1.0, 2 * scale)) for scale in self.scales], dim=1)
-        return torch.cat([features, colours[..., start :: self.step, start :: self.step]], dim=1)
+        return torch.cat([features, *(colour(opponents) for colour in self.colours)], dim=1)
 
-    def _at(self, scale: float, logarithms: Tensor) -> list[Tensor]:
-        fine = blurred(logarithms, scale)
-        padded = functional.pad(fine, (1, 1, 1, 1), mode="replicate")
-        across = (padded[..., 1:-1, 2:] - padded[..., 1:-1, :-2]) / 2 * scale
-        down = (padded[..., 2:, 1:-1] - padded[..., :-2, 1:-1]) / 2 * scale
-        maps = []
-        for part in (across, down, fine - blurred(logarithms, BLOB_RATIO * scale)):
-            maps.append(blurred(part.abs(), STRENGTH_BLUR))
-            maps.append(blurred(part, max(0.5, STRENGTH_BLUR - scale)) if scale < STRENGTH_BLUR else part)
-        return maps
+
+class _Scale(nn.Module):
+    """Slopes across and down and a blob at one scale, each in strength and signed, (N, 1, H, W) -> (N, 6, h, w)."""
+
+    def __init__(self, spec: ImageSpec, step: int, scale: float) -> None:
+        super().__init__()
+        height, width = spec.height, spec.width
+        down, across = blur(height, scale), blur(width, scale)
+        self.down, self.down_slope = Down(down), Down(scale * slope(height) @ down)
+        self.across, self.across_slope = Across(across), Across(scale * slope(width) @ across)
+        self.wider = Filter(blur(height, BLOB_RATIO * scale), blur(width, BLOB_RATIO * scale))
+        self.strength = _blur(spec, step, STRENGTH_BLUR)
+        self.signed = _blur(spec, step, max(0.5, STRENGTH_BLUR - scale) if scale < STRENGTH_BLUR else 0)
+
+    def forward(self, logarithms: Tensor) -> Tensor:
+        """Maps (N, 6, h, w) of logarithms of the intensity (N, 1, H, W)."""
+        fine = self.down(logarithms)
+        slope_across, slope_down = self.across_slope(fine), self.across(self.down_slope(logarithms))
+        parts = torch.cat([slope_across, slope_down, self.across(fine) - self.wider(logarithms)], dim=1)
+        both = torch.stack([self.strength(parts.abs()), self.signed(parts)], dim=2)  # (N, 3, 2, h, w)
+        return both.flatten(1, 2)
+
+
+def _blur(spec: ImageSpec, step: int, deviation: float) -> Filter:
+    """A blur, none where the deviation is 0, of which every `step`th position is kept."""
+    sides = (spec.height, spec.width)
+    return Filter(*(every(side, step) @ blur(side, deviation) if deviation else every(side, step) for side in sides))
 
 
 FRONT_ENDS: dict[str, Callable[..., nn.Module]] = {
@@ -200,27 +221,6 @@ def build_front_end(name: str, spec: ImageSpec, parameters: Mapping[str, Any]) -
         raise InputError(
             f"front end {name!r} does not take {dict(parameters)} ({error}): it takes {choices}"
         ) from error
-
-
-def blurred(maps: Tensor, deviation: float) -> Tensor:
-    """Maps (N, C, H, W) after a Gaussian blur of that many pixels; borders are repeated."""
-    reach = max(1, round(3 * deviation))
-    kernel = [math.exp(-(offset**2) / (2 * deviation**2)) for offset in range(reach + 1)]
-    kernel = [value / (2 * sum(kernel) - kernel[0]) for value in kernel]
-    parts = torch.split(maps, 1, dim=1) if maps.device.type == "cpu" else (maps,)  # a channel stays in the cache
-    return torch.cat([_blurred_along(_blurred_along(part, kernel, -1), kernel, -2) for part in parts], dim=1)
-
-
-def _blurred_along(maps: Tensor, kernel: list[float], side: int) -> Tensor:
-    """Weighted sums of shifted maps: on a CPU several times as fast as a convolution of few channels."""
-    reach, size = len(kernel) - 1, maps.shape[side]
-    padding = (reach, reach, 0, 0) if side == -1 else (0, 0, reach, reach)
-    padded = functional.pad(maps, padding, mode="replicate")
-    total = kernel[0] * maps
-    for offset in range(1, reach + 1):
-        before = padded.narrow(side, reach - offset, size)
-        total = torch.add(total, before + padded.narrow(side, reach + offset, size), alpha=kernel[offset])
-    return total
 
 
 def local_mean(maps: Tensor, height: int, width: int) -> Tensor:

@@ -2,7 +2,6 @@
 
 import ctypes
 import io
-import os
 import re
 import stat
 import threading
@@ -21,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from ae_models.cores import available_cores
 from ae_models.errors import InputError
 
 ImageInput = Path | bytes | NDArray[Any] | Image.Image
@@ -249,13 +249,6 @@ def looks_like_a_document(path: Path) -> bool:
     """Whether the name is that of a file that lies beside images without being one; every other name is an image's."""
     name = path.name.lower()
     return name.startswith(".") or name in DOCUMENT_NAMES or path.suffix.lower() in DOCUMENT_SUFFIXES
-
-
-def available_cores() -> int:
-    """How many cores this process may use, which may be fewer than the machine has."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _read_all(sources: list[Source], spec: ImageSpec) -> list[NDArray[np.float32] | Unreadable]:

@@ -5,7 +5,6 @@ from math import ceil
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.stats import false_discovery_control
 
 from ae_models.calibration import ROUNDING
 from ae_models.curves import BoolArray
@@ -24,8 +23,10 @@ def review_list(p_values: ArrayLike, q: float) -> BoolArray:
     values = np.asarray(p_values, dtype=np.float64)
     known = ~np.isnan(values)
     listed = np.zeros(values.shape, dtype=np.bool_)
-    if known.any():
-        listed[known] = false_discovery_control(values[known]) <= q * (1 + ROUNDING)
+    ascending = np.sort(values[known])  # scipy's false_discovery_control takes most of a second to import
+    below = np.flatnonzero(ascending <= q * (1 + ROUNDING) * np.arange(1, len(ascending) + 1) / max(1, len(ascending)))
+    if below.size:
+        listed[known] = values[known] <= ascending[below[-1]]
     return listed
 
 

@@ -23,7 +23,7 @@ from ae_models.calibration import (
 from ae_models.certificate import Certificate, certify, installed_versions
 from ae_models.champion import Champion
 from ae_models.curves import OperatingPoint, detection_curves
-from ae_models.detector import AnyDetector
+from ae_models.detector import AnyDetector, by_engine
 from ae_models.errors import InputError
 from ae_models.images import stream
 from ae_models.panels import curves_figure, score_histogram
@@ -111,7 +111,8 @@ def calibrate_detector(
         InputError: too few images are left to calibrate on.
     """
     tracking.end_abandoned(pipeline.name, "calibration")
-    detector = tracking.registry.detector(training.run_id).on(choose_device(pipeline.training.device))
+    trained = tracking.registry.detector(training.run_id)
+    detector = by_engine(trained.on(choose_device(pipeline.training.device)), pipeline.engine)
     items = calibration_items(pipeline, tracking, training)
     labelled, n_chose = judging_items(pipeline, tracking, training)
     tags = {
@@ -127,7 +128,7 @@ def calibrate_detector(
         images = [(item.uri, content_hash(item)) for item in nominal.items]
         seed, versions = pipeline.training.seed, installed_versions()
         certificate = certify(detector, threshold, nominal.scores, images, seed, clock(), versions)
-        champion = Champion(detector.on(choose_device("cpu")), threshold, nominal.scores, certificate)
+        champion = Champion(trained.on(choose_device("cpu")), threshold, nominal.scores, certificate)
         _log_calibration(tracking, run_id, threshold, certificate, nominal, rated, truth, n_chose)
         version = _register(pipeline, tracking, run_id, training, champion)
         if role == CHALLENGER:

@@ -27,10 +27,12 @@ from flows.terminal import (
     FAILED,
     WRONG_INPUT,
     ConfigOption,
+    EngineOption,
     JsonOption,
     complain,
     config_hint,
     config_path,
+    engine_from_now_on,
     print_json,
     print_table,
     say,
@@ -189,6 +191,10 @@ def score(
         Path | None, typer.Option("--output", "-o", help="Also write one row an image to this Parquet file.")
     ] = None,
     fail_on_alarm: FailOption = False,
+    engine: EngineOption = None,
+    record: Annotated[
+        bool, typer.Option("--record/--no-record", help="With --output: write the scores, and record and tell nothing.")
+    ] = True,
     as_json: JsonOption = False,
 ) -> None:
     """Score images: the given PATHS, or the batches of the inbox that are not scored yet.
@@ -197,8 +203,12 @@ def score(
     [bold]reconwatch score tiles photos/monday --output monday.parquet[/bold] scores a folder and writes its scores.
     Each batch is recorded once; to score it again records nothing new.
     """
+    engine_from_now_on(engine)
     if output is not None and not paths:
         raise InputError("--output needs PATHs: name the folders or images whose scores to write")
+    if not record:
+        _scores_only(config_path(context, config), name, paths or [], output, fail_on_alarm, as_json)
+        return
 
     def plain(workspace: "Workspace", progress: "Progress") -> Any:
         from flows import running
@@ -227,6 +237,7 @@ def run(
         bool, typer.Option("--watch", help="Go on: score each batch within seconds of being complete.")
     ] = False,
     fail_on_alarm: FailOption = False,
+    engine: EngineOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Do whatever is due: train, calibrate, score new batches, send alerts.
@@ -235,6 +246,7 @@ def run(
     [bold]--fail-on-alarm[/bold] where the exit code should tell; or let it wait for batches itself, with
     [bold]--watch[/bold], until Ctrl-C or SIGTERM.
     """
+    engine_from_now_on(engine)
     reports: list[RunReport] = []
     path = config_path(context, config)
     names = names or list(settings_of(path).pipelines)
@@ -477,6 +489,24 @@ def _sentences_for_failures() -> Iterator[None]:
             raise
         complain(f"{str(error) or type(error).__name__} (RECONWATCH_DEBUG=1 shows where)")
         sys.exit(FAILED)
+
+
+def _scores_only(
+    path: Path, name: str, paths: Sequence[Path], output: Path | None, fail_on_alarm: bool, as_json: bool
+) -> None:
+    if output is None or fail_on_alarm:
+        reason = "there is no verdict to fail on" if fail_on_alarm else "the scores would go nowhere"
+        raise InputError(f"with --no-record {reason}: give --output without --fail-on-alarm")
+    settings = settings_of(path)
+    from flows.scores_only import write_scores_only
+
+    reports = write_scores_only(settings, name, paths, output, os.environ, _progress())
+    if as_json:
+        print_json([_plain(report) for report in reports])
+    else:
+        for report in reports:
+            typer.echo(report.sentence())
+    say(f"Wrote {sum(report.scored + report.unreadable for report in reports)} rows to {output}; nothing was recorded.")
 
 
 def _write_output(

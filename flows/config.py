@@ -9,7 +9,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, Field, ValidationError, ValidationInfo, field_validator
 
@@ -25,6 +25,7 @@ from flows.config_schedules import SCHEDULES, ScheduleConfig
 from flows.config_sections import (
     THRESHOLDS,
     ConformalThreshold,
+    Engine,
     LabelledCost,
     LabelledFalseAlarmRate,
     LabelledFScore,
@@ -80,6 +81,8 @@ __all__ = [
     "load",
 ]
 
+ENGINES: tuple[str, ...] = get_args(Engine)
+
 
 class PipelineEntry(Part):
     """What the file says of one pipeline."""
@@ -104,6 +107,11 @@ class PipelineEntry(Part):
     )
 
     review: ReviewConfig = Field(default=ReviewConfig(), description="which images people are asked to label")
+
+    engine: Engine = Field(
+        default="auto",
+        description="what scores images: onnxruntime (on a CPU), torch, or auto (the first where it can)",
+    )
 
     runner: RunnerConfig = Field(
         default=ThreadsRunner(), description=f"who scores big batches: {', '.join(RUNNERS)}, or its options"
@@ -239,13 +247,24 @@ def load(path: Path, environment: Mapping[str, str]) -> Settings:
     if faults or file is None:
         raise InputError(message(path, faults))
     pipelines = {
-        name: PipelineConfig(name=name, **dict(entry) | {"schedule": entry.schedule.over(file.schedule)})
+        name: PipelineConfig(
+            name=name,
+            **dict(entry) | {"schedule": entry.schedule.over(file.schedule)} | _wished_engine(environment),
+        )
         for name, entry in file.pipelines.items()
     }
     alerts = {name: pipeline.alerts for name, pipeline in pipelines.items()}
     if refused := tuple(refused_channels(alerts, environment)):
         raise InputError(f"{path}: " + "; ".join(refused))
     return Settings(path=path, workspace=file.workspace, dashboard=file.dashboard.rstrip("/"), pipelines=pipelines)
+
+
+def _wished_engine(environment: Mapping[str, str]) -> dict[str, str]:
+    """The engine that RECONWATCH_ENGINE names, in place of that in the file."""
+    engine = environment.get("RECONWATCH_ENGINE")
+    if engine and engine not in ENGINES:
+        raise InputError(f"RECONWATCH_ENGINE is {engine!r}: choose one of {', '.join(ENGINES)}")
+    return {"engine": engine} if engine else {}
 
 
 def _secrets_in(document: config_yaml.Document, faults: Sequence[Fault]) -> list[Fault]:

@@ -16,6 +16,8 @@ from flows.config_types import (
     chosen_by,
 )
 
+Engine = Literal["auto", "torch", "onnxruntime"]
+
 
 class TrainingConfig(Part):
     """How the network learns, and how the nominal images are split."""

@@ -63,8 +63,8 @@ def gate(
 ) -> tuple[Check, ...]:
     """The checks of a challenger; what cannot be checked is not passed."""
     device = choose_device(pipeline.training.device)
-    old, new = champion.champion.detector.on(device), challenger.champion.detector.on(device)
     try:
+        old, new = (each.on(device, pipeline.engine).champion.detector for each in (champion, challenger))
         if old.spec != new.spec:
             raise InputError(f"it takes images of another size than the champion: {new.spec} and {old.spec}")
         compared = comparison(pipeline, champion, challenger, new, workspace.tracking, progress)

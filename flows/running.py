@@ -228,7 +228,8 @@ def _score_due(
     )
     if not batches:
         return ()
-    champion = deciding_champion(workspace, pipeline.name, progress).on(choose_device(pipeline.training.device))
+    champion = deciding_champion(workspace, pipeline.name, progress)
+    champion = champion.on(choose_device(pipeline.training.device), pipeline.engine)
     challenger = _challenger(pipeline, workspace, progress)
     reports = []
     for batch in batches:

@@ -7,15 +7,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import monotonic, perf_counter
 
-import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from ae_models.batch_tests import NominalBatches
 from ae_models.champion import Champion
 from ae_models.errors import InputError
 from ae_models.monitoring import BatchVerdict
-from ae_models.review import audit_sample, review_list
 from flows.alerts import Alert
 from flows.batch_run import WORST, write_batch
 from flows.config import PipelineConfig
@@ -29,6 +26,7 @@ from flows.progress import Progress
 from flows.report import ScoredBatch
 from flows.review_queue import ask_about
 from flows.reviewing import asked_images
+from flows.rows import RENEW_SECONDS, rows_of
 from flows.shards import Sharding, score_items
 from flows.streams import StreamStep, counts_in_stream, stream_of
 from flows.tracking import ChampionVersion
@@ -37,7 +35,6 @@ from flows.watchdog import after_batch
 from flows.workspace import Workspace
 
 NAMED = 5  # images named in an alert
-RENEW_SECONDS = 30.0
 GONE = "was deleted before it was scored, and nothing is recorded of it"
 
 
@@ -94,33 +91,9 @@ def score_batch(
 
     with progress.track(f"Scoring {pipeline.name} {batch.id}", len(batch.items)) as advance:
         scored = score_items(batch.items, champion.detector, sharding, advance, renew_in_time)
-    table = _table(batch, champion, scored.scores, scored.reasons, pipeline, manifest_hash)
+    table = pd.DataFrame(rows_of(batch, champion, scored.scores, scored.reasons, pipeline, manifest_hash))
     verdict = verdict_on(table, champion.threshold, champion.calibration_scores, pipeline.monitor, nominal_batches)
     return ScoredBatch(table, verdict, perf_counter() - start)
-
-
-def _table(
-    batch: Batch,
-    champion: Champion,
-    scores: NDArray[np.float64],
-    reasons: NDArray[np.object_],
-    pipeline: PipelineConfig,
-    manifest_hash: str,
-) -> pd.DataFrame:
-    readable = reasons == ""
-    p_values = np.where(readable, champion.p_values(scores), np.nan)
-    return pd.DataFrame(
-        {
-            "uri": [item.uri for item in batch.items],
-            "score": scores,
-            "p_value": p_values,
-            "flagged": champion.threshold.flags(scores),
-            "status": np.where(readable, "scored", "unreadable"),
-            "reason": reasons.astype(str),
-            "review": review_list(p_values, pipeline.monitor.review_fdr),
-            "audit": audit_sample(readable, pipeline.review.audit, manifest_hash),
-        }
-    )
 
 
 def score_and_record(

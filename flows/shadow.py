@@ -37,7 +37,7 @@ def challenger_of(pipeline: PipelineConfig, tracking: Tracking) -> ChampionVersi
     found = tracking.registry.version_by_alias(pipeline.name, CHALLENGER)
     if found is None:
         return None
-    return tracking.registry.loaded(pipeline.name, found).on(choose_device(pipeline.training.device))
+    return tracking.registry.loaded(pipeline.name, found).on(choose_device(pipeline.training.device), pipeline.engine)
 
 
 def score_in_shadow(

@@ -8,8 +8,8 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner, ThreadPoolTaskRunner
 
+from ae_models.cores import available_cores
 from ae_models.errors import InputError
-from ae_models.images import available_cores
 from flows.config_runner import DaskRunner, ProcessesRunner, RayRunner, RunnerUnion
 from flows.shards import TICK, Look, Partition, RunShards, Shard, begin_worker, score_shard
 

@@ -21,8 +21,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from ae_models.cores import available_cores
 from ae_models.errors import InputError
-from ae_models.images import available_cores, stream
+from ae_models.images import stream
 from flows.config_runner import RunnerUnion, ThreadsRunner
 from flows.fetching import contents_of
 from flows.items import Item

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
+from ae_models.errors import InputError
+
 if TYPE_CHECKING:
     from flows.progress import Progress
     from flows.replay import Replay
@@ -23,6 +25,26 @@ ConfigOption = Annotated[
     Path | None, typer.Option("--config", "-c", help="The pipelines.yaml to use.", show_default="pipelines.yaml")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
+EngineOption = Annotated[
+    str | None,
+    typer.Option(
+        "--engine",
+        metavar="[auto|torch|onnxruntime]",
+        help="What scores images.",
+        show_default="what pipelines.yaml or RECONWATCH_ENGINE says",
+    ),
+]
+
+
+def engine_from_now_on(engine: str | None) -> None:
+    """Let an engine score in this command, whatever pipelines.yaml says; None changes nothing."""
+    if engine is None:
+        return
+    from flows.config import ENGINES
+
+    if engine not in ENGINES:
+        raise InputError(f"--engine is {engine!r}: choose one of {', '.join(ENGINES)}")
+    os.environ["RECONWATCH_ENGINE"] = engine
 
 
 def config_path(context: typer.Context, given: Path | None) -> Path:

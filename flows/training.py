@@ -160,6 +160,7 @@ def train(
         _log_data(pipeline, tracking, run_id, found, images, sides)
         pairs = _log_near_duplicates(tracking, run_id, images, sides, progress)
         learnt = _learn(pipeline, tracking, run_id, images, sides, labelled, progress, checkpoints, ranks)
+        learnt = _exported(pipeline, tracking, run_id, learnt, images.pixels[sides["validation"]], progress)
         _log_choosers(tracking, run_id, learnt, labelled)
         aurocs = _log_detection(tracking, run_id, learnt, labelled, progress)
         _log_detector(tracking, run_id, learnt, images.pixels[sides["validation"]])
@@ -240,6 +241,29 @@ def _learn(
         "selection_baseline_auroc": choice.baseline_auroc,
     }
     return Learnt(choice.detector, baseline, report, uris if choice.defects == REAL else frozenset())
+
+
+def _exported(
+    pipeline: PipelineConfig,
+    tracking: Tracking,
+    run_id: str,
+    learnt: Learnt,
+    held_out: NDArray[np.float32],
+    progress: Progress,
+) -> Learnt:
+    """What was learnt, the detector with its graph for ONNX Runtime, unless PyTorch is to score or has to."""
+    if pipeline.engine == "torch":
+        return learnt
+    from ae_models.graph_export import NotExportable, with_graph  # brings seconds of imports
+
+    try:
+        detector = with_graph(learnt.detector, held_out)
+    except NotExportable as error:
+        progress.warn(f"PyTorch scores the images of {pipeline.name}, more slowly: ONNX Runtime cannot, since {error}")
+        return learnt
+    assert detector.graph is not None
+    tracking.log(run_id, metrics={"graph_difference": detector.graph.difference})
+    return replace(learnt, detector=detector)
 
 
 def _labelled_half(

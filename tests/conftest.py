@@ -117,6 +117,7 @@ def project(small_images: Callable[[Path, int, int], list[Path]], empty_store: P
             "model": {"network": "linear"},
             "training": {"epochs": 5},
             "threshold": {"method": "conformal", "false_alarm_rate": 0.05},
+            "engine": "torch",  # to export a graph takes seconds: tests of that ask for it
         }
         path = folder / "pipelines.yaml"
         path.write_text(yaml.safe_dump({"pipelines": {"tiles": pipeline | sections}}), encoding="utf-8")

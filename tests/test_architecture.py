@@ -28,6 +28,7 @@ MAY_IMPORT = {  # files, and folders of them
         "flows/serve.py",
         "flows/channels_prefect.py",
     },
+    "onnxruntime": {"ae_models/graph.py"},
     "mlflow": {"flows/tracking", "flows/served_model.py"},
     "sqlalchemy": {"flows/ledger", "flows/tables.py"},
     "alembic": {"flows/ledger"},

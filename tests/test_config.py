@@ -351,7 +351,7 @@ colour: red
     assert str(caught.value) == (
         f"pipelines.yaml ({tmp_path}/pipelines.yaml): 7 faults\n"
         "line 4  pipelines.tiles.modle: unknown key; did you mean 'model'? "
-        "(choices: alerts, data, incidents, model, monitor, review, runner, schedule, threshold, training)\n"
+        "(choices: alerts, data, engine, incidents, model, monitor, review, runner, schedule, threshold, training)\n"
         "line 5  pipelines.tiles.data.nominal: missing\n"
         "line 6  pipelines.tiles.data.inbox: the variable DATA is not set: export it, or give a default, ${DATA:-...}\n"
         "line 8  pipelines.tiles.training.epochs: 'many' is not a whole number\n"
@@ -431,8 +431,8 @@ NO_SOURCE = "must be a path, or a mapping with one of these keys: path, url, man
         ),
         (
             "    name: tiles",
-            "name: unknown key (choices: alerts, data, incidents, model, monitor, review, schedule, threshold, "
-            "training)",
+            "name: unknown key (choices: alerts, data, engine, incidents, model, monitor, review, runner, schedule, "
+            "threshold, training)",
         ),
         # choices of a model
         (

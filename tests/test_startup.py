@@ -79,3 +79,15 @@ def test_scoring_needs_what_scores(project: Project, tmp_path: Path) -> None:
     }
     assert output.is_file()
     assert loaded_by(["status", *config]) <= set(STORES)
+
+
+@pytest.mark.slow
+def test_scores_in_a_file_need_no_network_and_no_store(project: Project, tmp_path: Path) -> None:
+    """Neither PyTorch nor MLflow, SciPy's statistics or Prefect: ONNX Runtime scores by the kept champion."""
+    path = project(tmp_path, engine="auto")
+    config = ["--config", str(path)]
+    loaded_by(["run", "tiles", *config])
+    folder, output = path.parent / "data" / "nominal", tmp_path / "scores.parquet"
+    command = ["score", "tiles", str(folder), "--output", str(output), "--no-record", *config]
+    assert loaded_by(command) <= {"pandas", "numpy"}
+    assert output.is_file()

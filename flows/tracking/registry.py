@@ -15,6 +15,7 @@ from mlflow.exceptions import MlflowException
 from numpy.typing import NDArray
 
 from ae_models.errors import InputError
+from flows.kept_champions import keep_champion
 from flows.tracking.artifacts import Artifacts
 from flows.tracking.served import save_pyfunc
 from flows.tracking.store import Store
@@ -40,9 +41,17 @@ class ChampionVersion:
     training_run: str
     champion: Champion
 
-    def on(self, device: torch.device) -> ChampionVersion:
-        """The same, with its network on another device."""
-        return replace(self, champion=replace(self.champion, detector=self.champion.detector.on(device)))
+    def on(self, device: torch.device, engine: str = "auto") -> ChampionVersion:
+        """The same, with its network on another device and its images scored by an engine.
+
+        Raises:
+            InputError: the engine cannot score it there.
+        """
+        from ae_models.detector import by_engine
+
+        return replace(
+            self, champion=replace(self.champion, detector=by_engine(self.champion.detector.on(device), engine))
+        )
 
 
 @dataclass(frozen=True)
@@ -171,18 +180,20 @@ class Registry:
                 f"pipeline {pipeline!r} has no champion yet: run 'reconwatch train {pipeline}' and then "
                 f"'reconwatch calibrate {pipeline}', or 'reconwatch run {pipeline}' for all of it"
             )
-        return self._version(pipeline, *found)
+        return self._version(pipeline, *found, keep=True)
 
-    def _version(self, pipeline: str, number: str, tags: Mapping[str, str]) -> ChampionVersion:
+    def _version(self, pipeline: str, number: str, tags: Mapping[str, str], keep: bool = False) -> ChampionVersion:
         run_id = tags["reconwatch.calibration_run"]
         try:
-            champion = self.decider(run_id)
+            champion = self.decider(run_id, pipeline if keep else None)
         except InputError as error:
             raise InputError(f"version {number} of pipeline {pipeline!r} decides no batch: {error}") from error
         return ChampionVersion(number, run_id, tags["reconwatch.training_run"], champion)
 
-    def decider(self, calibration_run: str) -> Champion:
+    def decider(self, calibration_run: str, keep_for: str | None = None) -> Champion:
         """The detector and threshold of a calibration, whether they decide batches now or did once.
+
+        A copy of their files is kept in the workspace for the pipeline that is named.
 
         Raises:
             ArtifactMissing: MLflow does not give them.
@@ -191,7 +202,11 @@ class Registry:
         from ae_models.champion import Champion
 
         with tempfile.TemporaryDirectory() as folder:
-            return Champion.load(self._artifacts.fetched(calibration_run, CHAMPION_PARTS, Path(folder)))
+            files = self._artifacts.fetched(calibration_run, CHAMPION_PARTS, Path(folder))
+            champion = Champion.load(files)
+            if keep_for is not None and champion.detector.graph is not None:
+                keep_champion(self._store.workspace, keep_for, calibration_run, files)
+            return champion
 
     def threshold(self, calibration_run: str) -> tuple[Threshold, NDArray[np.float64]]:
         """The threshold of a calibration and the scores (n,) behind it, without its network.

@@ -22,7 +22,9 @@ import ae_models
 if TYPE_CHECKING:
     from ae_models.images import ImageSpec
 
-SERVED_REQUIREMENTS = ("torch", "numpy", "pandas", "pillow", "safetensors", "scikit-learn", "scipy", "matplotlib")
+SERVED_REQUIREMENTS = (
+    *("torch", "onnxruntime", "numpy", "pandas", "pillow", "safetensors", "scikit-learn", "scipy", "matplotlib"),
+)
 
 
 def save_pyfunc(model: Path, parts: Path, spec: ImageSpec) -> None:

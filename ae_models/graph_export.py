@@ -1,0 +1,134 @@
+"""A detector's way from images to scores and error maps, written as an ONNX graph and compared with PyTorch."""
+
+import warnings
+from collections.abc import Iterator
+from dataclasses import replace
+from importlib.metadata import version
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from ae_models.detector import LEAST_OPINION, AnyDetector, FusedDetector
+from ae_models.graph import IMAGES, MAPS, SCORES, Graph
+from ae_models.scoring import relative_errors, squared_errors
+
+TOLERANCE = 1e-3  # of a deviation of nominal scores; what is found is about a thousandth of it
+MAP_TOLERANCE = 1e-3  # of the largest error
+LARGEST_BATCH = 2**20
+COMPARED = 256  # images, at most
+TIE = 1e-5  # of a deviation: images that are one and the same are not told apart by rounding
+FLAGGED = (0.01, 0.05, 0.1)  # shares of nominal images whose flags are compared
+PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime")
+
+
+class NotExportable(RuntimeError):  # noqa: N818 (it says what happened)
+    """The detector has no graph that gives what PyTorch gives; the message says why not."""
+
+
+def with_graph(detector: AnyDetector, nominal: NDArray[np.float32]) -> AnyDetector:
+    """The detector with a graph that was found to give the same on held-out nominal images (N, C, H, W) in [0, 1].
+
+    Raises:
+        NotExportable: PyTorch cannot export it, ONNX Runtime cannot run it, or what it gives differs.
+    """
+    reference, images = replace(detector.on(torch.device("cpu")), graph=None), nominal[:COMPARED]
+    try:
+        graph = Graph(onnx_of(reference), detector.spec)
+        scores, maps = graph.score(images), graph.error_maps(images)
+    except Exception as error:  # exporters and ONNX Runtime have no common class for what they cannot do
+        raise NotExportable((str(error).strip().splitlines() or [type(error).__name__])[0][:300]) from error
+    difference = _compared(reference, images, scores, maps)
+    return replace(detector, graph=replace(graph, difference=difference, versions={p: version(p) for p in PACKAGES}))
+
+
+def onnx_of(detector: AnyDetector) -> bytes:
+    """The ONNX file of a detector's scoring path, for any number of images at once.
+
+    Raises:
+        Exception: of whatever kind, where PyTorch cannot export it.
+    """
+    path = ScoringPath(detector).eval()
+    example = torch.zeros(2, *detector.spec.shape)
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # what PyTorch's parts tell each other
+        program = torch.onnx.export(
+            path,
+            (example,),
+            dynamo=True,
+            verbose=False,
+            input_names=[IMAGES],
+            output_names=[SCORES, MAPS],
+            dynamic_shapes=({0: torch.export.Dim("images", min=1, max=LARGEST_BATCH)},),
+        )
+    assert program is not None
+    return bytes(program.model_proto.SerializeToString())
+
+
+class ScoringPath(nn.Module):
+    """Scores (N,) float64 and error maps (N, H, W) float32 of images (N, C, H, W), as the detector gives them.
+
+    Args:
+        detector: on the CPU.
+    """
+
+    def __init__(self, detector: AnyDetector) -> None:
+        super().__init__()
+        self.fusion = detector if isinstance(detector, FusedDetector) else None
+        self.members = detector.members if isinstance(detector, FusedDetector) else (detector,)
+        self.front_ends = nn.ModuleList(member.front_end for member in self.members)
+        self.networks = nn.ModuleList(member.network for member in self.members)
+        self.scorers = nn.ModuleList(member.scorer for member in self.members)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Scores and maps."""
+        scores, maps = [], []
+        for member, errors in zip(self.members, self._errors(images), strict=True):
+            scores.append(member.scorer(errors))
+            maps.append(member.maps_at_pixels(member.scorer.maps(errors)))
+        if self.fusion is None:
+            return scores[0], maps[0]
+        fusion, opinions, relative = self.fusion, [], []
+        for number, (centre, scale, weight) in enumerate(
+            zip(fusion.centres, fusion.scales, fusion.weights, strict=True)
+        ):
+            logarithms = (scores[number] + float(np.finfo(np.float32).tiny)).log()
+            opinions.append(weight * ((logarithms - centre) / scale).clamp_min(LEAST_OPINION))
+            relative.append(maps[number] * (weight / float(np.exp(centre))))
+        return torch.stack(opinions).sum(0), torch.stack(relative).sum(0)
+
+    def _errors(self, images: Tensor) -> Iterator[Tensor]:
+        """The squared errors of each member; what several members see alike is computed once."""
+        seen: dict[str, Tensor] = {}
+        for member, front_end, network in zip(self.members, self.front_ends, self.networks, strict=True):
+            view = repr((member.front_end_name, member.front_end_parameters))
+            if view not in seen:
+                seen[view] = front_end(images)
+            errors = squared_errors(seen[view], network(seen[view]))
+            yield relative_errors(errors, seen[view], member.scorer.design.energy)
+
+
+def _compared(
+    reference: AnyDetector, images: NDArray[np.float32], scores: NDArray[np.float64], maps: NDArray[np.float32]
+) -> float:
+    """The largest difference of scores (N,), in deviations of PyTorch's; raises NotExportable at too large a one."""
+    wanted, wanted_maps = reference.score(images), reference.error_maps(images)
+    unit = float(wanted.std()) or float(np.abs(wanted).max()) or 1.0
+    difference = float(np.abs(scores - wanted).max() / unit)
+    if not difference <= TOLERANCE:
+        raise NotExportable(f"its scores differ from PyTorch's by {difference:.2g} of their deviation")
+    apart = float(np.abs(maps - wanted_maps).max() / max(float(wanted_maps.max()), 1e-30))
+    if not apart <= MAP_TOLERANCE:
+        raise NotExportable(f"its error maps differ from PyTorch's by {apart:.2g} of the largest error")
+    for share in FLAGGED:
+        (flags, _), (wanted_flags, beyond) = (_flagged(each, share) for each in (scores, wanted))
+        if (flags != wanted_flags)[np.abs(beyond) > TIE * unit].any():
+            raise NotExportable(f"it flags other images than PyTorch where {share:.0%} of nominal ones are flagged")
+    return difference
+
+
+def _flagged(scores: NDArray[np.float64], share: float) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
+    """Which scores (N,) are among the highest, and how far each is above the lowest of these."""
+    beyond = scores - np.quantile(scores, 1 - share, method="higher")
+    return beyond > 0, beyond
