@@ -340,7 +340,7 @@ class TestLateResults:
         tiles.batches("none", "none", "none", "defects")
         for number in range(3):
             tiles.clock.now += MINUTE
-            claim = ledger.claim("tiles", f"lot-{number}", f"images of lot-{number}", "4", "6")
+            claim = ledger.claim("tiles", f"lot-{number}", f"images of lot-{number}", "4", "6", again=True)
             assert isinstance(claim, Claim)
             tiles.finish(claim, "none")
         assert tiles.open() == ["defects"]
