@@ -42,9 +42,10 @@ from flows.config_runner import DaskRunner
 from flows.flow_record import without_heartbeats
 from flows.items import Item, file_item
 from flows.progress import LogProgress
+from flows.rows import Scores, score_here
 from flows.score import score
 from flows.shard_tasks import as_tasks
-from flows.shards import Scores, Sharding, score_here, score_items
+from flows.shards import Sharding, score_items
 from flows.workspace import open_workspace
 
 SPEC = ImageSpec(28, 28, 1)
