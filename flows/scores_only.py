@@ -76,7 +76,7 @@ def write_rows(
 
 
 def _columns(table: "pd.DataFrame") -> dict[str, Any]:
-    return {name: table[name].to_numpy() for name in table}
+    return {str(name): table[name].to_numpy() for name in table}
 
 
 def _rows(batch: Batch, decider: Decider, pipeline: PipelineConfig, progress: Progress) -> dict[str, Any]:

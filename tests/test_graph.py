@@ -31,6 +31,12 @@ RECIPES: list[tuple[str, dict[str, Any], str, dict[str, Any], ScoreDesign]] = [
     ("contrast", {}, "none", {}, ScoreDesign(3, True, 0.005)),
     ("derivatives", {"step": 2}, "restoration", {}, ScoreDesign(3, False, 0.1)),
 ]
+MORE_RECIPES: list[tuple[str, dict[str, Any], str, dict[str, Any], ScoreDesign]] = [
+    ("pixels", {"step": 2}, "code", {"code_size": 4}, ScoreDesign(3, True, 0.1)),
+    ("gradients", {"step": 2, "normalised": "cell"}, "pca", {"code_size": 4}, ScoreDesign(3, True, 0.1, energy=0.5)),
+    ("backbone", {"channels": 20}, "gaussian", {}, ScoreDesign(1, True, 0.1)),
+    ("backbone", {"channels": 20, "stages": [1, 2]}, "code", {"code_size": 4}, ScoreDesign(3, False, 0.1, energy=1.0)),
+]
 
 
 def images_of(spec: ImageSpec, count: int, seed: int = 0) -> NDArray[np.float32]:
@@ -108,11 +114,11 @@ class TestTheSameAsPyTorch:
 
     @pytest.mark.slow
     @pytest.mark.parametrize("spec", [ImageSpec(28, 28, 1), ImageSpec(33, 21, 3)], ids=str)
-    @pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: f"{recipe[2]} on {recipe[0]}")
+    @pytest.mark.parametrize("recipe", [*RECIPES, *MORE_RECIPES], ids=lambda recipe: f"{recipe[2]} on {recipe[0]}")
     def test_every_front_end(
         self, recipe: tuple[str, dict[str, Any], str, dict[str, Any], ScoreDesign], spec: ImageSpec
     ) -> None:
-        """With smoothing, positional normalisation and pooling."""
+        """With smoothing, positional normalisation, pooling and division by an image's energy; drawn weights."""
         front_end, its_parameters, network, parameters, design = recipe
         assert_the_same(detector_of(spec, network, parameters, design, front_end, its_parameters))
 
