@@ -252,8 +252,13 @@ def infer_spec(sources: Sequence[Source], limit: int = 64, shortest_side: int = 
 
 def looks_like_a_document(path: Path) -> bool:
     """Whether the name is that of a file that lies beside images without being one; every other name is an image's."""
-    name = path.name.lower()
-    return name.startswith(".") or name in DOCUMENT_NAMES or path.suffix.lower() in DOCUMENT_SUFFIXES
+    return is_a_document_name(path.name)
+
+
+def is_a_document_name(name: str) -> bool:
+    """The same of the name alone."""
+    name = name.lower()
+    return name.startswith(".") or name in DOCUMENT_NAMES or name.endswith(DOCUMENT_SUFFIXES)
 
 
 def _read_all(sources: list[Source], spec: ImageSpec) -> list[NDArray[np.float32] | Unreadable]:

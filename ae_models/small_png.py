@@ -41,7 +41,7 @@ def plain_pixels(content: bytes) -> NDArray[np.uint8] | None:
 def _compressed(content: bytes) -> bytes | None:
     """The compressed rows of a file that holds nothing but its header, harmless chunks, these and its end, each with
     its checksum; None of any other."""
-    place, expected, parts = len(SIGNATURE), {b"IHDR"}, []
+    place, expected, parts = len(SIGNATURE), {b"IHDR"}, list[bytes]()
     while True:
         size, kind = int.from_bytes(content[place : place + 4], "big"), content[place + 4 : place + 8]
         end = place + 12 + size
