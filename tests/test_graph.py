@@ -65,7 +65,11 @@ def detector_of(
     built = build_network(network, features, parameters).eval()
     for buffer in (each for name, each in built.named_buffers() if name in ("components", "mean", "whitening")):
         buffer.add_(0.1 * torch.randn_like(buffer))
-    return Detector(spec, network, parameters, built, "cpu", front_end, front_end_parameters or {}, fitted_score=score)
+    return Detector(
+        *(spec, network, parameters, built, "cpu", front_end, front_end_parameters or {}),
+        fitted_front_end=view if view.state_dict() else None,
+        fitted_score=score,
+    )
 
 
 def fused_detector(spec: ImageSpec) -> FusedDetector:
