@@ -22,6 +22,7 @@ from PIL import Image, UnidentifiedImageError
 
 from ae_models.cores import available_cores
 from ae_models.errors import InputError
+from ae_models.small_png import HEADER, SMALL, may_be_plain, plain_pixels
 
 ImageInput = Path | bytes | NDArray[Any] | Image.Image
 Source = ImageInput | Callable[[], ImageInput]
@@ -37,7 +38,7 @@ SIGNATURES = {  # how files of these formats begin, to say of a file without a u
     **{b"\x89PNG": "PNG", b"\xff\xd8": "JPEG", b"BM": "BMP", b"II*\0": "TIFF", b"MM\0*": "TIFF"},
     **{b"RIFF": "WEBP", b"GIF8": "GIF"},
 }
-FULL_SCALE = {"uint8": 255, "uint16": 65535, "float32": 1}  # the value of white, by dtype
+FULL_SCALE = {np.dtype("uint8"): 255, np.dtype("uint16"): 65535, np.dtype("float32"): 1}  # the value of white
 LUMA = (0.299, 0.587, 0.114)  # Rec. 601
 GREY_MODES = ("1", "L", "LA", "La", "F", "I")  # Pillow's, and those that begin with I;16
 ORIENTATION_TAG = 0x0112
@@ -53,6 +54,7 @@ UPRIGHT: dict[int, Callable[[NDArray[Any]], NDArray[Any]]] = {  # by the EXIF or
 }
 SIDEWAYS = (5, 6, 7, 8)  # the EXIF orientations that swap height and width
 LONG_SIDE_RATIO = 4  # `infer_spec` keeps the long side within this many times the short side's limit
+MAX_SMALL_FILE = 8 * SMALL  # bytes of a small PNG file; one with more is left to Pillow
 CHUNK = 8  # images a task of the pool: small enough to stop soon, large enough that tasks cost nothing
 DOCUMENT_SUFFIXES = (
     *(".txt", ".csv", ".json", ".xml", ".yaml", ".yml", ".md", ".parquet"),
@@ -131,7 +133,7 @@ class _Picture:
 
     def plane(self, channel: int) -> NDArray[np.float32]:
         """(H, W) float32 in [0, 1]: one channel over black."""
-        full_scale = FULL_SCALE[self.colour.dtype.name]
+        full_scale = FULL_SCALE[self.colour.dtype]
         plane: NDArray[np.float32] = np.divide(self.colour[..., channel], full_scale, dtype=np.float32)
         if self.alpha is not None:
             plane *= np.divide(self.alpha, full_scale, dtype=np.float32)
@@ -178,6 +180,9 @@ def read(source: ImageInput, spec: ImageSpec) -> NDArray[np.float32]:
     """
     if isinstance(source, np.ndarray):
         return _fitted(_array_picture(source), spec)
+    picture = _plain_picture(source)
+    if picture is not None:
+        return _fitted(picture, spec)
     return _with_pillow(source, lambda image: _fitted(_pillow_picture(image), spec))
 
 
@@ -247,8 +252,13 @@ def infer_spec(sources: Sequence[Source], limit: int = 64, shortest_side: int = 
 
 def looks_like_a_document(path: Path) -> bool:
     """Whether the name is that of a file that lies beside images without being one; every other name is an image's."""
-    name = path.name.lower()
-    return name.startswith(".") or name in DOCUMENT_NAMES or path.suffix.lower() in DOCUMENT_SUFFIXES
+    return is_a_document_name(path.name)
+
+
+def is_a_document_name(name: str) -> bool:
+    """The same of the name alone."""
+    name = name.lower()
+    return name.startswith(".") or name in DOCUMENT_NAMES or name.endswith(DOCUMENT_SUFFIXES)
 
 
 def _read_all(sources: list[Source], spec: ImageSpec) -> list[NDArray[np.float32] | Unreadable]:
@@ -267,7 +277,8 @@ def _assembled(start: int, tasks: list[Future[list[NDArray[np.float32] | Unreada
 
 def _fitted(picture: _Picture, spec: ImageSpec) -> NDArray[np.float32]:
     if spec.channels == 1 or picture.colour.shape[2] == 1:
-        return np.repeat(_resized(picture.luma(), spec)[None], spec.channels, axis=0)
+        luma = _resized(picture.luma(), spec)[None]
+        return luma if spec.channels == 1 else np.repeat(luma, spec.channels, axis=0)
     return np.stack([_resized(picture.plane(channel), spec) for channel in range(3)])
 
 
@@ -283,7 +294,27 @@ def _resized(plane: NDArray[np.float32], spec: ImageSpec) -> NDArray[np.float32]
 def _picture(source: ImageInput) -> _Picture:
     if isinstance(source, np.ndarray):
         return _array_picture(source)
-    return _with_pillow(source, _pillow_picture)
+    return _plain_picture(source) or _with_pillow(source, _pillow_picture)
+
+
+def _plain_picture(source: Path | bytes | Image.Image) -> _Picture | None:
+    """The picture in a small and plain PNG file, as Pillow gives it; None for whatever is left to Pillow."""
+    if isinstance(source, Image.Image):
+        return None
+    try:
+        with _file(source) as file:
+            header = file.read(HEADER)
+            if not may_be_plain(header):
+                return None
+            if file.seek(0, io.SEEK_END) > MAX_SMALL_FILE:
+                return None
+            file.seek(0)
+            pixels = plain_pixels(file.read())
+    except (OSError, UnreadableImage):  # Pillow's way says why
+        return None
+    if pixels is None:
+        return None
+    return _Picture(pixels if pixels.ndim == 3 else pixels[..., None], None)
 
 
 def _array_picture(array: NDArray[Any]) -> _Picture:
@@ -328,7 +359,7 @@ def _unit_floats(pixels: NDArray[Any]) -> NDArray[np.float32]:
 
 
 def _laid_out(colour: NDArray[Any], alpha: NDArray[Any]) -> _Picture:
-    opaque = bool((alpha == FULL_SCALE[alpha.dtype.name]).all())
+    opaque = bool((alpha == FULL_SCALE[alpha.dtype]).all())
     return _Picture(colour, None if opaque else alpha)
 
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ae_models.checkpoints import Checkpoint
+from ae_models.cores import available_cores
 from ae_models.corruptions import CORRUPTIONS, Corruption
 from ae_models.errors import InputError
 from ae_models.ranks import ALONE, Ranks
@@ -90,9 +91,13 @@ class Pretrained(Protocol):
 def choose_device(wish: str) -> torch.device:
     """The torch device that `wish` names; "auto" takes CUDA, then MPS, then the CPU.
 
+    PyTorch knows of a process's affinity alone: from here on it has no more threads than control groups leave time for.
+
     Raises:
         InputError: the wished device is not on this machine.
     """
+    if torch.get_num_threads() > available_cores():
+        torch.set_num_threads(available_cores())
     if wish == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")

@@ -37,11 +37,7 @@ ALONE = {
     "PyTorch alone": "import torch",
     "all that scoring stands on": f"{MLFLOW}; import torch, scipy.stats",
 }
-AIMS = {
-    "--help": 0.5,
-    "--output": 2.0,
-    "--no-record": 2.0,
-}  # processor seconds on a core that is not busy, by the last word of the command
+AIMS = {"--help": 0.5, "--output": 2.0}  # processor seconds on a core that is not busy, by the last word of the command
 
 
 @dataclass
@@ -129,18 +125,18 @@ def measure(rounds: int) -> list[Cost]:
     top = Side("reconwatch --help", reconwatch("--help"))
     looks = [Side(f"reconwatch {name}", reconwatch(*name.split())) for name in ("alert list", "status", "check")]
     score = Side("reconwatch score, 100 images, --output", ())
-    only = Side("reconwatch score, 100 images, --output --no-record", ())
+    record = Side("reconwatch score, 100 images, --output --record", ())
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         prepare(folder, rounds)
         for number in track(range(rounds), "Rounds"):
             score.command = reconwatch("score", "small", f"new-{number}", "--output", "scores.parquet")
-            only.command = (*score.command, "--no-record")
-            for side in (*alone, top, *helps, *looks, only, score):
+            record.command = (*score.command, "--record")
+            for side in (*alone, top, *helps, *looks, score, record):
                 side.run(folder)
     slowest = max(helps, key=lambda side: median(side.processor))
     costs = [*map(Cost.of, alone), Cost.of(top), Cost.of(slowest, f"{slowest.name}, the slowest of {len(helps)}")]
-    return [*costs, *map(Cost.of, (*looks, score, only))]
+    return [*costs, *map(Cost.of, (*looks, score, record))]
 
 
 def main() -> None:

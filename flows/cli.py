@@ -188,25 +188,29 @@ def score(
     ] = None,
     config: ConfigOption = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Also write one row an image to this Parquet file.")
+        Path | None,
+        typer.Option(
+            "--output", "-o", help="Write one row an image of the PATHS to this Parquet file; record nothing."
+        ),
     ] = None,
     fail_on_alarm: FailOption = False,
     engine: EngineOption = None,
     record: Annotated[
-        bool, typer.Option("--record/--no-record", help="With --output: write the scores, and record and tell nothing.")
-    ] = True,
+        bool, typer.Option("--record", help="With --output: also record the batches, as without it.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Score images: the given PATHS, or the batches of the inbox that are not scored yet.
 
     [bold]reconwatch score tiles[/bold] scores what is due in the inbox.
-    [bold]reconwatch score tiles photos/monday --output monday.parquet[/bold] scores a folder and writes its scores.
-    Each batch is recorded once; to score it again records nothing new.
+    [bold]reconwatch score tiles photos/monday[/bold] scores a folder as a batch, and records it.
+    [bold]reconwatch score tiles photos/monday --output monday.parquet[/bold] writes its scores to a file, and records
+    nothing. Each batch is recorded once; to score it again records nothing new.
     """
     engine_from_now_on(engine)
     if output is not None and not paths:
         raise InputError("--output needs PATHs: name the folders or images whose scores to write")
-    if not record:
+    if output is not None and not record:
         _scores_only(config_path(context, config), name, paths or [], output, fail_on_alarm, as_json)
         return
 
@@ -223,7 +227,7 @@ def score(
 
     reports: Sequence[BatchReport] = _flow_or_plain(config_path(context, config), as_flow, plain, goes_on=True)
     if output is not None:
-        _write_output(context, config, name, paths or [], reports, output)
+        _write_output(config_path(context, config), name, paths or [], reports, output)
     _print_batches(reports, as_json)
     _exit(any(report.outcome == "failed" for report in reports), fail_on_alarm and any(r.alarm for r in reports))
 
@@ -492,15 +496,14 @@ def _sentences_for_failures() -> Iterator[None]:
 
 
 def _scores_only(
-    path: Path, name: str, paths: Sequence[Path], output: Path | None, fail_on_alarm: bool, as_json: bool
+    path: Path, name: str, paths: Sequence[Path], output: Path, fail_on_alarm: bool, as_json: bool
 ) -> None:
-    if output is None or fail_on_alarm:
-        reason = "there is no verdict to fail on" if fail_on_alarm else "the scores would go nowhere"
-        raise InputError(f"with --no-record {reason}: give --output without --fail-on-alarm")
+    if fail_on_alarm:
+        raise InputError("--output alone gives no verdict that --fail-on-alarm could look at: add --record")
     settings = settings_of(path)
-    from flows.scores_only import write_scores_only
+    from flows.scores_only import write_rows
 
-    reports = write_scores_only(settings, name, paths, output, os.environ, _progress())
+    reports = write_rows(settings, name, paths, output, os.environ, _progress())
     if as_json:
         print_json([_plain(report) for report in reports])
     else:
@@ -509,36 +512,13 @@ def _scores_only(
     say(f"Wrote {sum(report.scored + report.unreadable for report in reports)} rows to {output}; nothing was recorded.")
 
 
-def _write_output(
-    context: typer.Context,
-    config: Path | None,
-    name: str,
-    paths: Sequence[Path],
-    reports: "Sequence[BatchReport]",
-    output: Path,
-) -> None:
+def _write_output(path: Path, name: str, paths: Sequence[Path], reports: "Sequence[BatchReport]", output: Path) -> None:
     """One Parquet file with the rows of every batch; those known already are scored again for it."""
-    import pandas as pd
-
-    from flows.inbox import known_manifest
-    from flows.scoring import score_batch, write_scores
-    from flows.sources import path_batches
-    from flows.workspace import open_workspace
+    from flows.scores_only import write_rows
 
     tables = {report.batch: report.table for report in reports if report.table is not None}
-    batches = path_batches(paths, settings_of(config_path(context, config)).pipeline(name).data)
-    if absent := [batch for batch in batches if batch.id not in tables and batch.items]:
-        workspace = open_workspace(config_path(context, config))
-        pipeline = workspace.settings.pipeline(name)
-        champion = workspace.tracking.registry.champion(name).champion
-        for batch in absent:
-            manifest_hash = known_manifest(pipeline, batch, workspace.ledger, _progress())
-            scored = score_batch(batch, champion, pipeline, _progress(), lambda: None, manifest_hash=manifest_hash)
-            tables[batch.id] = scored.table
-    if not tables:
-        raise InputError(f"there is no image in {', '.join(map(str, paths))}: nothing was written to {output}")
-    write_scores(pd.concat([tables[batch.id] for batch in batches if batch.id in tables], ignore_index=True), output)
-    say(f"Wrote {sum(map(len, tables.values()))} rows to {output}.")
+    written = write_rows(settings_of(path), name, paths, output, os.environ, _progress(), tables)
+    say(f"Wrote {sum(report.scored + report.unreadable for report in written)} rows to {output}.")
 
 
 def _calibration_images(path: Path, name: str) -> int | None:

@@ -3,11 +3,11 @@
 import os
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from flows.config import ManifestSource, PathSource, Source, TableSource, UrlSource
 from flows.config_incidents import in_words
-from flows.items import Batch
+from flows.items import Batch, name_of
 
 UNFINISHED = (".part", ".partial", ".filepart", ".crdownload", ".tmp")  # what programs call files that they still write
 SETTLING = "is still being written: it changed"  # how the reason begins where time alone makes it complete
@@ -18,7 +18,7 @@ def still_arriving(batch: Batch, source: Source, now: datetime, settled: timedel
 
     `settled` stands in where the source says nothing of how its batches become complete.
     """
-    names = [PurePosixPath(uri).name for uri in (*(item.uri for item in batch.items), *batch.left_out)]
+    names = [name_of(uri) for uri in (*(item.uri for item in batch.items), *batch.left_out)]
     marker = getattr(source, "marker", None)
     own = getattr(source, "settled", None)
     if unfinished := [name for name in (batch.id, *names) if name.lower().endswith(UNFINISHED)]:

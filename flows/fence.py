@@ -26,7 +26,7 @@ class Fence:
     def __init__(self, root: Path | str | None, data: DataConfig) -> None:
         self._root, self._data = root, data
         self._real_root = os.path.realpath(root) if isinstance(root, Path) else ""
-        self._real: dict[Path, str] = {}  # folders with their links followed: a batch has few
+        self._real: dict[str, str] = {}  # folders with their links followed: a batch has few
 
     def file(self, path: Path) -> Item:
         """The image in a file that was found; one that a link leads out to cannot be read, and says why."""
@@ -40,9 +40,10 @@ class Fence:
         """Whether a file or a folder lies outside, links followed."""
         if self._data.allow_outside:
             return False
-        if path.parent not in self._real:
-            self._real[path.parent] = os.path.realpath(path.parent)
-        real = os.path.realpath(path) if path.is_symlink() else os.path.join(self._real[path.parent], path.name)
+        folder, name = os.path.split(path)
+        if folder not in self._real:
+            self._real[folder] = os.path.realpath(folder)
+        real = os.path.realpath(path) if os.path.islink(path) else os.path.join(self._real[folder], name)
         return not _within(real, self._real_root)
 
     def named(self, text: str, by: str) -> Item:

@@ -117,7 +117,7 @@ def _is_linked_out(batch: Batch, pipeline: PipelineConfig) -> bool:
 
 def in_order(batches: list[Batch], order: str) -> tuple[Batch, ...]:
     """The batches in the order in which they are scored: the oldest first, or by name."""
-    if order == "name":
+    if order == "name" or len(batches) < 2:
         return tuple(batches)
     return tuple(sorted(batches, key=lambda batch: batch.own_time() or datetime.max.replace(tzinfo=UTC)))
 

@@ -3,8 +3,8 @@
 It imports no network and no store, so that who only wants scores in a file has them in a moment.
 """
 
-from collections.abc import Callable
-from time import monotonic
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -15,10 +15,10 @@ from ae_models.images import ImageSpec, stream
 from ae_models.review import audit_sample, review_list
 from flows.config import PipelineConfig
 from flows.fetching import contents_of
-from flows.items import Batch
-from flows.progress import Progress
+from flows.items import Batch, Item
 
-RENEW_SECONDS = 30.0
+STEP = 64  # images of a step of the network; its floating-point results may depend on how many it gets at once
+Look = Callable[[], None]  # called often while images are scored
 
 
 class Scorer(Protocol):
@@ -47,46 +47,53 @@ class Decider(Protocol):
         """For each score (m,) the share of nominal images that score as badly or worse: (m,) in (0, 1]."""
 
 
-def scores_of(
-    batch: Batch, decider: Decider, what: str, progress: Progress, renew: Callable[[], None] = lambda: None
-) -> tuple[NDArray[np.float64], NDArray[np.object_]]:
-    """For each image of a batch its score, NaN for none, and why it cannot be read, empty where it can.
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """Scores (n,) float64, NaN where an image is unreadable, and the reasons (n,), empty where it is readable."""
 
-    `what` is shown as what goes on, and `renew` is called about every half minute.
+    scores: NDArray[np.float64]
+    reasons: NDArray[np.object_]
+
+
+def score_here(
+    items: Sequence[Item],
+    scorer: Scorer,
+    advance: Callable[..., None] = lambda steps: None,
+    look: Look = lambda: None,
+) -> Scores:
+    """The scores of images by this process, one stream from decoding to the network.
+
+    `advance` is told how many more are done, and `look` is called after each step.
     """
-    renewed = monotonic()
-    scores = np.full(len(batch.items), np.nan)
-    reasons = np.full(len(batch.items), "", dtype=object)
-    with progress.track(what, len(batch.items)) as advance, contents_of(batch.items) as contents:
-        for part in stream(contents, decider.detector.spec):
-            scores[part.indices] = decider.detector.score(part.pixels)
+    scores = np.full(len(items), np.nan)
+    reasons = np.full(len(items), "", dtype=object)
+    with contents_of(items) as contents:
+        for part in stream(contents, scorer.spec, STEP):
+            scores[part.indices] = scorer.score(part.pixels)
             for index, reason in part.unreadable:
                 reasons[index] = reason
-            if monotonic() - renewed > RENEW_SECONDS:
-                renewed = monotonic()
-                renew()
+            look()
             advance(len(part.indices) + len(part.unreadable))
-    return scores, reasons
+    return Scores(scores, reasons)
 
 
 def rows_of(
     batch: Batch,
     decider: Decider,
-    scores: NDArray[np.float64],
-    reasons: NDArray[np.object_],
+    scored: Scores,
     pipeline: PipelineConfig,
     manifest_hash: str,
 ) -> dict[str, Any]:
     """The columns of a batch's rows, an image each; the batch's hash draws the images of the audit."""
-    readable = reasons == ""
-    p_values = np.where(readable, decider.p_values(scores), np.nan)
+    readable = scored.reasons == ""
+    p_values = np.where(readable, decider.p_values(scored.scores), np.nan)
     return {
         "uri": [item.uri for item in batch.items],
-        "score": scores,
+        "score": scored.scores,
         "p_value": p_values,
-        "flagged": decider.threshold.flags(scores),
+        "flagged": decider.threshold.flags(scored.scores),
         "status": np.where(readable, "scored", "unreadable"),
-        "reason": reasons.astype(str),
+        "reason": scored.reasons.astype(str),
         "review": review_list(p_values, pipeline.monitor.review_fdr),
         "audit": audit_sample(readable, pipeline.review.audit, manifest_hash),
     }

@@ -18,11 +18,11 @@ from ae_models.errors import InputError
 from ae_models.ranks import ALONE, Ranks
 from ae_models.training import choose_device
 from flows.alerts import DeliveryReport
-from flows.champion_copy import deciding_champion, kept_champion
 from flows.channels import send_due
 from flows.channels_email import no_picture
 from flows.config import PipelineConfig
 from flows.config_runner import DaskRunner, RayRunner
+from flows.deciding_champion import deciding_champion, last_champion
 from flows.delivery import deliver_runs
 from flows.due import calibration_is_due, changes_since_training
 from flows.inbox import due_batches
@@ -228,7 +228,7 @@ def _score_due(
     )
     if not batches:
         return ()
-    champion = deciding_champion(workspace, pipeline.name, progress)
+    champion = deciding_champion(workspace.tracking, workspace.settings.workspace, pipeline.name, progress)
     champion = champion.on(choose_device(pipeline.training.device), pipeline.engine)
     challenger = _challenger(pipeline, workspace, progress)
     reports = []
@@ -328,7 +328,8 @@ def _scored_alone(
     """What can be done while the MLflow server does not answer: new batches are decided, and nothing else."""
     batches: tuple[BatchReport, ...] = ()
     try:
-        kept_champion(workspace, pipeline.name)  # without one nothing can be done, whether a batch is due or not
+        # without one nothing can be done, whether a batch is due or not
+        last_champion(workspace.tracking, workspace.settings.workspace, pipeline.name)
         progress.warn(f"The MLflow server {workspace.tracking.shown_uri} does not answer: only new batches are scored.")
         if pipeline.data.inbox is not None:
             batches = _score(workspace, pipeline, (), progress, score_one, settled, stopped)

@@ -1,21 +1,26 @@
-"""Scores of images in a file and nothing else: no record, no verdict, no alert, no waiting for PyTorch or MLflow."""
+"""Scores of images in a file: no record, no verdict, no alert, and no waiting for PyTorch or MLflow."""
 
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 from ae_models.champion import LeanChampion
 from ae_models.errors import InputError
+from ae_models.graph import FILE
 from flows.config import PipelineConfig, Settings
 from flows.deciding_version import deciding_run
 from flows.items import Batch
 from flows.kept_champions import forget_champion, kept_champion
 from flows.progress import Progress
-from flows.rows import Decider, rows_of, scores_of
+from flows.rows import Decider, rows_of, score_here
 from flows.sources import path_batches
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -33,15 +38,18 @@ class ScoresOnly:
         return f"{self.batch}: {self.scored} scored, {self.flagged} flagged, {self.unreadable} unreadable"
 
 
-def write_scores_only(
+def write_rows(
     settings: Settings,
     name: str,
     paths: Sequence[Path],
     output: Path,
     environment: Mapping[str, str],
     progress: Progress,
+    scored: "Mapping[str, pd.DataFrame]" = MappingProxyType({}),
 ) -> tuple[ScoresOnly, ...]:
     """Write one row an image of the paths to a Parquet file, by the version that decides now.
+
+    Batches whose rows are there already, by name in `scored`, are not scored again.
 
     Raises:
         InputError: the pipeline has no champion, a path is not there, or there is no image in any.
@@ -50,24 +58,31 @@ def write_scores_only(
     batches = [batch for batch in path_batches(paths, pipeline.data) if batch.items]
     if not batches:
         raise InputError(f"there is no image in {', '.join(map(str, paths))}: nothing was written to {output}")
-    decider = _kept(settings, pipeline, environment) or _from_registry(settings, pipeline, environment)
-    tables = [_rows(batch, decider, pipeline, progress) for batch in batches]
-    _write(tables, output)
+    tables = {batch.id: _columns(scored[batch.id]) for batch in batches if batch.id in scored}
+    if absent := [batch for batch in batches if batch.id not in tables]:
+        decider = _kept(settings, pipeline, environment) or _from_registry(settings, pipeline, environment, progress)
+        tables |= {batch.id: _rows(batch, decider, pipeline, progress) for batch in absent}
+    _write([tables[batch.id] for batch in batches], output)
     return tuple(
         ScoresOnly(
             name,
             batch.id,
-            int((table["status"] == "scored").sum()),
-            int(table["flagged"].sum()),
-            int((table["status"] == "unreadable").sum()),
+            int((tables[batch.id]["status"] == "scored").sum()),
+            int(tables[batch.id]["flagged"].sum()),
+            int((tables[batch.id]["status"] == "unreadable").sum()),
         )
-        for batch, table in zip(batches, tables, strict=True)
+        for batch in batches
     )
 
 
+def _columns(table: "pd.DataFrame") -> dict[str, Any]:
+    return {str(name): table[name].to_numpy() for name in table}
+
+
 def _rows(batch: Batch, decider: Decider, pipeline: PipelineConfig, progress: Progress) -> dict[str, Any]:
-    scores, reasons = scores_of(batch, decider, f"Scoring {pipeline.name} {batch.id}", progress)
-    return rows_of(batch, decider, scores, reasons, pipeline, batch.manifest_hash())
+    with progress.track(f"Scoring {pipeline.name} {batch.id}", len(batch.items)) as advance:
+        scored = score_here(batch.items, decider.detector, advance)
+    return rows_of(batch, decider, scored, pipeline, batch.manifest_hash())
 
 
 def _kept(settings: Settings, pipeline: PipelineConfig, environment: Mapping[str, str]) -> LeanChampion | None:
@@ -76,7 +91,7 @@ def _kept(settings: Settings, pipeline: PipelineConfig, environment: Mapping[str
         return None
     run_id = deciding_run(settings, environment, pipeline.name)
     files = run_id and kept_champion(settings.workspace, pipeline.name, run_id)
-    if not files:
+    if not files or not (files / FILE).exists():
         return None
     try:
         return LeanChampion.load(files)
@@ -85,11 +100,15 @@ def _kept(settings: Settings, pipeline: PipelineConfig, environment: Mapping[str
         return None
 
 
-def _from_registry(settings: Settings, pipeline: PipelineConfig, environment: Mapping[str, str]) -> Decider:
+def _from_registry(
+    settings: Settings, pipeline: PipelineConfig, environment: Mapping[str, str], progress: Progress
+) -> Decider:
     from ae_models.training import choose_device
-    from flows.tracking import Tracking
+    from flows.deciding_champion import deciding_champion
+    from flows.workspace import Patience, open_tracking
 
-    version = Tracking(settings, environment).registry.champion(pipeline.name)
+    tracking = open_tracking(settings, environment, patience=Patience(goes_on=True))
+    version = deciding_champion(tracking, settings.workspace, pipeline.name, progress)
     return version.on(choose_device(pipeline.training.device), pipeline.engine).champion
 
 

@@ -26,7 +26,7 @@ from flows.progress import Progress
 from flows.report import ScoredBatch
 from flows.review_queue import ask_about
 from flows.reviewing import asked_images
-from flows.rows import RENEW_SECONDS, rows_of
+from flows.rows import rows_of
 from flows.shards import Sharding, score_items
 from flows.streams import StreamStep, counts_in_stream, stream_of
 from flows.tracking import ChampionVersion
@@ -34,6 +34,7 @@ from flows.verdicts import NOMINAL_BATCHES, verdict_on
 from flows.watchdog import after_batch
 from flows.workspace import Workspace
 
+RENEW_SECONDS = 30.0  # between two times that a claim is renewed
 NAMED = 5  # images named in an alert
 GONE = "was deleted before it was scored, and nothing is recorded of it"
 
@@ -91,7 +92,7 @@ def score_batch(
 
     with progress.track(f"Scoring {pipeline.name} {batch.id}", len(batch.items)) as advance:
         scored = score_items(batch.items, champion.detector, sharding, advance, renew_in_time)
-    table = pd.DataFrame(rows_of(batch, champion, scored.scores, scored.reasons, pipeline, manifest_hash))
+    table = pd.DataFrame(rows_of(batch, champion, scored, pipeline, manifest_hash))
     verdict = verdict_on(table, champion.threshold, champion.calibration_scores, pipeline.monitor, nominal_batches)
     return ScoredBatch(table, verdict, perf_counter() - start)
 

@@ -11,7 +11,8 @@ from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner, ThreadPoolTa
 from ae_models.cores import available_cores
 from ae_models.errors import InputError
 from flows.config_runner import DaskRunner, ProcessesRunner, RayRunner, RunnerUnion
-from flows.shards import TICK, Look, Partition, RunShards, Shard, begin_worker, score_shard
+from flows.rows import Look
+from flows.shards import TICK, Partition, RunShards, Shard, begin_worker, score_shard
 
 
 def as_tasks(runner: RunnerUnion) -> RunShards:

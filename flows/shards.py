@@ -19,19 +19,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from ae_models.cores import available_cores
 from ae_models.errors import InputError
-from ae_models.images import stream
 from flows.config_runner import RunnerUnion, ThreadsRunner
-from flows.fetching import contents_of
 from flows.items import Item
+from flows.rows import STEP, Look, Scores, score_here
 
 if TYPE_CHECKING:
     from ae_models.detector import AnyDetector
 
-STEP = 64  # images of a step of the network; its floating-point results may depend on how many it gets at once
 ROUNDS = 3  # attempts at a shard
 TICK = 1.0  # seconds between two looks at shards that are under way
 
@@ -64,15 +61,6 @@ class Partition:
     sha256: str
 
 
-@dataclass(frozen=True, eq=False)
-class Scores:
-    """Scores (n,) float64, NaN where an image is unreadable, and the reasons (n,), empty where it is readable."""
-
-    scores: NDArray[np.float64]
-    reasons: NDArray[np.object_]
-
-
-Look = Callable[[], None]  # called about every TICK while shards are under way
 RunShards = Callable[[Sequence[Shard], Look], Iterator[tuple[Shard, Partition | BaseException]]]
 
 
@@ -101,25 +89,6 @@ def score_items(
     if sharding is None or len(items) <= sharding.size:
         return score_here(items, detector, advance, look)
     return _score_in_shards(items, detector, sharding, advance, look)
-
-
-def score_here(
-    items: Sequence[Item],
-    detector: "AnyDetector",
-    advance: Callable[..., None] = lambda steps: None,
-    look: Look = lambda: None,
-) -> Scores:
-    """The scores of images by this process, one stream from decoding to the network."""
-    scores = np.full(len(items), np.nan)
-    reasons = np.full(len(items), "", dtype=object)
-    with contents_of(items) as contents:
-        for part in stream(contents, detector.spec, STEP):
-            scores[part.indices] = detector.score(part.pixels)
-            for index, reason in part.unreadable:
-                reasons[index] = reason
-            look()
-            advance(len(part.indices) + len(part.unreadable))
-    return Scores(scores, reasons)
 
 
 class WorkerLost(RuntimeError):  # noqa: N818 (what happened, in words)

@@ -3,7 +3,8 @@
 import glob
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ae_models.errors import InputError
-from ae_models.images import looks_like_a_document
+from ae_models.images import is_a_document_name, looks_like_a_document
 from flows.config import (
     DataConfig,
     LabelledFolders,
@@ -23,7 +24,7 @@ from flows.config import (
     UrlSource,
 )
 from flows.fence import Fence
-from flows.items import Batch, Found, Item, Seen, as_text, content_hash, file_item
+from flows.items import Batch, Found, Item, Seen, as_text, content_hash, file_item, name_of
 from flows.remote import RemoteFile, files_below, remote_item, shown
 
 __all__ = [
@@ -158,8 +159,25 @@ def path_batches(paths: Sequence[Path], data: DataConfig | None = None) -> tuple
 
 def images_in(folder: Path, fence: Fence | None = None) -> Found:
     """The images in a folder and its subfolders, by name; a link that leads nowhere counts as an unreadable one."""
-    paths = sorted(path for path in folder.rglob("*") if path.is_file() or (path.is_symlink() and not path.exists()))
-    return _images_among(paths, folder, fence)
+    by_parts = sorted(_files_below(folder), key=lambda name: name.split(os.sep))
+    return _images_among(map(Path, by_parts), folder, fence)
+
+
+def _files_below(folder: Path) -> Iterator[str]:
+    """Files and links that lead nowhere; no folder is entered that is a link."""
+    folders = [str(folder)]
+    while folders:
+        with suppress(PermissionError), os.scandir(folders.pop()) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(entry.path)
+                elif entry.is_file(follow_symlinks=False) or (entry.is_symlink() and _is_for_us(entry.path)):
+                    yield entry.path
+
+
+def _is_for_us(link: str) -> bool:
+    """Whether a link leads to a file or nowhere."""
+    return os.path.isfile(link) or not os.path.exists(link)
 
 
 def groups_of(data: DataConfig, uris: Sequence[str]) -> dict[str, str]:
@@ -222,8 +240,9 @@ def folder_of(source: PathSource) -> Path:
 
 def _images_among(paths: Iterable[Path], root: Path, fence: Fence | None = None) -> Found:
     images, left_out, item = [], [], fence.file if fence else file_item
+    depth = len(root.parts)
     for path in paths:
-        if _is_left_out(path.parts[len(root.parts) :], path.name):
+        if _is_left_out(path.parts[depth:], path.name):
             left_out.append(as_text(path))
         else:
             images.append(item(path))
@@ -241,7 +260,7 @@ def _remote_images(files: Iterable[RemoteFile]) -> Found:
 
 
 def _is_left_out(parts: Sequence[str], name: str) -> bool:
-    return any(part.startswith(".") for part in parts) or looks_like_a_document(Path(name))
+    return any(part.startswith(".") for part in parts) or is_a_document_name(name)
 
 
 def _folder_batches(source: PathSource, data: DataConfig) -> tuple[Batch, ...]:
@@ -281,7 +300,7 @@ def _url_batches(source: UrlSource) -> tuple[Batch, ...]:
 
 def _without_marker(batch: Batch, marker: str | None) -> Batch:
     """The batch without the file that says that it is complete, which may have the name of an image."""
-    marks = [item for item in batch.items if PurePosixPath(item.uri).name == marker]
+    marks = [item for item in batch.items if name_of(item.uri) == marker] if marker else []
     if not marks:
         return batch
     items = tuple(item for item in batch.items if item not in marks)

@@ -54,13 +54,22 @@ def open_workspace(
     settings = load(path, environment)
     settings.workspace.mkdir(parents=True, exist_ok=True)
     return Workspace(
-        settings, _tracking(settings, environment, tags, patience), open_ledger(settings.workspace, environment)
+        settings, open_tracking(settings, environment, tags, patience), open_ledger(settings.workspace, environment)
     )
 
 
-def _tracking(
-    settings: Settings, environment: Mapping[str, str], tags: Mapping[str, str], patience: Patience
+def open_tracking(
+    settings: Settings,
+    environment: Mapping[str, str],
+    tags: Mapping[str, str] = MappingProxyType({}),
+    patience: Patience = AT_ONCE,
 ) -> Tracking:
+    """The record alone, without the ledger.
+
+    Raises:
+        TrackingUnavailable: the MLflow store does not answer, and the patience with it is at its end.
+    """
+
     def away(error: Exception) -> bool:
         return isinstance(error, TrackingUnavailable)
 

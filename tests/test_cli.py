@@ -476,9 +476,9 @@ class TestOutput:
     ) -> None:
         """The same rows, and nothing is recorded twice."""
         outputs = [tmp_path / "first.parquet", tmp_path / "second.parquet"]
-        first = document(call("score", "tiles", *paths, "-o", outputs[0], "--config", trained, "--json"))
+        first = document(call("score", "tiles", *paths, "-o", outputs[0], "--record", "--config", trained, "--json"))
         (before,) = document(call("status", "--config", trained, "--json"))
-        second = document(call("score", "tiles", *paths, "-o", outputs[1], "--config", trained, "--json"))
+        second = document(call("score", "tiles", *paths, "-o", outputs[1], "--record", "--config", trained, "--json"))
         (after,) = document(call("status", "--config", trained, "--json"))
         assert [report["outcome"] for report in first + second] == ["scored", "scored", "known", "known"]
         assert [report["run_id"] for report in first] == [report["run_id"] for report in second]

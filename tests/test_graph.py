@@ -31,6 +31,12 @@ RECIPES: list[tuple[str, dict[str, Any], str, dict[str, Any], ScoreDesign]] = [
     ("contrast", {}, "none", {}, ScoreDesign(3, True, 0.005)),
     ("derivatives", {"step": 2}, "restoration", {}, ScoreDesign(3, False, 0.1)),
 ]
+MORE_RECIPES: list[tuple[str, dict[str, Any], str, dict[str, Any], ScoreDesign]] = [
+    ("pixels", {"step": 2}, "code", {"code_size": 4}, ScoreDesign(3, True, 0.1)),
+    ("gradients", {"step": 2, "normalised": "cell"}, "pca", {"code_size": 4}, ScoreDesign(3, True, 0.1, energy=0.5)),
+    ("backbone", {"channels": 20}, "gaussian", {}, ScoreDesign(1, True, 0.1)),
+    ("backbone", {"channels": 20, "stages": [1, 2]}, "code", {"code_size": 4}, ScoreDesign(3, False, 0.1, energy=1.0)),
+]
 
 
 def images_of(spec: ImageSpec, count: int, seed: int = 0) -> NDArray[np.float32]:
@@ -59,7 +65,11 @@ def detector_of(
     built = build_network(network, features, parameters).eval()
     for buffer in (each for name, each in built.named_buffers() if name in ("components", "mean", "whitening")):
         buffer.add_(0.1 * torch.randn_like(buffer))
-    return Detector(spec, network, parameters, built, "cpu", front_end, front_end_parameters or {}, fitted_score=score)
+    return Detector(
+        *(spec, network, parameters, built, "cpu", front_end, front_end_parameters or {}),
+        fitted_front_end=view if view.state_dict() else None,
+        fitted_score=score,
+    )
 
 
 def fused_detector(spec: ImageSpec) -> FusedDetector:
@@ -108,11 +118,11 @@ class TestTheSameAsPyTorch:
 
     @pytest.mark.slow
     @pytest.mark.parametrize("spec", [ImageSpec(28, 28, 1), ImageSpec(33, 21, 3)], ids=str)
-    @pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: f"{recipe[2]} on {recipe[0]}")
+    @pytest.mark.parametrize("recipe", [*RECIPES, *MORE_RECIPES], ids=lambda recipe: f"{recipe[2]} on {recipe[0]}")
     def test_every_front_end(
         self, recipe: tuple[str, dict[str, Any], str, dict[str, Any], ScoreDesign], spec: ImageSpec
     ) -> None:
-        """With smoothing, positional normalisation and pooling."""
+        """With smoothing, positional normalisation, pooling and division by an image's energy; drawn weights."""
         front_end, its_parameters, network, parameters, design = recipe
         assert_the_same(detector_of(spec, network, parameters, design, front_end, its_parameters))
 

@@ -1,4 +1,4 @@
-"""`score --output FILE --no-record`: scores by the version that decides now, and nothing else happens."""
+"""`score PATHS --output FILE`: scores by the version that decides now, and nothing else happens."""
 
 import os
 import sqlite3
@@ -72,22 +72,25 @@ class TestScoresOnly:
     def test_the_rows_are_those_that_are_recorded(self, watched: Workspace, tmp_path: Path) -> None:
         """Every column, every digit; and the ledger knows nothing of it."""
         before = watched.ledger.batches.history("tiles", 100)
-        lean = written(watched, tmp_path / "lean.parquet", "--no-record")
+        lean = written(watched, tmp_path / "lean.parquet")
         assert watched.ledger.batches.history("tiles", 100) == before
-        full = written(watched, tmp_path / "full.parquet")
+        full = written(watched, tmp_path / "full.parquet", "--record")
         pd.testing.assert_frame_equal(lean, full)
         assert lean["flagged"].sum() >= 10
 
     def test_pytorch_gives_the_same_rows(self, watched: Workspace, tmp_path: Path) -> None:
-        """The engine changes how long it takes."""
+        """The engine changes how long it takes; it is asked for also where a batch is known already."""
         folder = tmp_path / "by-torch"
         os.environ.pop("RECONWATCH_ENGINE", None)
         try:
-            by_torch = written(watched, folder / "torch.parquet", "--no-record", "--engine", "torch")
+            by_torch = written(watched, folder / "torch.parquet", "--engine", "torch")
+            known = written(watched, folder / "known.parquet", "--engine", "torch", "--record")
         finally:
             os.environ.pop("RECONWATCH_ENGINE", None)
-        lean = written(watched, folder / "lean.parquet", "--no-record")
+        lean = written(watched, folder / "lean.parquet")
         pd.testing.assert_frame_equal(by_torch, lean, rtol=1e-4)
+        assert (by_torch["score"] != lean["score"]).any()
+        pd.testing.assert_frame_equal(by_torch, known, check_exact=True)
 
     def test_a_copy_is_kept_of_who_decides(self, watched: Workspace) -> None:
         """By its calibration run, which the registry is asked for."""
@@ -119,18 +122,17 @@ class TestScoresOnly:
         (files / "threshold.json").write_text("{}", encoding="utf-8")
         with pytest.raises(InputError, match=r"champion\.json was written for other files"):
             LeanChampion.load(files)
-        rows = written(watched, tmp_path / "rows.parquet", "--no-record")
+        rows = written(watched, tmp_path / "rows.parquet")
         assert len(rows) == 20
         assert LeanChampion.load(files).threshold.n_nominal > 0
 
 
-def test_it_needs_a_file(project: Project, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Scores that go nowhere, and a verdict that there is none of, are refused."""
+def test_a_file_is_no_verdict(project: Project, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nobody waits for an alarm that cannot come."""
     config = project(tmp_path)
-    assert code_of("score", "tiles", tmp_path, "--no-record", "--config", config) == 2
-    assert "with --no-record the scores would go nowhere: give --output without --fail-on-alarm" in (
-        capsys.readouterr().err
-    )
+    command = ("score", "tiles", tmp_path, "--output", tmp_path / "rows.parquet", "--fail-on-alarm")
+    assert code_of(*command, "--config", config) == 2
+    assert "--output alone gives no verdict that --fail-on-alarm could look at: add --record" in capsys.readouterr().err
 
 
 def test_a_store_that_is_not_asked(project: Project, tmp_path: Path) -> None:

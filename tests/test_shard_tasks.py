@@ -19,8 +19,9 @@ from ae_models.images import ImageSpec
 from ae_models.networks import build_network
 from flows.config_runner import DaskRunner, ProcessesRunner, RayRunner, RunnerUnion, ThreadsRunner
 from flows.items import Item
+from flows.rows import Scores
 from flows.shard_tasks import as_tasks
-from flows.shards import Scores, Sharding, score_items
+from flows.shards import Sharding, score_items
 
 IMAGES = 256
 

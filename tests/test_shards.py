@@ -23,10 +23,10 @@ from flows import running
 from flows.config_runner import ProcessesRunner, RunnerUnion, ThreadsRunner
 from flows.items import Item
 from flows.progress import LogProgress
+from flows.rows import Scores
 from flows.scoring import score_batch
 from flows.shards import (
     Partition,
-    Scores,
     Sharding,
     WorkerLost,
     cut,

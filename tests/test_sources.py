@@ -84,6 +84,14 @@ def fashion_mnist(root: Path, labels: list[int]) -> Path:
 class TestFolders:
     """A folder is all images in it, by name."""
 
+    def test_folders_come_before_names_that_sort_between(self, tmp_path: Path) -> None:
+        """Paths are ordered part by part; links in a circle are images that cannot be read, and are not followed."""
+        expected = [touch(tmp_path / name) for name in ("a/b.png", "a-b.png", "c/d/e.png", "c.png")]
+        (tmp_path / "c" / "round").symlink_to("round")
+        (tmp_path / "c" / "up").symlink_to(tmp_path)
+        uris = [item.uri for item in images_in(tmp_path).items]
+        assert uris == [str(path) for path in sorted([*expected, tmp_path / "c" / "round"])]
+
     def test_a_folder_gives_its_images_in_the_order_of_their_paths(self, tmp_path: Path) -> None:
         """Subfolders are looked into, names may end in anything, and the order is that of the paths."""
         for name in ("b.png", "a.jpg", "sub/c.TIFF", "sub/without-suffix"):

@@ -72,7 +72,7 @@ def test_scoring_needs_what_scores(project: Project, tmp_path: Path) -> None:
     config = ["--config", str(path)]
     loaded_by(["run", "tiles", *config])
     folder, output = path.parent / "data" / "nominal", tmp_path / "scores.parquet"
-    assert not loaded_by(["score", "tiles", str(folder), "--output", str(output), *config]) & {
+    assert not loaded_by(["score", "tiles", str(folder), "--output", str(output), "--record", *config]) & {
         "sklearn",
         "torchvision",
         "prefect",
@@ -88,6 +88,6 @@ def test_scores_in_a_file_need_no_network_and_no_store(project: Project, tmp_pat
     config = ["--config", str(path)]
     loaded_by(["run", "tiles", *config])
     folder, output = path.parent / "data" / "nominal", tmp_path / "scores.parquet"
-    command = ["score", "tiles", str(folder), "--output", str(output), "--no-record", *config]
+    command = ["score", "tiles", str(folder), "--output", str(output), *config]
     assert loaded_by(command) <= {"pandas", "numpy"}
     assert output.is_file()

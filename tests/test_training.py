@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ae_models import training
 from ae_models.corruptions import GaussianNoise
 from ae_models.detector import Detector
 from ae_models.errors import InputError
@@ -354,3 +355,18 @@ def test_auto_is_a_device_that_works() -> None:
 def test_the_cpu_is_always_there() -> None:
     """The CPU can be asked for by name."""
     assert choose_device("cpu") == torch.device("cpu")
+
+
+def test_threads_follow_the_time_that_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyTorch has no more threads than control groups leave time for, and never more than it had."""
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        monkeypatch.setattr(training, "available_cores", lambda: 4)
+        choose_device("cpu")
+        assert torch.get_num_threads() == 3
+        monkeypatch.setattr(training, "available_cores", lambda: 2)
+        choose_device("cpu")
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(threads)

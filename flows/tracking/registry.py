@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -205,7 +206,8 @@ class Registry:
             files = self._artifacts.fetched(calibration_run, CHAMPION_PARTS, Path(folder))
             champion = Champion.load(files)
             if keep_for is not None and champion.detector.graph is not None:
-                keep_champion(self._store.workspace, keep_for, calibration_run, files)
+                with suppress(OSError):  # such as a full disk, which stops nobody here
+                    keep_champion(self._store.workspace, keep_for, calibration_run, files)
             return champion
 
     def threshold(self, calibration_run: str) -> tuple[Threshold, NDArray[np.float64]]:
