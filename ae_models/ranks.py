@@ -1,9 +1,12 @@
 """The processes that train one network together, by PyTorch's DistributedDataParallel."""
 
-from dataclasses import dataclass
+from __future__ import annotations
 
-import torch
-from torch import Tensor, nn
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # a process that trains alone, and a check of the configuration, need not wait for PyTorch here
+    from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
@@ -21,6 +24,8 @@ class Ranks:
         """The module whose gradients are the mean over all processes."""
         if self.count == 1:
             return module
+        from torch import nn
+
         return nn.parallel.DistributedDataParallel(module)
 
     def part(self, batch: Tensor) -> Tensor:
@@ -31,6 +36,8 @@ class Ranks:
         """Each value, summed over the processes: the same digits in all of them."""
         if self.count == 1:
             return list(values)
+        import torch
+
         device = "cuda" if torch.distributed.get_backend() == "nccl" else "cpu"
         numbers = torch.tensor(values, dtype=torch.float64, device=device)
         torch.distributed.all_reduce(numbers)
