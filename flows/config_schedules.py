@@ -127,12 +127,16 @@ class ScheduleConfig(Part):
     )
     retrain: Schedule | None = Field(default=None, description="a challenger, which decides nothing yet")
     review: Schedule | None = Field(default=None, description="labels are taken in, precision and misses measured")
+    watch: bool = Field(
+        default=False, description="reconwatch serve scores a batch within seconds of being complete, beside `score`"
+    )
 
     def over(self, common: "ScheduleConfig") -> "ScheduleConfig":
         """These schedules, and those of `common`, in its time zone, where these say nothing."""
         own = {name: getattr(self, name) for name in WORKS if name in self.model_fields_set}
         zone = self.timezone if "timezone" in self.model_fields_set else common.timezone
-        return ScheduleConfig(timezone=zone, **{name: common.zoned(name) for name in WORKS} | own)
+        watch = self.watch if "watch" in self.model_fields_set else common.watch
+        return ScheduleConfig(timezone=zone, watch=watch, **{name: common.zoned(name) for name in WORKS} | own)
 
     def zoned(self, work: Work) -> CronSchedule | IntervalSchedule | RecurrenceSchedule | None:
         """The schedule of that work, with the time zone that counts for it."""

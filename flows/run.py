@@ -6,6 +6,7 @@ from flows import running
 from flows.flow_record import PartFailedError, deployed_turn, failed, flow_progress, flow_workspace, record
 from flows.running import RunReport
 from flows.score import score_as_task, sentences
+from flows.watching import SETTLED
 
 
 @flow(name="run", flow_run_name="run-{pipeline}", validate_parameters=True)
@@ -18,9 +19,11 @@ def run(config: str, pipeline: str) -> RunReport | State[RunReport]:
     """
     try:
         workspace = flow_workspace(config, goes_on=True)
-        url = workspace.tracking.addresses.pipeline(workspace.settings.pipeline(pipeline).name)
+        described = workspace.settings.pipeline(pipeline)
+        url = workspace.tracking.addresses.pipeline(described.name)
+        settled = SETTLED if described.schedule.watch else None
         with deployed_turn(workspace, pipeline, "run"):
-            report = running.run(workspace, pipeline, flow_progress(), score_as_task)
+            report = running.run(workspace, pipeline, flow_progress(), score_as_task, settled)
         lines = [line for part in (report.training, report.calibration) if part for line in part.sentences()]
         lines += [report.failure] if report.failure else sentences(report.batches)
         if report.training or report.calibration or report.batches or report.failure:

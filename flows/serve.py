@@ -16,7 +16,9 @@ from ae_models.errors import InputError
 from flows.config import Settings, load
 from flows.deployments import Changes, Place, bring_about, wanted_deployments
 from flows.prefect_server import find_server
+from flows.progress import terminal_or_log
 from flows.served_runs import ServedRuns
+from flows.served_watch import Watcher, watched_pipelines
 from flows.stopping import until_signal
 
 EVERY = 2.0  # seconds between two looks at the file and the server
@@ -105,6 +107,7 @@ def serve(
         )
     with _alone(settings.workspace), get_client(sync_client=True) as client, until_signal() as stopped:
         runs = ServedRuns(client, settings.workspace, say, limit or os.cpu_count() or 1)
+        watcher = Watcher(environment, runs.wishes.put, terminal_or_log())
         away = Complaint(complain, say)
         swept = monotonic() - SWEEP_EVERY
         place = Place(str(settings.path), str(settings.path))
@@ -113,6 +116,7 @@ def serve(
             try:
                 if following.pending and following.settings:
                     _follow(following.settings, place, runs, client, say)
+                    watcher.follow(following.settings)
                     following.pending = False
                 if monotonic() - swept >= SWEEP_EVERY:
                     runs.clear_silent(datetime.now(UTC))
@@ -131,6 +135,7 @@ def serve(
                 following.complaint.is_wrong(str(error))
                 following.pending = False
             stopped.wait(EVERY)
+        watcher.stop()
         if runs.processes:
             say(f"Waiting up to {grace:g} s for {len(runs.processes)} runs under way; a second signal does not wait.")
         runs.finish(grace, stopped.hurries)
@@ -142,7 +147,11 @@ def _follow(settings: Settings, place: Place, runs: ServedRuns, client: SyncPref
     for sentence in changes.sentences():
         say(sentence)
     scheduled = sum(1 for wanted in changes.ids.values() if wanted.schedule)
-    say(f"Serving {len(settings.pipelines)} pipelines of {settings.path}: {scheduled} schedules.")
+    watched = len(watched_pipelines(settings))
+    say(
+        f"Serving {len(settings.pipelines)} pipelines of {settings.path}: {scheduled} schedules"
+        f"{f', {watched} watched' if watched else ''}."
+    )
 
 
 def _signature(path: Path) -> tuple[int, ...]:

@@ -56,11 +56,16 @@ class ServedRuns:
         wished = set[str]()
         while not self.wishes.empty():
             wished.add(self.wishes.get())
-        for identifier, wanted in self.deployments.items():
-            if wanted.work == "score" and wanted.pipeline in wished:
-                waiting = self.client.get_scheduled_flow_runs_for_deployments([identifier], scheduled_before=now)
-                if not waiting:
-                    self.client.create_flow_run_from_deployment(identifier)
+        try:
+            for identifier, wanted in self.deployments.items():
+                if wanted.work == "score" and wanted.pipeline in wished:
+                    waiting = self.client.get_scheduled_flow_runs_for_deployments([identifier], scheduled_before=now)
+                    if not waiting:
+                        self.client.create_flow_run_from_deployment(identifier)
+        except httpx.HTTPError:
+            for name in wished:  # a server that is away for a while loses none
+                self.wishes.put(name)
+            raise
 
     def start_due(self, now: datetime) -> None:
         """Start what is due, one run at a time of each deployment.

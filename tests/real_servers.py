@@ -51,14 +51,16 @@ class RealServers:
 
     def make_user(self, name: str, password: str) -> None:
         """A user of MLflow, made by the administrator."""
-        request = Request(
-            f"{self.mlflow}/api/2.0/mlflow/users/create", json.dumps({"username": name, "password": password}).encode()
-        )
+        self.ask("2.0/mlflow/users/create", {"username": name, "password": password})
+
+    def ask(self, path: str, document: Any, user: str = ADMIN, password: str = ADMIN_PASSWORD) -> Any:
+        """What MLflow answers a user to a document posted to its REST interface."""
+        request = Request(f"{self.mlflow}/api/{path}", json.dumps(document).encode())
         request.add_header("Content-Type", "application/json")
-        login = base64.b64encode(f"{ADMIN}:{ADMIN_PASSWORD}".encode()).decode()
+        login = base64.b64encode(f"{user}:{password}".encode()).decode()
         request.add_header("Authorization", f"Basic {login}")
-        with urlopen(request, timeout=60):
-            return
+        with urlopen(request, timeout=60) as answer:
+            return json.load(answer)
 
     def objects(self) -> dict[str, bytes]:
         """Everything in the store, by key."""

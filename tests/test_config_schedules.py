@@ -63,6 +63,14 @@ def test_what_a_pipeline_does_not_say_is_as_in_the_file(schedules: Schedules) ->
     )
 
 
+def test_watching_is_off_unless_a_section_says_otherwise(schedules: Schedules) -> None:
+    """The pipeline's own word counts more than that of the file."""
+    assert not schedules("").watch
+    assert schedules("watch: true").watch
+    assert schedules("", "watch: true").watch
+    assert not schedules("watch: false", "watch: true").watch
+
+
 @pytest.mark.parametrize(
     ("text", "fault"),
     [

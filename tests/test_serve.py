@@ -1,6 +1,7 @@
 """`reconwatch serve` on a real Prefect server: runs come when they are due, one at a time, whatever process dies."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -125,6 +126,12 @@ def rewritten(config: Path, **changes: Any) -> None:
     new.replace(config)
 
 
+def unscheduled(config: Path) -> dict[str, Any]:
+    """The file's pipelines, with no schedule of their own but that they are never scored by one."""
+    pipelines = yaml.safe_load(config.read_text())["pipelines"]
+    return {name: each | {"schedule": {"score": None}} for name, each in pipelines.items()}
+
+
 def test_pipelines_are_served_on_their_schedules_and_follow_the_file(
     project: Project, tmp_path: Path, prefect_api: str, client: SyncPrefectClient
 ) -> None:
@@ -160,6 +167,33 @@ def test_pipelines_are_served_on_their_schedules_and_follow_the_file(
         serve.process.send_signal(signal.SIGTERM)
         assert serve.process.wait(300) == 0
     assert not any(one.paused for one in deployments(client, config).values())
+
+
+def test_a_watched_pipeline_runs_when_a_batch_is_complete(
+    project: Project, tmp_path: Path, prefect_api: str, client: SyncPrefectClient
+) -> None:
+    """Without any schedule: what is there, what is moved in, and what is written slowly and settles; each once."""
+    config = project(tmp_path, schedule={"watch": True, "score": None}, training={"epochs": 1})
+    inbox = config.parent / "data" / "inbox"
+    with serving(config, prefect_api) as serve:
+        wait_for(lambda: serve.decided() == 3)
+        assert "4 schedules" not in serve.said()
+        assert f"Serving 1 pipelines of {config}: 0 schedules, 1 watched." in serve.said()
+        shutil.copytree(inbox / "1-nominal", config.parent / "camera")
+        (config.parent / "camera").rename(inbox / "4-moved")
+        wait_for(lambda: serve.decided() == 4)
+        (inbox / "5-slow").mkdir()
+        for image in sorted((inbox / "1-nominal").iterdir()):
+            shutil.copy(image, inbox / "5-slow")
+            time.sleep(0.3)
+        wait_for(lambda: serve.decided() == 5)
+        rewritten(config, schedule={"watch": False}, pipelines=unscheduled(config))
+        wait_for(lambda: f"Serving 1 pipelines of {config}: 0 schedules.\n" in serve.said())
+        serve.process.send_signal(signal.SIGTERM)
+        assert serve.process.wait(300) == 0
+    ledger = open_ledger(load(config, {}).workspace, {})
+    (slow,) = [one for one in ledger.batches.history("tiles", 10) if one.batch == "5-slow"]
+    assert slow.n_scored == 20
 
 
 def test_a_killed_run_frees_its_place_and_no_two_are_at_work(

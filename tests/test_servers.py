@@ -4,7 +4,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from tests.real_servers import ADMIN_PASSWORD, ROOT, SECRET_KEY, SESSIONS, RealS
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationWarning:(mlflow|sqlalchemy|moto).*")]
 
 HOOK, MAIL = "planted-hook-token", "planted-mail-password"
+ADA_PASSWORD = "planted-ada-password"
 HERE = {"NO_PROXY": "127.0.0.1", "PYTHONPATH": str(ROOT)}
 DATABASES = ("mlflow", "mlflow_auth", "prefect", "reconwatch")
 
@@ -109,9 +110,54 @@ def test_who_has_no_password_is_refused(site: Site) -> None:
     assert "does not take the user 'eve' with this password" in process.stderr
 
 
+@pytest.fixture(scope="module")
+def ada_password(servers: RealServers) -> str:
+    """That of the reviewer Ada, a user of MLflow like others."""
+    servers.make_user("ada", ADA_PASSWORD)
+    return ADA_PASSWORD
+
+
+def test_a_program_says_itself_who_labels(site: Site, ada_password: str) -> None:
+    """MLflow's server keeps the name that it is sent, whoever is logged in."""
+    found = site.servers.database.execute(
+        "SELECT request_id FROM trace_tags WHERE key = 'reconwatch.key' ORDER BY request_id LIMIT 2", "mlflow"
+    ).split()
+    for trace, name in zip(found, ("ada", "somebody-else"), strict=True):
+        answer = {
+            "trace_id": trace,
+            "assessment_name": "verdict",
+            "source": {"source_type": "HUMAN", "source_id": name},
+            "feedback": {"value": "nothing special"},
+            "rationale": f"by {name}",
+        }
+        path = f"3.0/mlflow/traces/{trace}/assessments"
+        kept = site.servers.ask(path, {"assessment": answer}, "ada", ada_password)
+        assert kept["assessment"]["source"]["source_id"] == name
+
+
+@pytest.mark.parametrize("mode", ["refuse", "error"])
+def test_the_store_is_down(site: Site, mode: str, small_images: Callable[[Path, int, int], list[Path]]) -> None:
+    """A batch that MLflow's store does not take is decided; its run comes once the store is back, and once."""
+    small_images(site.config.parent / "data" / "inbox" / f"store-{mode}", 12, 500 + len(mode))
+    site.servers.way_to_store.set(mode)  # type: ignore[arg-type]  # one of its modes
+    patience: Mapping[str, str] = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "60"}
+    assert "its verdict stands, its run waits in" in site.reconwatch("score", "tiles", **patience)
+    ledger = site.ledger()
+    record = ledger.batches.history("tiles", 1)[0]
+    assert (record.batch, record.run_id) == (f"store-{mode}", "")
+    site.servers.way_to_store.set("pass")
+    site.reconwatch("score", "tiles")
+    delivered = ledger.batches.finished(record.key)
+    ledger.close()
+    assert delivered is not None
+    assert any(key.endswith(f"/{delivered.run_id}/artifacts/scores.parquet") for key in site.servers.objects())
+    count = f"SELECT count(*) FROM runs WHERE name = 'batch store-{mode}' AND lifecycle_stage = 'active'"
+    assert site.servers.database.execute(count, "mlflow") == "1"
+
+
 def test_no_secret_is_kept_anywhere(site: Site) -> None:
     """After training, scoring and alerts that failed, no store, log, artifact or line that was printed holds one."""
-    secrets = [HOOK, MAIL, ADMIN_PASSWORD, SECRET_KEY, SESSIONS, site.servers.database.password]
+    secrets = [HOOK, MAIL, ADMIN_PASSWORD, SECRET_KEY, SESSIONS, ADA_PASSWORD, site.servers.database.password]
     assert "An alert waits to be sent" in "".join(site.printed)
     texts = {f"database {name}": dump(site.servers.database, name) for name in DATABASES}
     texts |= {f"object {key}": content for key, content in site.servers.objects().items()}
