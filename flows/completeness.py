@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from flows.config import ManifestSource, PathSource, Source, TableSource, UrlSource
 from flows.config_incidents import in_words
@@ -18,7 +18,8 @@ def still_arriving(batch: Batch, source: Source, now: datetime, settled: timedel
 
     `settled` stands in where the source says nothing of how its batches become complete.
     """
-    names = [PurePosixPath(uri).name for uri in (*(item.uri for item in batch.items), *batch.left_out)]
+    # No path objects: this is asked of each image of an inbox at each look.
+    names = [uri.rpartition("/")[2] for uri in (*(item.uri for item in batch.items), *batch.left_out)]
     marker = getattr(source, "marker", None)
     own = getattr(source, "settled", None)
     if unfinished := [name for name in (batch.id, *names) if name.lower().endswith(UNFINISHED)]:

@@ -44,9 +44,10 @@ class Fence:
         """Whether a file or a folder lies outside, links followed."""
         if self._data.allow_outside:
             return False
-        if path.parent not in self._real:
-            self._real[path.parent] = os.path.realpath(path.parent)
-        real = os.path.realpath(path) if path.is_symlink() else os.path.join(self._real[path.parent], path.name)
+        folder = path.parent
+        if folder not in self._real:
+            self._real[folder] = os.path.realpath(folder)
+        real = os.path.realpath(path) if path.is_symlink() else os.path.join(self._real[folder], path.name)
         return not _within(real, self._real_root)
 
     def named(self, text: str, by: str) -> Item:

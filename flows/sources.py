@@ -282,6 +282,8 @@ def _url_batches(source: UrlSource) -> tuple[Batch, ...]:
 
 def _without_marker(batch: Batch, marker: str | None) -> Batch:
     """The batch without the file that says that it is complete, which may have the name of an image."""
+    if marker is None:
+        return batch
     marks = [item for item in batch.items if PurePosixPath(item.uri).name == marker]
     if not marks:
         return batch
