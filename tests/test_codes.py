@@ -86,7 +86,7 @@ class TestCodes:
         folder = trained.parent / ".reconwatch" / "codes" / "tiles"
         assert given["folder"] == str(folder)
         assert sorted(file.name for file in folder.iterdir()) == ["codes.parquet", "map.html", "map.png"]
-        assert artifacts(trained, given["run_id"]) == ["codes.parquet", "map.html", "map.png"]
+        assert artifacts(trained, given["run_id"]) == ["codes.parquet", "map.html", "map.png", "sha256.txt"]
         assert size_of(given, "map.png")[0] > 500
 
     def test_the_pipelines_own_images_are_mapped(self, trained: Path, report: Callable[..., Any]) -> None:
@@ -172,7 +172,7 @@ class TestDecode:
     def test_samples_and_walks_are_pictures(self, trained: Path, report: Callable[..., Any]) -> None:
         """They lie in the workspace, and as artifacts in the run."""
         given = report("decode", "tiles")
-        assert artifacts(trained, given["run_id"]) == ["samples.png", "walks.png"]
+        assert artifacts(trained, given["run_id"]) == ["samples.png", "sha256.txt", "walks.png"]
         assert given["folder"] == str(trained.parent / ".reconwatch" / "decode" / "tiles")
         across = [size_of(given, name)[0] for name in given["files"]]
         assert 1000 < across[0] < across[1]  # a walk shows its two ends as well
@@ -211,7 +211,7 @@ class TestCompression:
     def test_the_sweep_is_a_table_and_a_figure(self, trained: Path, report: Callable[..., Any]) -> None:
         """Principal components and networks at several sizes of their codes, each size once."""
         given = report("compression", "tiles", "--epochs", "1")
-        assert artifacts(trained, given["run_id"]) == ["compression.csv", "compression.png"]
+        assert artifacts(trained, given["run_id"]) == ["compression.csv", "compression.png", "sha256.txt"]
         table = pd.read_csv(Path(given["folder"]) / "compression.csv")
         assert set(table["network"]) == {"principal components", "linear", "convolutional"}
         assert not table.duplicated(["network", "code_size"]).any()

@@ -1,10 +1,11 @@
 """Who decides: a challenger scores in the shadow, takes over by the gate or a person's word, and can be taken back."""
 
+import copy
 import json
 import logging
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,8 @@ import pytest
 from mlflow import MlflowClient
 from numpy.typing import NDArray
 
-from ae_models.champion import Champion
 from ae_models.errors import InputError
+from ae_models.images import ImageSpec
 from flows.cli import main
 from flows.due import calibration_is_due
 from flows.gate import Check, false_alarms, gate
@@ -166,10 +167,12 @@ class TestGate:
         """A network that finds flat images odd."""
         known = workspace.tracking.registry.loaded("tiles", versions(workspace)["2"])
 
+        @dataclass(frozen=True)
         class Backwards:
             """A detector whose scores go down where they should go up."""
 
-            spec = known.champion.detector.spec
+            spec: ImageSpec = known.champion.detector.spec
+            graph: None = None
 
             def on(self, _: object) -> "Backwards":
                 return self
@@ -177,9 +180,8 @@ class TestGate:
             def score(self, images: NDArray[np.float32]) -> NDArray[np.float64]:
                 return np.asarray(-np.abs(np.diff(images.astype(np.float64), axis=-1)).max(axis=(1, 2, 3)))
 
-        champion = object.__new__(Champion)
+        champion = copy.copy(known.champion)
         object.__setattr__(champion, "detector", Backwards())
-        object.__setattr__(champion, "threshold", known.champion.threshold)
         checks = self.found(workspace, replace(known, champion=champion))
         assert not checks["detection"].passed
         assert not checks["baseline"].passed

@@ -99,7 +99,10 @@ class Ledger:
         """The finished batches of these images, the first decision first."""
         done = (BATCHES.c.pipeline == pipeline) & (BATCHES.c.manifest_hash == manifest_hash)
         done &= BATCHES.c.status == "done"
-        return self._database.rows(sa.select(BATCHES).where(done).order_by(BATCHES.c.finished_at, BATCHES.c.key))
+        found = self._database.rows(
+            sa.select(BATCHES).where(done)
+        )  # few; asked to sort them, SQLite takes another index
+        return sorted(found, key=lambda row: (row.finished_at, row.key))
 
     def _claimed(self, key: str, **ours: str) -> Claim | Busy | None:
         """The batch of that key as ours, or whose it is; None where that changed meanwhile."""
