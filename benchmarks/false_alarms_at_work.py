@@ -101,7 +101,13 @@ def _configured(of: Files, folder: Path, seed: int) -> Path:
         batches = [f"batch {number // of.batch_size:03d}" for number in range(places.size)]
         pd.DataFrame(rows | {"batch": batches}).to_csv(folder / f"{name}.csv", index=False)
     pipeline = {
-        "data": {"nominal": "given.csv", "inbox": "work.csv", "group": "group", "size": [of.size, of.size]},
+        "data": {
+            "nominal": "given.csv",
+            "inbox": "work.csv",
+            "group": "group",
+            "size": [of.size, of.size],
+            "allow_outside": True,
+        },
         "model": {"network": "linear"},
         "training": {"epochs": 20, "seed": seed},
         "threshold": {"method": "conformal", "false_alarm_rate": of.rate},

@@ -173,10 +173,10 @@ def test_images_that_are_deleted_while_their_batch_is_scored_are_unreadable(
 ) -> None:
     """The batch is judged with them: a disk that loses files is a fault that somebody should hear of."""
     batch_of(line, small_images, "shrinking", 9)
-    report = line.score("shrinking", lambda folder: (folder / "image-011.png").unlink(missing_ok=True), when="read")
+    report = line.score("shrinking", lambda folder: (folder / "image-003.png").unlink(missing_ok=True), when="read")
     assert report.outcome == "scored"
     assert report.table is not None
     missing = report.table[report.table["status"] == "unreadable"]
     assert missing[["uri", "reason"]].to_numpy().tolist() == [
-        [str(line.inbox / "shrinking" / "image-011.png"), "does not exist"]
+        [str(line.inbox / "shrinking" / "image-003.png"), "does not exist"]
     ]
