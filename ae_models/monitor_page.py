@@ -46,11 +46,12 @@ class WatchedBatch:
 
 @dataclass(frozen=True)
 class MonitorPage:
-    """A pipeline's batches from the first on, and its charts; all words are shown as text, whatever they hold.
+    """A pipeline's batches, and its charts; all words are shown as text, whatever they hold.
 
     Attributes:
         sentences: how the pipeline stands.
         calibrations: for each batch, which calibration decided it.
+        before: how many batches came before the first of these.
     """
 
     title: str
@@ -58,12 +59,14 @@ class MonitorPage:
     batches: Sequence[WatchedBatch]
     calibrations: Sequence[str]
     charts: Sequence[Chart]
+    before: int = 0
 
     def html(self) -> str:
         """The page as one HTML file that needs no network, no storage and no other page."""
         data = {
             "title": self.title,
             "sentences": list(self.sentences),
+            "before": self.before,
             "batches": [[batch.name, batch.time, batch.version] for batch in self.batches],
             "alarms": [[place, batch.alarm] for place, batch in enumerate(self.batches) if batch.alarm],
             "recalibrations": _changes(self.calibrations)[1:],

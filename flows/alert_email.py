@@ -12,7 +12,8 @@ from typing import Any
 
 from PIL import Image
 
-from flows.alerts import Tone, one_line, tone
+from flows.alerts import Tone, tone
+from flows.words import one_line
 
 SUBJECT = 200  # characters
 LARGEST_PICTURE = 1_000_000  # bytes; what is larger is made smaller

@@ -134,12 +134,6 @@ def tone(payload: Mapping[str, Any]) -> Tone:
     return by_kind.get(payload["kind"], severity)
 
 
-def one_line(text: str, longest: int = 10_000) -> str:
-    """The text on one line of at most so many characters; control characters, which file names may hold, are spaces."""
-    line = " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
-    return line if len(line) <= longest else f"{line[: longest - 1]}…"
-
-
 class Channel(Protocol):
     """A way to people."""
 

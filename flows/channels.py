@@ -11,7 +11,7 @@ from typing import Any, assert_never
 from pydantic import SecretStr
 
 from flows import config_channels as config
-from flows.alerts import Alert, Channel, DeliveryReport, deliver, one_line
+from flows.alerts import Alert, Channel, DeliveryReport, deliver
 from flows.channels_chat import SlackChannel, TeamsChannel
 from flows.channels_email import EmailChannel, Pictures, no_picture
 from flows.channels_http import WebhookChannel
@@ -19,6 +19,7 @@ from flows.channels_prefect import BlockType, PrefectEventChannel, SavedWebhookC
 from flows.channels_services import AppriseChannel, PagerDutyChannel
 from flows.config import Settings
 from flows.ledger import Ledger
+from flows.words import one_line
 
 _LOGGER = logging.getLogger("reconwatch.alerts")
 

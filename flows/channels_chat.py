@@ -8,8 +8,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from flows.alerts import Tone, one_line, tone
+from flows.alerts import Tone, tone
 from flows.channels_http import TIMEOUT, post
+from flows.words import one_line
 
 # What the services take at most, in characters.
 SLACK_TITLE, SLACK_TEXT, LINK = 150, 2500, 2000

@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from flows.alerts import DeliveryFailed, Kind, Tone, one_line, tone
+from flows.alerts import DeliveryFailed, Kind, Tone, tone
 from flows.channels_http import TIMEOUT, addresses_unlogged, post
 from flows.ledger import utc_now
+from flows.words import one_line
 
 SUMMARY, KEY = 1024, 255  # characters, which PagerDuty takes at most
 

@@ -137,7 +137,7 @@ def _ask(reviews: "Sequence[BatchReview]", workspace: "Workspace", reviewer: str
 
 
 def _words(review: "BatchReview", image: "ReviewImage") -> str:
-    from flows.alerts import one_line
+    from flows.words import one_line
 
     why = "flagged" if image.flagged else "not flagged, drawn at random"
     return (

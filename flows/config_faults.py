@@ -8,7 +8,11 @@ from pathlib import Path
 
 from pydantic_core import ErrorDetails, ValidationError
 
+from flows.words import one_line
+
 Location = tuple[str | int, ...]
+SHOWN = 50  # faults of one file; who has corrected these is told of the next
+LONGEST = 1000  # characters of one of them: keys and words of the file may be of any length
 
 
 @dataclass(frozen=True, order=True)
@@ -67,10 +71,15 @@ def nearest(name: object, choices: Iterable[str]) -> str:
 
 
 def message(path: Path, faults: Iterable[Fault]) -> str:
-    """The one message: the file with the number of faults, then a line for each fault, in the file's order."""
+    """The one message: the file with the number of faults, then a line for each fault, in the file's order.
+
+    Of a file with many, the first are told.
+    """
     ordered = sorted(set(faults))
-    counted = "1 fault" if len(ordered) == 1 else f"{len(ordered)} faults"
-    lines = [f"line {fault.line}  {fault.path}{': ' * bool(fault.path)}{fault.sentence}" for fault in ordered]
+    counted = "1 fault" if len(ordered) == 1 else f"{len(ordered):,} faults"
+    counted += f", of which these are the first {SHOWN}" if len(ordered) > SHOWN else ""
+    told = [one_line(f"{fault.path}{': ' * bool(fault.path)}{fault.sentence}", LONGEST) for fault in ordered[:SHOWN]]
+    lines = [f"line {fault.line}  {words}" for fault, words in zip(ordered, told, strict=False)]
     return "\n".join([f"{path.name} ({path}): {counted}", *lines])
 
 

@@ -11,6 +11,7 @@ import yaml
 from ae_models.errors import InputError
 from flows.config_faults import Fault, Location, written
 
+LARGEST = 5_000_000  # bytes of the file; a thousand pipelines take a fifth of it
 LARGEST_EXPANSION = 10_000  # values, once every alias is written out
 
 _TAG = "tag:yaml.org,2002:"
@@ -71,6 +72,8 @@ def _text(path: Path) -> str:
     if path.is_dir():
         raise InputError(f"{path} is a folder: give the file, such as {path / 'pipelines.yaml'}")
     try:
+        if path.stat().st_size > LARGEST:
+            raise InputError(f"{path.name} ({path}) has more than {LARGEST:,} bytes: is it another file?")
         return path.read_bytes().decode("utf-8-sig")
     except (FileNotFoundError, NotADirectoryError):
         raise InputError(f"no {path.name} in {path.parent}: 'reconwatch init FOLDER' writes one") from None

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from flows.alerts import one_line
 from flows.batch_run import BatchNote, Surroundings, log_batch
 from flows.config import PipelineConfig
 from flows.ledger import BatchRecord
@@ -14,6 +13,7 @@ from flows.review_queue import open_queue
 from flows.reviewing import ReviewImage
 from flows.spool import Damaged, Kept, Spool
 from flows.tracking import ReviewQueue, TrackingUnavailable
+from flows.words import one_line
 from flows.workspace import Workspace
 
 

@@ -13,6 +13,10 @@ from flows.config_types import ARCHIVES, is_url
 from flows.items import Item, Seen, as_text, file_item
 from flows.remote import named_item, shown
 from flows.web_images import WEB, lies_in, web_item
+from flows.words import one_line
+
+LONGEST_NAME, LONGEST_PATH = 255, 4095  # bytes
+TOLD = 300  # characters of what a row says
 
 
 class Fence:
@@ -52,20 +56,23 @@ class Fence:
         Raises:
             InputError: it lies where it may not; the sentence begins with `by`.
         """
+        if is_url(text) and not _is_address(text):
+            raise InputError(f"{by} names {one_line(text, TOLD)}, which is no address: correct that row")
         if is_url(text) and not text.lower().startswith("file://"):
             return self._address(text, by)
         if text.lower().startswith("file://"):
             text = unquote(urlsplit(text).path)
         if isinstance(self._root, str):
             return self._below_url(self._root, text, by)
-        if "\0" in text:
-            raise InputError(f"{by} names {text!r}, which is no path: correct that row")
         path = Path(text) if self._root is None else self._root / text
+        if not _is_path(path):
+            raise InputError(f"{by} names {one_line(text, TOLD)!r}, which is no path: correct that row")
         whole = os.path.normpath(path)
         if not self._data.allow_outside and not (self._root and _within(whole, os.path.normpath(self._root))):
+            place = one_line(text, TOLD)
             raise InputError(
-                f"{by} names {text}, which lies outside of {self._root or 'any root'}: correct that row, give the "
-                "folder that all of them lie in as root, or set data.allow_outside: true"
+                f"{by} names {place}, which lies outside of {self._root or 'any root'}: correct that row, give "
+                "the folder that all of them lie in as root, or set data.allow_outside: true"
             )
         return self.file(path)
 
@@ -80,19 +87,35 @@ class Fence:
     def _below_url(self, root: str, text: str, by: str) -> Item:
         parts = text.split("/")
         if text.startswith("/") or ".." in parts or "\\" in text:
-            raise InputError(f"{by} names {text}, which lies outside of {shown(root)}: correct that row")
+            place = one_line(text, TOLD)
+            raise InputError(f"{by} names {place}, which lies outside of {shown(root)}: correct that row")
         return self._address(f"{root.rstrip('/')}/{text}", by)
 
     def _address(self, url: str, by: str) -> Item:
         scheme = urlsplit(url).scheme.lower()
         allowed = (*self._data.allowed_urls, *([self._root] if isinstance(self._root, str) else []))
         if scheme in ARCHIVES or "::" in url:
-            raise InputError(f"{by} names {shown(url)}: archives are not opened; unpack it beforehand")
+            raise InputError(f"{by} names {one_line(shown(url), TOLD)}: archives are not opened; unpack it beforehand")
         if not lies_in(url, allowed):
-            raise InputError(f"{by} names {shown(url)}, which is in no folder that data.allowed_urls names")
+            raise InputError(
+                f"{by} names {one_line(shown(url), TOLD)}, which is in no folder that data.allowed_urls names"
+            )
         if scheme in WEB:
             return web_item(url, allowed, self._data.allowed_networks)
         return named_item(url)
+
+
+def _is_address(text: str) -> bool:
+    try:
+        return urlsplit(text).port != 0
+    except ValueError:
+        return False
+
+
+def _is_path(path: Path) -> bool:
+    """Whether there can be a file of that name; the system would raise where it is asked for another."""
+    names = [len(part.encode("utf-8", "replace")) for part in path.parts]
+    return "\0" not in str(path) and max(names, default=0) <= LONGEST_NAME and sum(names) + len(names) <= LONGEST_PATH
 
 
 def _within(path: str, root: str) -> bool:

@@ -1,6 +1,6 @@
 """What waits in a pipeline's inbox: the batches that are due, in their order, and those that are not complete yet."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -55,7 +55,7 @@ def inbox_state(
         InputError: there is no inbox, or it cannot be read.
         SourceUnavailable: the store or database that it is in does not answer.
     """
-    data, due, waiting = pipeline.data, [], []
+    data, complete, waiting = pipeline.data, [], []
     batches = inbox_batches(data)
     source = data.inbox
     assert source is not None
@@ -66,9 +66,10 @@ def inbox_state(
             waiting.append(Waiting(batch.id, reason))
         elif not batch.items:
             waiting.append(Waiting(batch.id, "is empty so far"))
-        elif not _is_decided(pipeline, batch, ledger, progress):
-            due.append(batch)
-    return InboxState(in_order(due, data.order), tuple(waiting), frozenset(batch.id for batch in batches))
+        else:
+            complete.append(batch)
+    due = in_order(_undecided(pipeline, complete, ledger, progress), data.order)
+    return InboxState(due, tuple(waiting), frozenset(batch.id for batch in batches))
 
 
 def due_batches(
@@ -104,9 +105,12 @@ def backfilled(pipeline: str) -> str:
     return f"{pipeline}/backfill"
 
 
-def _is_decided(pipeline: PipelineConfig, batch: Batch, ledger: Ledger, progress: Progress) -> bool:
-    manifest_hash = known_manifest(pipeline, batch, ledger, progress)
-    return any(ledger.batches.is_done(name, manifest_hash) for name in (pipeline.name, backfilled(pipeline.name)))
+def _undecided(pipeline: PipelineConfig, batches: Sequence[Batch], ledger: Ledger, progress: Progress) -> list[Batch]:
+    """Those that no version has decided yet; the ledger is asked of all at once, as inboxes are rarely emptied."""
+    known = ledger.manifests.known_of(pipeline.name, {batch.id: batch.stat_hash() for batch in batches})
+    hashes = {batch.id: known.get(batch.id) or known_manifest(pipeline, batch, ledger, progress) for batch in batches}
+    done = ledger.batches.done_of((pipeline.name, backfilled(pipeline.name)), hashes.values())
+    return [batch for batch in batches if hashes[batch.id] not in done]
 
 
 def _is_linked_out(batch: Batch, pipeline: PipelineConfig) -> bool:

@@ -16,33 +16,34 @@ from flows.fence import Fence
 from flows.items import Item
 from flows.remote import read_bytes, shown
 from flows.web_images import WEB, fetch
+from flows.words import one_line
+
+MOST_ROWS, MOST_COLUMNS = 10_000_000, 1000
+LONGEST = 300  # characters of what others say
 
 
 def read_manifest(source: ManifestSource, data: DataConfig) -> "pd.DataFrame":
     """The rows that the source wants, with at least a column `path`.
 
     Raises:
-        InputError: it is not there, is no table, or lacks a column or a path.
+        InputError: it is not there, is no table, is too large, or lacks a column or a path.
         SourceUnavailable: it lies in a store that does not give it.
     """
     name, suffix = _name(source), _suffix(source)
     try:
         file = source.manifest if isinstance(source.manifest, Path) else _fetched(source.manifest, data)
-        if suffix == ".parquet":
-            table = pd.read_parquet(file)
-        else:  # every word is a value: a label 'NA' or 'none' too
-            table = pd.read_csv(file, dtype=str, keep_default_na=False, na_values=[""])
+        table = _read_parquet(file, name) if suffix == ".parquet" else _read_csv(file, name)
     except FileNotFoundError as error:
         raise InputError(f"there is no manifest {name}: correct the path") from error
     except (InputError, RuntimeError):
         raise
     except Exception as error:  # pandas and pyarrow have no common class for a damaged file
-        raise InputError(f"the manifest {name} cannot be read as {suffix[1:]}: {error}") from error
+        reason = one_line(str(error), LONGEST)
+        raise InputError(f"the manifest {name} cannot be read as {suffix[1:]}: {reason}") from error
     wished = {"path", *source.where}
     if absent := sorted(wished - set(table.columns)):
-        raise InputError(
-            f"the manifest {name} has no column {', '.join(absent)}: it has {', '.join(map(str, table.columns))}"
-        )
+        there_are = one_line(", ".join(map(str, table.columns)), LONGEST)
+        raise InputError(f"the manifest {name} has no column {', '.join(absent)}: it has {there_are}")
     for column, value in source.where.items():
         allowed = {str(one) for one in value}
         table = table[table[column].astype(str).isin(allowed)]
@@ -51,6 +52,31 @@ def read_manifest(source: ManifestSource, data: DataConfig) -> "pd.DataFrame":
     if table["path"].isna().any():
         raise InputError(f"the manifest {name} has {int(table['path'].isna().sum())} rows without a path")
     return table
+
+
+def _read_parquet(file: Path | io.BytesIO, name: str) -> "pd.DataFrame":
+    """The table; a few bytes may stand for any number of rows, so that these are asked for first."""
+    from pyarrow import parquet
+
+    with parquet.ParquetFile(file) as opened:
+        _require_size(opened.metadata.num_rows, opened.metadata.num_columns, name)
+        table: pd.DataFrame = opened.read().to_pandas()
+        return table
+
+
+def _read_csv(file: Path | io.BytesIO, name: str) -> "pd.DataFrame":
+    """The table; every word is a value: a label 'NA' or 'none' too."""
+    content = file.read_bytes() if isinstance(file, Path) else file.getvalue()
+    _require_size(content.count(b"\n"), content.partition(b"\n")[0].count(b",") + 1, name)
+    return pd.read_csv(io.BytesIO(content), dtype=str, keep_default_na=False, na_values=[""])
+
+
+def _require_size(rows: int, columns: int, name: str) -> None:
+    if rows > MOST_ROWS or columns > MOST_COLUMNS:
+        raise InputError(
+            f"the manifest {name} has {rows:,} rows and {columns:,} columns, and may have {MOST_ROWS:,} and "
+            f"{MOST_COLUMNS:,}: split it"
+        )
 
 
 def manifest_items(source: ManifestSource, data: DataConfig, group: str | None = None) -> Iterator[Item]:
@@ -62,14 +88,17 @@ def manifest_items(source: ManifestSource, data: DataConfig, group: str | None =
     table = read_manifest(source, data)
     fence, by = Fence(source.root or _folder(source), data), f"the manifest {_name(source)}"
     named = {"label": "label", "batch": source.batch, "timestamp": "timestamp"}
-    columns = {field: table[name] for field, name in named.items() if name in table}
+    columns = {field: _words(table[name]) for field, name in named.items() if name in table}
     if group in table:
-        columns["group"] = table[group]
-    for row, place in enumerate(table["path"].astype(str)):
-        known: dict[str, Any] = {
-            name: None if pd.isna(column.iloc[row]) else str(column.iloc[row]) for name, column in columns.items()
-        }
-        yield replace(fence.named(place, by), **known)
+        columns["group"] = _words(table[group])
+    for row, place in enumerate(_words(table["path"])):
+        known: dict[str, Any] = {name: words[row] for name, words in columns.items()}
+        yield replace(fence.named(str(place), by), **known)
+
+
+def _words(column: "pd.Series[Any]") -> list[str | None]:
+    """The values as text, None where there is none: a list, as asking a table for one value at a time is slow."""
+    return [None if absent else str(value) for value, absent in zip(column, column.isna(), strict=True)]
 
 
 def _fetched(url: str, data: DataConfig) -> io.BytesIO:

@@ -28,6 +28,7 @@ KEPT = (  # of each batch in the ledger, beside its verdict
     *("stream_e_value", "stream_limit", "images_per_second", "median_score", "highest_score", "threshold"),
     *("rate_low", "rate_high", "own_time"),
 )
+DRAWN = 5000  # batches on the page, the newest; the run's metrics have all
 LATE_SECONDS = 60.0  # older than a batch that was decided before it by more than this: it came late
 TESTS = ("flagged_p_value", "moved_p_value", "moved_distance", "smallest_distance", "unreadable_p_value")
 
@@ -88,12 +89,14 @@ def monitor_run(name: str, tracking: Tracking, ledger: Ledger) -> str:
 def update_monitor(name: str, tracking: Tracking, ledger: Ledger) -> None:
     """Bring what the pipeline's monitor run lacks into it, and draw its page anew; nothing where it lacks nothing."""
     run = ledger.timeline.monitor_run(name)
-    if not ledger.timeline.points(name, run.shown if run else 0):
+    lacking = ledger.timeline.points(name, run.shown if run else 0)
+    if not lacking:
         return
     if run is None or not tracking.is_there(run.run_id):  # people may delete it
         run = _begun(name, tracking, ledger, run.run_id if run else "")
-    points = ledger.timeline.points(name)
-    tracking.log_points(run.run_id, [_logged(point) for point in points if point.number > run.shown])
+        lacking = ledger.timeline.points(name, run.shown)
+    tracking.log_points(run.run_id, [_logged(point) for point in lacking])
+    points = ledger.timeline.points(name, max(0, ledger.batches.count(name) - DRAWN))
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / PAGE).write_text(monitor_page(name, points).html(), encoding="utf-8")
         tracking.log_folder(run.run_id, Path(folder))
@@ -112,15 +115,18 @@ def _begun(name: str, tracking: Tracking, ledger: Ledger, instead_of: str) -> Mo
 
 
 def monitor_page(name: str, points: Sequence[Point]) -> MonitorPage:
-    """The page of a pipeline with these batches."""
+    """The page of a pipeline with these batches, the last of it."""
     columns = _columns([measured(point) for point in points])
     alarms = sum(point.batch.alarm for point in points)
+    before = points[0].number - 1 if points else 0
+    which = f"The last {len(points):,} of {before + len(points):,}" if before else f"{len(points):,}"
     return MonitorPage(
         title=f"{name} over time",
-        sentences=(f"{len(points):,} batches, of which {alarms:,} alarmed.",),
+        sentences=(f"{which} batches, of which {alarms:,} alarmed.",),
         batches=_watched_batches(points),
         calibrations=[point.batch.calibration_version for point in points],
         charts=_charts(columns) if points else (),
+        before=before,
     )
 
 

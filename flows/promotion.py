@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from ae_models.errors import InputError
-from flows.alerts import one_line
 from flows.config import PipelineConfig
 from flows.gate import Check, gate
 from flows.ledger import utc_now
 from flows.progress import Progress
 from flows.tracking import BEFORE, CHALLENGER, CHAMPION, REASON, RegisteredVersion, Tracking
+from flows.words import one_line
 from flows.workspace import Workspace
 
 LONGEST = 1000  # characters of a reason

@@ -11,7 +11,6 @@ from ae_models.champion import Champion
 from ae_models.errors import InputError
 from ae_models.images import stream
 from ae_models.review_pictures import review_pictures
-from flows.alerts import one_line
 from flows.config import PipelineConfig
 from flows.labels import SHOWN, read_verdict
 from flows.ledger import BatchRecord, Ledger
@@ -20,6 +19,7 @@ from flows.progress import Progress
 from flows.reviewing import BatchReview, BatchReviews, ReviewImage, batch_review, review_of
 from flows.sources import Batch, Item, inbox_batches
 from flows.tracking import Question, ReviewQueue, Tracking
+from flows.words import one_line
 from flows.workspace import Workspace
 
 INSTRUCTION = (

@@ -11,11 +11,11 @@ import pandas as pd
 
 from ae_models.errors import InputError
 from ae_models.review import audit_sample
-from flows.alerts import one_line
 from flows.config import PipelineConfig
 from flows.labels import Label, Opinion, Verdict, Way, opinions
 from flows.ledger import BatchRecord, Ledger
 from flows.tracking import ArtifactMissing
+from flows.words import one_line
 from flows.workspace import Workspace
 
 LONGEST_NAME, LONGEST_COMMENT = 100, 2000  # characters

@@ -26,6 +26,7 @@ from flows.config import (
 from flows.fence import Fence
 from flows.items import Batch, Found, Item, Seen, as_text, content_hash, file_item, name_of
 from flows.remote import RemoteFile, files_below, remote_item, shown
+from flows.words import one_line
 
 __all__ = [
     "Batch",
@@ -91,8 +92,8 @@ def labelled_items(data: DataConfig) -> tuple[Found, np.ndarray[Any, np.dtype[np
         missing = [item.uri for item in found.items if item.label is None]
         if missing:
             raise InputError(
-                f"{len(missing)} labelled images have no label, the first is {missing[0]}: give the manifest a column "
-                "'label', or the folder one subfolder a label"
+                f"{len(missing)} labelled images have no label, the first is {one_line(missing[0])}: give the manifest "
+                "a column 'label', or the folder one subfolder a label"
             )
         truth = np.array([(item.label or "").casefold() not in nominal_labels for item in found.items], bool)
     if truth.all() or not truth.any():
@@ -328,7 +329,7 @@ def _listed_batches(source: ManifestSource | TableSource, data: DataConfig) -> t
                 if isinstance(source, ManifestSource)
                 else (f"table {source.table}", source.batch_column)
             )
-            raise InputError(f"the inbox {name} needs a value in column {column!r} for {item.uri}")
+            raise InputError(f"the inbox {name} needs a value in column {column!r} for {one_line(item.uri)}")
         batches.setdefault(item.batch, []).append(item)
     return tuple(Batch(name, tuple(items)) for name, items in sorted(batches.items()))
 
@@ -345,7 +346,7 @@ def _regrouped(items: Sequence[Item], group: str | None) -> tuple[Item, ...]:
     matches = [pattern.search(item.uri) for item in items]
     if not any(matches):
         raise InputError(
-            f"data.group: {group!r} is no column of a manifest and matches no path, such as {items[0].uri}"
+            f"data.group: {group!r} is no column of a manifest and matches no path, such as {one_line(items[0].uri)}"
         )
     groups = [match.group(1 if pattern.groups else 0) if match else None for match in matches]
     return tuple(replace(item, group=name) for item, name in zip(items, groups, strict=True))

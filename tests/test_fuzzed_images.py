@@ -1,7 +1,6 @@
 """Image files damaged in any way: pixels or a reason each, in bounded time and memory, and the process lives on."""
 
 import io
-import multiprocessing
 import random
 import struct
 import time
@@ -17,12 +16,11 @@ from PIL import Image
 
 from ae_models.images import MAX_PIXELS, ImageSpec, Unreadable, read_or_reason, stream
 from flows.processes import highest_memory
+from tests.fuzzing import spoiled, told
 
 SPEC = ImageSpec(16, 16, 3)
 FILES = 5000
-SILENCE = 180.0  # seconds after which a process hangs; the largest bombs take one or two of a core
 MEMORY = 2 * 2**30  # bytes above what the process holds before; the largest image that is read takes one
-PROCESSES = multiprocessing.get_context("forkserver")
 RANDOM = np.random.default_rng(0)
 GREY = RANDOM.integers(0, 256, (24, 32), dtype=np.uint8)
 RGB = RANDOM.integers(0, 256, (24, 32, 3), dtype=np.uint8)
@@ -134,31 +132,9 @@ def large_tiff(side: int) -> bytes:
 
 
 def mutated(content: bytes, other: bytes, chance: random.Random) -> bytes:
-    """The content with one to four faults: flips, cuts, repeats, foreign parts, extreme numbers; half of the PNGs with
-    right checksums again, since a wrong one would end most of them at once."""
-    for _ in range(chance.choice((1, 1, 2, 4))):
-        data, at = bytearray(content), chance.randrange(max(1, len(content)))
-        length = min(len(data) - at, chance.choice((1, 2, 4, 16, 200)))
-        match chance.randrange(8):
-            case 0:
-                data[at : at + 1] = bytes([data[at] ^ 1 << chance.randrange(8)]) if data else b""
-            case 1:
-                data[at : at + length] = chance.randbytes(length)
-            case 2:
-                del data[at:]
-            case 3:
-                del data[at : at + length]
-            case 4:
-                data[at:at] = data[at : at + length] * chance.choice((1, 50))
-            case 5:
-                start = chance.randrange(len(other))
-                data[at : at + length] = other[start : start + length]
-            case 6:
-                number = chance.choice((0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0x8000, 0xFFFF, 2**31 - 1, 2**31, 2**32 - 1))
-                data[at : at + 4] = number.to_bytes(4, chance.choice(("big", "little")))
-            case 7:
-                data[at : at + length] = b"\0" * length
-        content = bytes(data)
+    """The content with a few faults; half of the PNGs with right checksums again, since a wrong one would end most of
+    them at once."""
+    content = spoiled(content, other, chance)
     return rechecked(content) if chance.random() < 0.5 else content
 
 
@@ -218,28 +194,6 @@ def read_all(folder: Path, said: Connection) -> None:
     for part in stream(sorted(folder.iterdir()), SPEC, threads=8):
         read, unreadable = read + len(part.indices), unreadable + len(part.unreadable)
     said.send((read, unreadable, highest_memory() - before))
-
-
-def told(work: Callable[[Path, Connection], None], folder: Path) -> Iterator[object]:
-    """What a process of its own says while it works; fails where it dies, or is silent for too long."""
-    ours, theirs = PROCESSES.Pipe(duplex=False)
-    process = PROCESSES.Process(target=work, args=(folder, theirs))
-    process.start()
-    theirs.close()
-    last: object = "its beginning"
-    try:
-        while True:
-            assert ours.poll(SILENCE), f"it hangs at {last}"
-            last = ours.recv()
-            if last is None:
-                break
-            yield last
-    except EOFError:
-        process.join()
-        assert process.exitcode == 0, f"the process died with {process.exitcode} at {last}"
-    finally:
-        process.kill()
-        process.join()
 
 
 @pytest.fixture(scope="module")

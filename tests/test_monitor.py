@@ -197,6 +197,24 @@ class TestPage:
         low, high = workspace.tracking.registry.champion("tiles").champion.threshold.false_alarm_band
         assert [band[0][1] for band in chart["band"]] == [pytest.approx(low, rel=1e-3), pytest.approx(high, rel=1e-3)]
 
+    def test_the_page_of_a_long_history_holds_its_newest_batches(
+        self,
+        shown: str,
+        workspace: Workspace,
+        small_images: SmallImages,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """It does not grow without end; batches keep their numbers, and the run's metrics have all of them."""
+        monkeypatch.setattr(monitor, "DRAWN", 2)
+        small_images(workspace.settings.path.parent / "data" / "inbox" / "long-history", 20, 77)
+        score(workspace, "tiles", [], QUIET)
+        number = workspace.ledger.batches.count("tiles")
+        held = page_of(workspace, shown, tmp_path)
+        assert held["before"] == number - 2
+        assert [name for name, _, _ in held["batches"]][1] == "long-history"
+        assert held["sentences"][0].startswith(f"The last 2 of {number} batches, of which ")
+
     def test_recalibrations_are_marked(self, shown: str, workspace: Workspace) -> None:
         """Where another calibration decides, the place is known."""
         points = workspace.ledger.timeline.points("tiles")[:3]

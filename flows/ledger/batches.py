@@ -1,13 +1,14 @@
 """The batches that are finished."""
 
 import json
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
 
-from flows.ledger.database import Database, insert_once
+from flows.ledger.database import Database, in_parts, insert_once
 from flows.ledger.tables import BATCHES, INCIDENT_BATCHES, INCIDENTS, JUDGEMENTS, POINTS, TALLIES
 
 
@@ -67,6 +68,14 @@ class Batches:
         if model_version is not None:
             done &= BATCHES.c.model_version == model_version
         return bool(self._database.rows(sa.select(BATCHES.c.key).where(done).limit(1)))
+
+    def done_of(self, pipelines: Sequence[str], manifest_hashes: Iterable[str]) -> frozenset[str]:
+        """Which of these images were judged before, under any model, in one of these pipelines."""
+        done = set[str]()
+        for part in in_parts(manifest_hashes):
+            ours = BATCHES.c.pipeline.in_(pipelines) & BATCHES.c.manifest_hash.in_(part) & (BATCHES.c.status == "done")
+            done |= {row.manifest_hash for row in self._database.rows(sa.select(BATCHES.c.manifest_hash).where(ours))}
+        return frozenset(done)
 
     def begun_in_vain(self, pipeline: str, attempts: int) -> frozenset[str]:
         """The manifest hashes of batches that were begun at least so often and never finished."""

@@ -2,10 +2,11 @@
 
 import re
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import islice
 from os import getpid
 from pathlib import Path
 from typing import Any, Self
@@ -29,6 +30,7 @@ from flows.waiting import DELAYS, patiently
 
 LEASE = timedelta(minutes=10)  # how long a claim from another host holds without being renewed
 CREATION_TIMEOUT = 60.0  # seconds
+ASKED_AT_ONCE = 500  # values in one question; older versions of SQLite take 999
 BUSY_TIMEOUT = 30_000  # milliseconds
 
 
@@ -113,6 +115,13 @@ class Database:
         except IntegrityError:
             return False
         return True
+
+
+def in_parts(values: Iterable[str]) -> Iterator[tuple[str, ...]]:
+    """The values in parts of as many as one question may hold."""
+    left = iter(values)
+    while part := tuple(islice(left, ASKED_AT_ONCE)):
+        yield part
 
 
 def insert_once(connection: sa.Connection, table: sa.Table, **row: Any) -> bool:

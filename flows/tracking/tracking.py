@@ -24,6 +24,7 @@ from flows.tracking.addresses import Addresses
 from flows.tracking.artifacts import RECEIPT, Artifacts
 from flows.tracking.registry import Registry
 from flows.tracking.review import ReviewQueues
+from flows.tracking.scores import read_scores
 from flows.tracking.store import Store, without_password
 
 if TYPE_CHECKING:
@@ -299,7 +300,7 @@ class Tracking:
         """The rows of a batch's images, as they were scored.
 
         Raises:
-            ArtifactMissing: MLflow does not give them.
+            ArtifactMissing: MLflow does not give them, or they are no table of scores.
         """
         with tempfile.TemporaryDirectory() as folder:
-            return pd.read_parquet(self.artifact(batch_run, "scores.parquet", Path(folder)))
+            return read_scores(self.artifact(batch_run, "scores.parquet", Path(folder)), f"run {batch_run}")
