@@ -56,7 +56,7 @@ class Fence:
         Raises:
             InputError: it lies where it may not; the sentence begins with `by`.
         """
-        if is_url(text) and not _is_address(text):
+        if is_url(text) and "::" not in text and not _is_address(text):
             raise InputError(f"{by} names {one_line(text, TOLD)}, which is no address: correct that row")
         if is_url(text) and not text.lower().startswith("file://"):
             return self._address(text, by)
