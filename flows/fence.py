@@ -56,7 +56,9 @@ class Fence:
         Raises:
             InputError: it lies where it may not; the sentence begins with `by`.
         """
-        if is_url(text) and "::" not in text and not _is_address(text):
+        if is_url(text) and _is_chain(text):
+            raise InputError(f"{by} names {one_line(shown(text), TOLD)}: archives are not opened; unpack it beforehand")
+        if is_url(text) and not _is_address(text):
             raise InputError(f"{by} names {one_line(text, TOLD)}, which is no address: correct that row")
         if is_url(text) and not text.lower().startswith("file://"):
             return self._address(text, by)
@@ -94,7 +96,7 @@ class Fence:
     def _address(self, url: str, by: str) -> Item:
         scheme = urlsplit(url).scheme.lower()
         allowed = (*self._data.allowed_urls, *([self._root] if isinstance(self._root, str) else []))
-        if scheme in ARCHIVES or "::" in url:
+        if scheme in ARCHIVES or _is_chain(url):
             raise InputError(f"{by} names {one_line(shown(url), TOLD)}: archives are not opened; unpack it beforehand")
         if not lies_in(url, allowed):
             raise InputError(
@@ -103,6 +105,11 @@ class Fence:
         if scheme in WEB:
             return web_item(url, allowed, self._data.allowed_networks)
         return named_item(url)
+
+
+def _is_chain(text: str) -> bool:
+    """Whether an address leads through another, as into an archive; an IPv6 host is none."""
+    return "::" in text and "[" not in text
 
 
 def _is_address(text: str) -> bool:
