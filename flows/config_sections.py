@@ -149,3 +149,6 @@ class ReviewConfig(Part):
     flagged: Annotated[int, Field(ge=0, le=1000), NOT_BOOLEAN] = Field(
         default=50, description="flagged images of a batch that are asked for, at most; more are drawn at random"
     )
+    reviewers: tuple[Annotated[str, Field(min_length=1, max_length=100)], ...] = Field(
+        default=(), description="users of an MLflow server with a login who may label in its Review tab"
+    )

@@ -41,8 +41,12 @@ def open_queue(
     if not asked:
         return None
     name = f"{one_line(batch, LONGEST)} {key[:8]}"
+    reviewers = pipeline.review.reviewers
     try:
-        return tracking.review.queue(pipeline.name, name, tuple(SHOWN.values()), INSTRUCTION)
+        queue = tracking.review.queue(pipeline.name, name, tuple(SHOWN.values()), INSTRUCTION, reviewers)
+        for failed in tracking.review.admit(pipeline.name, reviewers):
+            progress.warn(f"Review of {pipeline.name} in MLflow does not let in {one_line(failed, 200)}")
+        return queue
     except Exception as error:
         progress.warn(f"Batch {batch} has no queue in MLflow's Review tab: {_first_line(error)}")
         return None
@@ -129,8 +133,12 @@ def read_answers(pipeline: PipelineConfig, workspace: Workspace, progress: Progr
         for label in workspace.ledger.labels.of(pipeline.name)
         if label.way == "mlflow"
     }
-    for answer in workspace.tracking.review.answers(pipeline.name):
+    queues = dict(workspace.ledger.queues.of_pipeline(pipeline.name))
+    for answer in workspace.tracking.review.answers(pipeline.name, queues):
         if known.get((answer.key, answer.uri, answer.reviewer)) == (answer.verdict, answer.comment):
+            continue
+        if not answer.proved:
+            strange.append(f"{answer.reviewer!r} on {answer.uri!r}, whom MLflow does not have as who completed it")
             continue
         try:
             review = reviews.find(answer.key)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from time import time_ns
+from typing import Any
 
 from mlflow.entities import Assessment, Span
 from mlflow.exceptions import MlflowException
@@ -80,7 +82,10 @@ class Question:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a person answered to a question in MLflow; everything but the time is text of strangers."""
+    """What a person answered to a question in MLflow; everything but the time is text of strangers.
+
+    `proved` is False where there is a login, and the server says that somebody else, or nobody, completed the question.
+    """
 
     key: str
     uri: str
@@ -88,6 +93,7 @@ class Answer:
     comment: str
     reviewer: str
     at: datetime
+    proved: bool = True
 
 
 @dataclass(frozen=True)
@@ -96,8 +102,10 @@ class ReviewQueues:
 
     _store: Store
 
-    def queue(self, pipeline: str, name: str, choices: Sequence[str], instruction: str) -> ReviewQueue:
-        """The review queue of that name, made where there is none yet."""
+    def queue(
+        self, pipeline: str, name: str, choices: Sequence[str], instruction: str, reviewers: Sequence[str] = ()
+    ) -> ReviewQueue:
+        """The review queue of that name, made where there is none yet, for these users of a server with a login."""
         experiment, client = self._review_experiment(pipeline), TracingClient(self._store.uri)
         try:
             queue = client._get_review_queue_by_name(experiment, name)
@@ -105,8 +113,30 @@ class ReviewQueues:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
             schema = self._verdict_schema(client, experiment, choices, instruction)
-            queue = client._create_review_queue(experiment, name=name, queue_type="custom", schema_ids=[schema])
+            queue = client._create_review_queue(
+                experiment, name=name, queue_type="custom", users=list(reviewers), schema_ids=[schema]
+            )
         return ReviewQueue(queue.queue_id, self._queue_url(experiment, queue.queue_id))
+
+    def admit(self, pipeline: str, reviewers: Sequence[str]) -> list[str]:
+        """Let users of a server with a login write in the pipeline's Review tab; who cannot be let in, and why.
+
+        MLflow's pages let only those label who hold a grant of their own, whatever the server allows everybody.
+        """
+        if not reviewers or not self._store.has_login():
+            return []
+        experiment, failed = self._review_experiment(pipeline), list[str]()
+        for name in reviewers:
+            grant = {
+                "username": name,
+                "resource_type": "experiment",
+                "resource_id": experiment,
+                "permission": "EDIT",
+            }
+            answer = self._store.asked("/api/3.0/mlflow/users/permissions/grant", "POST", json=grant)
+            if answer.status_code >= 400 and "RESOURCE_ALREADY_EXISTS" not in answer.text:
+                failed.append(f"{name} ({_reason(answer)})")
+        return failed
 
     def ask(self, pipeline: str, queue_id: str, questions: Sequence[Question]) -> None:
         """Put questions into a queue; those that are in it stay as they are."""
@@ -114,12 +144,13 @@ class ReviewQueues:
         client.log_spans(self._review_experiment(pipeline), [question.span(now) for question in questions])
         client._add_items_to_review_queue(queue_id, item_ids=[question.trace_id for question in questions])
 
-    def answers(self, pipeline: str) -> list[Answer]:
-        """What people answered in the pipeline's queues; of what they changed, the last."""
+    def answers(self, pipeline: str, queues: Mapping[str, str]) -> list[Answer]:
+        """What people answered in the pipeline's queues, by the key of their batch; of what they changed, the last."""
         found = self._store.client.get_experiment_by_name(f"reconwatch/{pipeline} review")
         if found is None or found.lifecycle_stage == "deleted":
             return []
         client, answers, page = TracingClient(self._store.uri), list[Answer](), None
+        completed = self._completed(client, queues) if self._store.has_login() else None
         while True:
             traces = client.search_traces(
                 locations=[found.experiment_id],
@@ -131,10 +162,21 @@ class ReviewQueues:
             for trace in traces:
                 tags = trace.info.tags
                 given = (a for a in trace.info.assessments if a.name == VERDICT and a.valid and a.feedback is not None)
-                answers += [_answer(tags, assessment) for assessment in given]
+                by = completed(tags.get("reconwatch.key", ""), trace.info.trace_id) if completed else None
+                answers += [_answer(tags, assessment, by) for assessment in given]
             page = traces.token
             if not page:
                 return answers
+
+    def _completed(self, client: TracingClient, queues: Mapping[str, str]) -> Callable[[str, str], str]:
+        """Gives the user who completed the question of a trace, as the server knows by his login; empty for nobody."""
+
+        @cache
+        def of_batch(key: str) -> dict[str, str]:
+            items = client._list_review_queue_items(queues[key], max_results=1000) if key in queues else ()
+            return {item.item_id: item.completed_by or "" for item in items}
+
+        return lambda key, trace: of_batch(key).get(trace, "")
 
     def url(self, pipeline: str, queue_id: str) -> str:
         """Where a browser shows a queue."""
@@ -180,12 +222,24 @@ class ReviewQueues:
         )
 
 
-def _answer(tags: Mapping[str, str], given: Assessment) -> Answer:
+def _answer(tags: Mapping[str, str], given: Assessment, completed_by: str | None) -> Answer:
+    signed = given.source.source_id or ""
+    if completed_by is not None:  # which MLflow keeps in small letters
+        signed = signed.strip().lower()
     return Answer(
         key=tags.get("reconwatch.key", ""),
         uri=tags.get("reconwatch.uri", ""),
         verdict=str(given.feedback.value if given.feedback else ""),
         comment=given.rationale or "",
-        reviewer=given.source.source_id or "",
+        reviewer=signed,
+        proved=completed_by in (None, signed),
         at=datetime.fromtimestamp((given.last_update_time_ms or 0) / 1000, UTC),
     )
+
+
+def _reason(answer: Any) -> str:
+    """What the server says of a request that it refused."""
+    try:
+        return str(answer.json()["message"])
+    except (ValueError, KeyError, TypeError):
+        return f"it answered {answer.status_code}"

@@ -10,12 +10,15 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 from filelock import FileLock
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
+from mlflow.utils.credentials import get_default_host_creds
+from mlflow.utils.rest_utils import http_request
 
 from ae_models.errors import InputError
 from flows.config import Settings
@@ -85,6 +88,15 @@ class Store:
         """
         if self.uri.startswith("http"):
             _require_server(self.uri)
+
+    def has_login(self) -> bool:
+        """Whether it is a server that knows its users by MLflow's own basic authentication."""
+        return self.uri.startswith("http") and self.asked("/api/2.0/mlflow/users/current", "GET").status_code == 200
+
+    def asked(self, path: str, method: str, **document: Any) -> Any:
+        """What a server answers to a request that MLflow's client has no call for."""
+        login = get_default_host_creds(self.uri)  # type: ignore[no-untyped-call]
+        return http_request(login, path, method, raise_on_status=False, **document)
 
     def experiment(self, pipeline: str, kind: str = "custom_model_development") -> str:
         """The id of the pipeline's experiment, made where there is none yet."""
