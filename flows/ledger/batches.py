@@ -116,11 +116,13 @@ class Batches:
 
     def nominal_counts(self, pipeline: str, calibration_version: str, limit: int) -> tuple[tuple[int, int], ...]:
         """(flagged, scored) of the last batches that this calibration decided without an alarm, or with one that people
-        say was false, the newest first; without those of which they say that an alarm was due."""
+        say was false, in no order; without those of which they say that an alarm was due."""
         nominal = _nominal(pipeline, calibration_version) & (BATCHES.c.n_scored > 0)
-        query = sa.select(BATCHES.c.n_flagged, BATCHES.c.n_scored).where(nominal)
-        rows = self._database.rows(query.order_by(BATCHES.c.finished_at.desc(), BATCHES.c.key).limit(limit))
-        return tuple((row.n_flagged, row.n_scored) for row in rows)
+        newest = (BATCHES.c.finished_at.desc(), BATCHES.c.key.desc())  # as the index has them, which holds all of it
+        last = sa.select(BATCHES.c.n_flagged, BATCHES.c.n_scored).where(nominal).order_by(*newest).limit(limit).subquery()
+        counts = (last.c.n_flagged, last.c.n_scored)
+        rows = self._database.rows(sa.select(*counts, sa.func.count().label("batches")).group_by(*counts))
+        return tuple(alike for row in rows for alike in ((row.n_flagged, row.n_scored),) * row.batches)
 
     def false_alarms(self, pipeline: str, calibration_version: str) -> tuple[int, int]:
         """How many batches of this calibration alarmed falsely, as people say, and how many count as nominal."""
