@@ -108,9 +108,14 @@ class Running:
 
     def finished(self) -> object:
         """What came out of it."""
+        outcome = self.outcome()
+        self.process.join(60)
+        return outcome
+
+    def outcome(self) -> object:
+        """What comes out of it; its process may still have to end."""
         assert self.said.poll(240), "it does not end"
         outcome = self.said.recv()
-        self.process.join(60)
         self.said.close()
         assert outcome[0] == "done", outcome[1]
         return outcome[1]
@@ -129,8 +134,10 @@ def finished(project: Project, step: str) -> float:
     """A step from its beginning to its end: the seconds that it took."""
     running = started(project, step).begun()
     start = time.monotonic()
-    running.finished()
-    return time.monotonic() - start
+    running.outcome()
+    seconds = time.monotonic() - start
+    running.process.join(60)
+    return seconds
 
 
 def at_once(project: Project, step: str, number: int) -> list[object]:
