@@ -37,6 +37,7 @@ def work(project: Project, step: str, said: Connection, starting: "Starting | No
 
     warnings.simplefilter("ignore")
     os.environ |= project.environment
+    time.tzset()
     os.chdir(project.path.parent)
     from flows.progress import LogProgress
     from flows.workspace import open_workspace
@@ -119,6 +120,11 @@ class Running:
         self.said.close()
         assert outcome[0] == "done", outcome[1]
         return outcome[1]
+
+
+def done(project: Project, step: str) -> object:
+    """What came out of a step, done from its beginning to its end."""
+    return started(project, step).begun().finished()
 
 
 def started(project: Project, step: str, starting: Starting | None = None) -> Running:

@@ -119,8 +119,8 @@ class Batches:
         say was false, in no order; without those of which they say that an alarm was due."""
         nominal = _nominal(pipeline, calibration_version) & (BATCHES.c.n_scored > 0)
         newest = (BATCHES.c.finished_at.desc(), BATCHES.c.key.desc())  # as the index has them, which holds all of it
-        last = sa.select(BATCHES.c.n_flagged, BATCHES.c.n_scored).where(nominal).order_by(*newest).limit(limit).subquery()
-        counts = (last.c.n_flagged, last.c.n_scored)
+        last = sa.select(BATCHES.c.n_flagged, BATCHES.c.n_scored).where(nominal).order_by(*newest).limit(limit)
+        counts = tuple(last.subquery().c)
         rows = self._database.rows(sa.select(*counts, sa.func.count().label("batches")).group_by(*counts))
         return tuple(alike for row in rows for alike in ((row.n_flagged, row.n_scored),) * row.batches)
 
