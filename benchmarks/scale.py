@@ -5,9 +5,9 @@
 Ledgers are filled with finished batches as scoring leaves them: points, streams, incidents, delivered alerts and queues
 belong to them. Then one batch more is taken through everything that `reconwatch score` asks of the ledger, on each
 ledger in turn, so that a machine that is busy is busy for all of them. Of each the medians are told, of the time and of
-this process's share of it (on PostgreSQL the server has its own), and their ratios to the ledger with the short history.
-Without --ledger they are SQLite files; with it they are databases of that PostgreSQL
-server, which are made and dropped again (the URL names the database to begin from).
+this process's own (a PostgreSQL server has its own beside it), and their ratios to the ledger with the short history.
+Without --ledger they are SQLite files; with it they are databases of that PostgreSQL server, which are made and dropped
+again (the URL names the database to begin from).
 """
 
 import argparse
