@@ -162,7 +162,7 @@ def one_batch(ledger: Ledger, settings: Settings, name: str, number: int, alarm:
     begin_run(ledger, name)
     send_due(ledger, settings)
     ledger.queues.batches_without(name, NEWEST)
-    ledger.queues.of_pipeline(name)
+    ledger.queues.count(name)
     if ledger.manifests.known(name, f"new-{number}", images) is None:
         ledger.manifests.remember(name, f"new-{number}", images, images)
     assert not ledger.batches.is_done(name, images)

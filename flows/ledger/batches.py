@@ -9,7 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from flows.ledger.database import Database, in_parts, insert_once
-from flows.ledger.tables import BATCHES, INCIDENT_BATCHES, INCIDENTS, JUDGEMENTS, POINTS, TALLIES
+from flows.ledger.tables import BATCHES, INCIDENT_BATCHES, INCIDENTS, IS_CLAIMED, JUDGEMENTS, POINTS, TALLIES
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class Batches:
 
     def begun_in_vain(self, pipeline: str, attempts: int) -> frozenset[str]:
         """The manifest hashes of batches that were begun at least so often and never finished."""
-        begun = (BATCHES.c.pipeline == pipeline) & (BATCHES.c.status == "claimed") & (BATCHES.c.attempts >= attempts)
+        begun = (BATCHES.c.pipeline == pipeline) & IS_CLAIMED & (BATCHES.c.attempts >= attempts)
         return frozenset(
             row.manifest_hash for row in self._database.rows(sa.select(BATCHES.c.manifest_hash).where(begun))
         )

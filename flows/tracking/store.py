@@ -6,6 +6,7 @@ import logging
 import os
 import urllib.error
 import urllib.request
+from base64 import b64encode
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -202,13 +203,19 @@ def _refused(uri: str) -> str:
 
 
 def _require_server(uri: str) -> None:
+    # A question that its database has to answer: without that the server is healthy and can do nothing.
+    asked = urllib.request.Request(f"{uri.rstrip('/')}/api/2.0/mlflow/experiments/search", b'{"max_results": 1}')
+    asked.add_header("Content-Type", "application/json")
+    user, password = (os.environ.get(f"MLFLOW_TRACKING_{name}", "") for name in ("USERNAME", "PASSWORD"))
+    if user:
+        asked.add_header("Authorization", f"Basic {b64encode(f'{user}:{password}'.encode()).decode()}")
     try:
-        with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=SIGN_OF_LIFE):
+        with urllib.request.urlopen(asked, timeout=SIGN_OF_LIFE):
             return
     except urllib.error.HTTPError as error:
-        if error.code in (401, 403):
-            return  # it is there; the client brings the credentials
-        reason = f"it answered {error.code}"
+        if error.code < 500:
+            return  # it is there; whether it takes our credentials is seen by the client
+        reason = f"it answered {error.code}, as it does where its database is away"
     except (OSError, ValueError) as error:
         reason = str(getattr(error, "reason", error))
     raise TrackingUnavailable(
