@@ -219,7 +219,7 @@ def trained_recipes(spec: ImageSpec) -> tuple[Recipe, ...]:
     if min(spec.height, spec.width) // step < SMALLEST_TRAINED:
         return ()
     return tuple(
-        Recipe("derivatives", "restoration", _design(positional, pooling), {"step": step})
+        Recipe("derivatives", "restoration", ScoreDesign(3, positional, pooling), {"step": step})
         for positional in (False, True)
         for pooling in (1.0, SMALL, TINY, SPECK)
     )
