@@ -97,6 +97,11 @@ class Graph:
             raise GraphDamaged(f"ONNX Runtime cannot load {FILE} ({str(error).splitlines()[0]})") from error
         return session, options
 
+    @property
+    def scoring_graph(self) -> Graph:
+        """Itself."""
+        return self
+
     def open(self) -> Graph:
         """The graph itself, ready to run; raises GraphDamaged where ONNX Runtime does not take it."""
         assert self._session
