@@ -80,6 +80,10 @@ class Graph:
 
         return run
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What travels to another process: all but the session, which is opened anew there."""
+        return {name: value for name, value in vars(self).items() if name != "_session"}
+
     @cached_property
     def _session(self) -> tuple[Any, Any]:
         """ONNX Runtime's session with the graph, and how it is run: one thread, and only what is asked for."""

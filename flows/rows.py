@@ -65,8 +65,9 @@ def score_here(
     scorer: Scorer,
     advance: Callable[..., None] = lambda steps: None,
     look: Look = lambda: None,
+    cores: int | None = None,
 ) -> Scores:
-    """The scores of images by this process, one stream from decoding to the network.
+    """The scores of images by this process, one stream from decoding to the network, on all or so many of its cores.
 
     Where a graph scores, each core has steps of its own; PyTorch has threads of its own. `advance` is told how many
     more are done, and `look` is called after each step.
@@ -77,14 +78,14 @@ def score_here(
     with contents_of(items) as contents:
         steps: Iterator[tuple[ImageBatch, NDArray[np.float64]]]
         if graph is None:
-            steps = ((part, scorer.score(part.pixels)) for part in stream(contents, scorer.spec, STEP))
+            steps = ((part, scorer.score(part.pixels)) for part in stream(contents, scorer.spec, STEP, cores))
         else:
             run = graph.open().score
 
             def step(part: ImageBatch) -> tuple[ImageBatch, NDArray[np.float64]]:
                 return part, run(part.pixels, threads=1)
 
-            steps = stream_through(contents, scorer.spec, step, STEP)
+            steps = stream_through(contents, scorer.spec, step, STEP, cores and cores + 1)
         for part, found in steps:
             scores[part.indices] = found
             for index, reason in part.unreadable:
