@@ -1,7 +1,6 @@
 """The shards of a big batch as Prefect tasks, on the task runner that the pipeline names."""
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from typing import Any
 
 from prefect import task
@@ -29,7 +28,7 @@ def as_tasks(runner: RunnerUnion) -> RunShards:
             sent = []
             for shard in shards:
                 try:
-                    sent.append((shard, workers.submit(_task(shard), {"work": partial(score_shard, shard, cores)})))
+                    sent.append((shard, workers.submit(_task(shard), {"work": Work(shard, cores)})))
                 except Exception as error:  # such as a pool that has lost a worker meanwhile
                     yield shard, error
             for shard, future in sent:
@@ -43,8 +42,21 @@ def _task(shard: Shard) -> Any:
     return task(name="score shard", task_run_name=name, cache_policy=NO_CACHE, persist_result=False)(_done)
 
 
+class Work:
+    """A shard as a call to be made: Prefect and Dask would look through all that it holds, image by image."""
+
+    def __init__(self, shard: Shard, cores: int | None) -> None:
+        self.shard, self.cores = shard, cores
+
+    def __call__(self) -> Partition:
+        return score_shard(self.shard, self.cores)
+
+    def __dask_tokenize__(self) -> str:
+        """What stands for it where Dask tells works apart."""
+        return str(self.shard.output)
+
+
 def _done(work: Callable[[], Partition]) -> Partition:
-    """Of a shard as a call to be made: Prefect and Dask would look through all that a shard holds."""
     return work()
 
 

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import pickle
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -239,6 +240,13 @@ class TestItTravels:
         assert small.graph is not None
         assert loaded.graph.difference == small.graph.difference
         np.testing.assert_array_equal(loaded.score(images), small.score(images))
+
+    def test_to_another_process(self, small: AnyDetector) -> None:
+        """Also after it scored: the session stays behind, and is opened anew."""
+        assert small.graph is not None
+        images = images_of(small.spec, 5)
+        expected = small.graph.score(images)
+        np.testing.assert_array_equal(pickle.loads(pickle.dumps(small.graph)).score(images), expected)
 
     def test_on_another_device(self, small: AnyDetector) -> None:
         """PyTorch scores there, and the graph waits for the way back."""
