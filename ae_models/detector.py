@@ -27,7 +27,7 @@ from ae_models.networks import build_network
 from ae_models.scoring import Score, ScoreDesign, relative_errors, squared_errors
 
 LOG = logging.getLogger("reconwatch")
-FORMAT = 4
+FORMAT = 5
 BATCH_SIZE = 64
 CACHED_PIXELS = 2**18
 LEAST_OPINION = -3.0  # nominal spreads

@@ -35,6 +35,7 @@ from ae_models.training import TrainingSettings, fit
 
 CODE_SIZE = 64
 DISTANCE_CODE_SIZES = (8, 16, 32)
+RELATIVE = 1 / 3  # power of an image's typical error by which its errors are divided
 FUSED = 6  # recipes in the detector, at most
 SPECK, TINY, SMALL = 0.003, 0.01, 0.05  # shares of the positions that small defects cover
 FINE = 64  # positions along the short side of the finest features that are looked at
@@ -161,6 +162,10 @@ class Selection:
         ]
 
 
+def _design(positional: bool, pooling: float) -> ScoreDesign:
+    return ScoreDesign(3, positional, pooling, relative=RELATIVE)
+
+
 def linear_recipes(spec: ImageSpec) -> tuple[Recipe, ...]:
     """Recipes whose network is fitted in closed form, or is none: seconds on any machine."""
     short = min(spec.height, spec.width)
@@ -172,21 +177,21 @@ def linear_recipes(spec: ImageSpec) -> tuple[Recipe, ...]:
         ("gradients", {"step": cell, "normalised": "cell"}),
         ("gradients", {"step": cell, "normalised": "image"}),
     )
-    designs = [ScoreDesign(3, positional, pooling) for positional in (False, True) for pooling in (1.0, TINY)]
+    designs = [_design(positional, pooling) for positional in (False, True) for pooling in (1.0, TINY)]
     recipes = [
         Recipe(front_end, "pca", design, parameters, {"code_size": CODE_SIZE})
         for front_end, parameters in front_ends
         for design in designs
     ]
     recipes += [
-        Recipe("derivatives", "gaussian", ScoreDesign(3, True, pooling), {"step": fine})
+        Recipe("derivatives", "gaussian", _design(True, pooling), {"step": fine})
         for pooling in (1.0, SMALL, TINY, SPECK)
     ]
     recipes += [
         Recipe("derivatives", "code", ScoreDesign(), {"step": coarse}, {"code_size": size})
         for size in DISTANCE_CODE_SIZES
     ]
-    recipes += [Recipe("contrast", "none", ScoreDesign(3, True, pooling)) for pooling in (SMALL, TINY, SPECK)]
+    recipes += [Recipe("contrast", "none", _design(True, pooling)) for pooling in (SMALL, TINY, SPECK)]
     return tuple(recipes)
 
 
@@ -202,7 +207,7 @@ def backbone_recipes(spec: ImageSpec, name: str | None) -> tuple[Recipe, ...]:
     short = min(spec.height, spec.width)
     stages = [1, 2, 3] if short <= 4 * MOST_BACKBONE_POSITIONS else [2, 3]
     return tuple(
-        Recipe("backbone", "gaussian", ScoreDesign(3, positional, pooling), {"name": name, "stages": stages})
+        Recipe("backbone", "gaussian", _design(positional, pooling), {"name": name, "stages": stages})
         for positional in (False, True)
         for pooling in (1.0, SMALL, TINY)
     )

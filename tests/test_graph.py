@@ -29,7 +29,7 @@ RECIPES: list[tuple[str, dict[str, Any], str, dict[str, Any], ScoreDesign]] = [
     ("gradients", {"step": 2, "normalised": "cell"}, "pca", {"code_size": 4}, ScoreDesign(3, True)),
     ("gradients", {"step": 3, "normalised": "image"}, "pca", {"code_size": 4}, ScoreDesign(5, False, 0.02)),
     ("derivatives", {"step": 2}, "gaussian", {}, ScoreDesign(3, True, 0.02)),
-    ("contrast", {}, "none", {}, ScoreDesign(3, True, 0.005)),
+    ("contrast", {}, "none", {}, ScoreDesign(3, True, 0.005, relative=0.5)),
     ("derivatives", {"step": 2}, "restoration", {}, ScoreDesign(3, False, 0.1)),
 ]
 MORE_RECIPES: list[tuple[str, dict[str, Any], str, dict[str, Any], ScoreDesign]] = [
@@ -123,7 +123,7 @@ class TestTheSameAsPyTorch:
     def test_every_front_end(
         self, recipe: tuple[str, dict[str, Any], str, dict[str, Any], ScoreDesign], spec: ImageSpec
     ) -> None:
-        """With smoothing, positional normalisation, pooling and division by an image's energy; drawn weights."""
+        """With smoothing, positional normalisation, pooling, division by energy and typical error; drawn weights."""
         front_end, its_parameters, network, parameters, design = recipe
         assert_the_same(detector_of(spec, network, parameters, design, front_end, its_parameters))
 
