@@ -29,11 +29,12 @@ from ae_models.networks import build_network
 from ae_models.networks.code import fit_code_distance
 from ae_models.networks.feature_restoration import FeatureRestoration
 from ae_models.networks.gaussian import fit_positional_gaussian
+from ae_models.networks.whitened import fit_whitened_components
 from ae_models.scoring import Score, ScoreDesign
 from ae_models.synthetic_defects import SyntheticDefectCorruption, SyntheticDefects
 from ae_models.training import TrainingSettings, fit
 
-CODE_SIZE = 64
+CODE_SIZE, WHITENED_CODE_SIZE = 64, 128
 DISTANCE_CODE_SIZES = (8, 16, 32)
 RELATIVE = 1 / 3  # power of an image's typical error by which its errors are divided
 FUSED = 6  # recipes in the detector, at most
@@ -76,7 +77,9 @@ class Recipe:
     @property
     def kind(self) -> str:
         """What it is one of, for fusing: recipes of one kind miss the same things."""
-        return self.front_end if self.front_end == "backbone" else self.network
+        if self.front_end == "backbone":
+            return self.front_end
+        return "pca" if self.network == "whitened_pca" else self.network
 
     @property
     def trained(self) -> bool:
@@ -190,6 +193,10 @@ def linear_recipes(spec: ImageSpec) -> tuple[Recipe, ...]:
     recipes += [
         Recipe("derivatives", "code", ScoreDesign(), {"step": coarse}, {"code_size": size})
         for size in DISTANCE_CODE_SIZES
+    ]
+    recipes += [
+        Recipe("derivatives", "whitened_pca", design, {"step": coarse}, {"code_size": WHITENED_CODE_SIZE})
+        for design in designs
     ]
     recipes += [Recipe("contrast", "none", _design(True, pooling)) for pooling in (SMALL, TINY, SPECK)]
     return tuple(recipes)
@@ -435,6 +442,12 @@ def fit_recipe(recipe: Recipe, parts: NominalParts, images: NDArray[np.float32],
         code_size = min(recipe.network_parameters["code_size"], len(images) // 2)
         network = distance = fit_code_distance(values, held_out, features, code_size, fitting.seed)
         parameters = {"code_size": len(distance.components)}
+    elif recipe.network == "whitened_pca":
+        code_size = min(recipe.network_parameters["code_size"], len(images) // 4)
+        network = whitened = fit_whitened_components(
+            list(_features(front_end, images)), features, code_size, fitting.seed
+        )
+        parameters = {"code_size": len(whitened.components)}
     elif recipe.network == "gaussian":
         network, parameters = fit_positional_gaussian(_features(front_end, images), features), {}
     elif recipe.trained:
