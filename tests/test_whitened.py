@@ -27,7 +27,7 @@ def features(count: int, seed: int) -> Tensor:
 def errors(network: torch.nn.Module, given: Tensor) -> Tensor:
     """Squared errors (N,), summed over all there is."""
     with torch.no_grad():
-        return (given - network(given)).square().sum((1, 2, 3))
+        return torch.as_tensor((given - network(given)).square().sum((1, 2, 3)))
 
 
 def test_the_squared_error_is_what_components_leave_of_the_whitened_features() -> None:
