@@ -80,13 +80,14 @@ def overdispersion(batches: NominalBatches) -> float | None:
     Tarone, Biometrika 1979, with the rate that the batches have together, so the luck of the calibration does not
     count. None where it is undefined: fewer than two batches, none of two images, or none or all flagged.
     """
-    flagged, scored = np.array(batches, dtype=np.float64).reshape(-1, 2).T
-    pairs = float(scored @ (scored - 1))
-    if len(batches) < 2 or not pairs or not 0 < flagged.sum() < scored.sum():
+    counts = [(int(flagged), int(scored)) for flagged, scored in batches]  # Python's, which have no end
+    flags, images = sum(flagged for flagged, _ in counts), sum(scored for _, scored in counts)
+    pairs = sum(scored * (scored - 1) for _, scored in counts)
+    if len(counts) < 2 or not pairs or not 0 < flags < images:
         return None
-    rate = flagged.sum() / scored.sum()
-    excess = np.square(flagged - scored * rate).sum() / (rate * (1 - rate)) - scored.sum()
-    return float(excess) / sqrt(2 * pairs)
+    # sum (x - m p)^2 / (p q) for p = flags / images, over one denominator: in whole numbers no order matters
+    squares = sum((flagged * images - scored * flags) ** 2 for flagged, scored in counts)
+    return (squares - images * flags * (images - flags)) / (flags * (images - flags)) / sqrt(2 * pairs)
 
 
 def batchwise_p_value(n_flagged: int, n_scored: int, batches: NominalBatches) -> float:

@@ -27,7 +27,7 @@ from ae_models.networks import build_network
 from ae_models.scoring import Score, ScoreDesign, relative_errors, squared_errors
 
 LOG = logging.getLogger("reconwatch")
-FORMAT = 4
+FORMAT = 5
 BATCH_SIZE = 64
 CACHED_PIXELS = 2**18
 LEAST_OPINION = -3.0  # nominal spreads
@@ -103,17 +103,22 @@ class Detector:
             parts = [network(batch).clamp(0, 1).cpu().numpy() for batch in self._batches(images)]
         return np.concatenate(parts) if parts else np.empty_like(images)
 
+    @property
+    def scoring_graph(self) -> Graph | None:
+        """The graph that gives scores and maps; None where PyTorch does."""
+        return self.graph if self.device == "cpu" else None
+
     def error_maps(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """Squared error by the score's design at every pixel (N, H, W) float32 of images (N, C, H, W) in [0, 1]."""
-        if self.graph is not None and self.device == "cpu":
-            return self.graph.error_maps(images)
+        if self.scoring_graph is not None:
+            return self.scoring_graph.error_maps(images)
         parts = [self.maps_at_pixels(self.scorer.maps(self.errors(batch))).cpu() for batch in self._batches(images)]
         return np.concatenate(parts) if parts else np.empty((0, self.spec.height, self.spec.width), np.float32)
 
     def score(self, images: NDArray[np.float32]) -> NDArray[np.float64]:
         """Scores (N,) float64 of images (N, C, H, W) float32 in [0, 1]: by default mean squared errors."""
-        if self.graph is not None and self.device == "cpu":
-            return self.graph.score(images)
+        if self.scoring_graph is not None:
+            return self.scoring_graph.score(images)
         parts = [self.scorer(self.errors(batch)).numpy() for batch in self._batches(images)]
         return np.concatenate(parts) if parts else np.empty(0, np.float64)
 
@@ -220,17 +225,22 @@ class FusedDetector:
         picture = self.picture and copy.deepcopy(self.picture).to(device)
         return replace(self, members=tuple(member.on(device) for member in self.members), picture=picture)
 
+    @property
+    def scoring_graph(self) -> Graph | None:
+        """The graph that gives scores and maps; None where PyTorch does."""
+        return self.graph if self.device == "cpu" else None
+
     def score(self, images: NDArray[np.float32]) -> NDArray[np.float64]:
         """Scores (N,) float64 of images (N, C, H, W) float32 in [0, 1], in nominal spreads above the usual."""
-        if self.graph is not None and self.device == "cpu":
-            return self.graph.score(images)
+        if self.scoring_graph is not None:
+            return self.scoring_graph.score(images)
         parts = [self._scores(batch) for batch in batches(images, self.spec, self.device)]
         return np.concatenate(parts) if parts else np.empty(0, np.float64)
 
     def error_maps(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """The members' error maps, each relative to its usual score, in a weighted mean: (N, H, W) float32."""
-        if self.graph is not None and self.device == "cpu":
-            return self.graph.error_maps(images)
+        if self.scoring_graph is not None:
+            return self.scoring_graph.error_maps(images)
         parts = [self._maps(batch) for batch in batches(images, self.spec, self.device)]
         return np.concatenate(parts) if parts else np.empty((0, self.spec.height, self.spec.width), np.float32)
 

@@ -80,6 +80,10 @@ class Graph:
 
         return run
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What travels to another process: all but the session, which is opened anew there."""
+        return {name: value for name, value in vars(self).items() if name != "_session"}
+
     @cached_property
     def _session(self) -> tuple[Any, Any]:
         """ONNX Runtime's session with the graph, and how it is run: one thread, and only what is asked for."""
@@ -96,6 +100,11 @@ class Graph:
         except Exception as error:  # ONNX Runtime's own have no common class
             raise GraphDamaged(f"ONNX Runtime cannot load {FILE} ({str(error).splitlines()[0]})") from error
         return session, options
+
+    @property
+    def scoring_graph(self) -> Graph:
+        """Itself."""
+        return self
 
     def open(self) -> Graph:
         """The graph itself, ready to run; raises GraphDamaged where ONNX Runtime does not take it."""

@@ -1,5 +1,6 @@
 """A detector's way from images to scores and error maps, written as an ONNX graph and compared with PyTorch."""
 
+import copy
 import warnings
 from collections.abc import Iterator
 from dataclasses import replace
@@ -9,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn import functional
 
 from ae_models.detector import LEAST_OPINION, AnyDetector, FusedDetector
 from ae_models.graph import IMAGES, MAPS, SCORES, Graph
@@ -78,7 +80,7 @@ class ScoringPath(nn.Module):
         self.fusion = detector if isinstance(detector, FusedDetector) else None
         self.members = detector.members if isinstance(detector, FusedDetector) else (detector,)
         self.front_ends = nn.ModuleList(member.front_end for member in self.members)
-        self.networks = nn.ModuleList(member.network for member in self.members)
+        self.networks = nn.ModuleList(with_fewer_sums(member.network) for member in self.members)
         self.scorers = nn.ModuleList(member.scorer for member in self.members)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -107,6 +109,44 @@ class ScoringPath(nn.Module):
                 seen[view] = front_end(images)
             errors = squared_errors(seen[view], network(seen[view]))
             yield relative_errors(errors, seen[view], member.scorer.design.energy)
+
+
+def with_fewer_sums(network: nn.Module) -> nn.Module:
+    """A copy that computes the same with fewer multiplications: where 3 x 3 convolutions follow nearest upsampling.
+
+    Each output pixel's nine weights then fall on four different values, so the two are one transposed convolution of
+    stride 2 whose 4 x 4 kernel is the 3 x 3 one, turned round and summed over 2 x 2. The error of rounding apart it is
+    equal, borders too. ONNX Runtime besides computes a convolution to one channel as slowly as one to sixteen.
+    """
+    network = copy.deepcopy(network)
+    for layers in [module for module in network.modules() if isinstance(module, nn.Sequential)]:
+        for place in range(len(layers) - 1):
+            upsampling, convolution = layers[place], layers[place + 1]
+            if _doubles(upsampling) and isinstance(convolution, nn.Conv2d) and _keeps_size(convolution):
+                layers[place], layers[place + 1] = nn.Identity(), _transposed(convolution)
+    return network
+
+
+def _doubles(layer: nn.Module) -> bool:
+    return isinstance(layer, nn.Upsample) and layer.mode == "nearest" and layer.scale_factor == 2
+
+
+def _keeps_size(layer: nn.Conv2d) -> bool:
+    return (layer.kernel_size, layer.stride, layer.padding, layer.dilation, layer.groups, layer.padding_mode) == (
+        *((3, 3), (1, 1), (1, 1), (1, 1)),
+        *(1, "zeros"),
+    )
+
+
+def _transposed(layer: nn.Conv2d) -> nn.ConvTranspose2d:
+    """The transposed convolution that does what nearest upsampling by two and then this 3 x 3 convolution do."""
+    made = nn.ConvTranspose2d(layer.in_channels, layer.out_channels, 4, 2, 1, bias=layer.bias is not None)
+    kernels = layer.weight.detach().flip(2, 3).flatten(0, 1)[:, None]  # (out * in, 1, 3, 3)
+    summed = functional.conv2d(kernels.double(), torch.ones(1, 1, 2, 2, dtype=torch.float64), padding=1)
+    made.weight.data = summed.to(layer.weight.dtype).reshape(*layer.weight.shape[:2], 4, 4).transpose(0, 1).contiguous()
+    if layer.bias is not None and made.bias is not None:
+        made.bias.data = layer.bias.detach().clone()
+    return made.eval()
 
 
 def _compared(

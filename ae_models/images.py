@@ -2,6 +2,7 @@
 
 import ctypes
 import io
+import os
 import re
 import stat
 import threading
@@ -55,6 +56,7 @@ UPRIGHT: dict[int, Callable[[NDArray[Any]], NDArray[Any]]] = {  # by the EXIF or
 SIDEWAYS = (5, 6, 7, 8)  # the EXIF orientations that swap height and width
 LONG_SIDE_RATIO = 4  # `infer_spec` keeps the long side within this many times the short side's limit
 MAX_SMALL_FILE = 8 * SMALL  # bytes of a small PNG file; one with more is left to Pillow
+FIRST_BYTES = 2**12  # that are read of a file before it is known whether it is one
 CHUNK = 8  # images a task of the pool: small enough to stop soon, large enough that tasks cost nothing
 DOCUMENT_SUFFIXES = (
     *(".txt", ".csv", ".json", ".xml", ".yaml", ".yml", ".md", ".parquet"),
@@ -206,7 +208,7 @@ def stream(
     this process may use, at most 8 (Pillow decodes without the interpreter lock).
     """
     pool = ThreadPoolExecutor(threads or min(8, available_cores()), thread_name_prefix="decode")
-    pending: deque[tuple[int, list[Future[list[NDArray[np.float32] | Unreadable]]]]] = deque()
+    pending: deque[tuple[int, list[Future[list[_Pixels | Unreadable]]]]] = deque()
     remaining = iter(sources)
     try:
         for start in count(0, batch_size):
@@ -217,7 +219,43 @@ def stream(
             if not pending:
                 return
             if not batch or len(pending) == 2:
-                yield _assembled(*pending.popleft(), spec)
+                first, tasks = pending.popleft()
+                yield _assembled(first, [outcome for task in tasks for outcome in task.result()], spec)
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def stream_through(
+    sources: Iterable[Source],
+    spec: ImageSpec,
+    work: Callable[[ImageBatch], T],
+    batch_size: int = 64,
+    threads: int | None = None,
+) -> Iterator[T]:
+    """
+    What `work` makes of the batches that `stream` gives, in their order; one thread decodes a batch and works on it.
+
+    So the cores stay busy where `work` takes one thread and may be done by several at once, and no image waits for
+    another thread: with small images that takes longer than to decode them. `threads` defaults to one more than the
+    cores this process may use: while one waits for a disk or the interpreter there is work for the others. At most one
+    batch more is begun than there are threads.
+    """
+    threads = threads or 1 + available_cores()
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="score")
+    pending: deque[Future[T]] = deque()
+    remaining = iter(sources)
+
+    def worked(start: int, batch: list[Source]) -> T:
+        return work(_assembled(start, _read_all(batch, spec), spec))
+
+    try:
+        for start in count(0, batch_size):
+            if batch := list(islice(remaining, batch_size)):
+                pending.append(pool.submit(worked, start, batch))
+            if not pending:
+                return
+            if not batch or len(pending) > threads:
+                yield pending.popleft().result()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
@@ -261,18 +299,46 @@ def is_a_document_name(name: str) -> bool:
     return name.startswith(".") or name in DOCUMENT_NAMES or name.endswith(DOCUMENT_SUFFIXES)
 
 
-def _read_all(sources: list[Source], spec: ImageSpec) -> list[NDArray[np.float32] | Unreadable]:
-    return [read_or_reason(source, spec) for source in sources]
+_Pixels = NDArray[np.float32] | NDArray[np.uint8]  # (C, H, W) in [0, 1] or, of plain files, in [0, 255]
 
 
-def _assembled(start: int, tasks: list[Future[list[NDArray[np.float32] | Unreadable]]], spec: ImageSpec) -> ImageBatch:
-    outcomes = list(enumerate((outcome for task in tasks for outcome in task.result()), start))
-    readable = [(index, pixels) for index, pixels in outcomes if not isinstance(pixels, Unreadable)]
+def _read_all(sources: list[Source], spec: ImageSpec) -> list[_Pixels | Unreadable]:
+    return [_pixels_or_reason(source, spec) for source in sources]
+
+
+def _pixels_or_reason(source: Source, spec: ImageSpec) -> _Pixels | Unreadable:
+    """What `read_or_reason` gives, but for plain files of the spec's own size, whose bytes are divided all at once."""
+    try:
+        got = source() if callable(source) else source
+        picture = _plain_picture(got) if isinstance(got, Path | bytes) else None
+        if picture is None:
+            return read(got, spec)
+    except UnreadableImage as error:
+        return Unreadable(str(error))
+    if picture.colour.shape == (spec.height, spec.width, spec.channels):
+        return np.moveaxis(picture.colour, 2, 0)
+    return _fitted(picture, spec)
+
+
+def _assembled(start: int, outcomes: Sequence[_Pixels | Unreadable], spec: ImageSpec) -> ImageBatch:
+    readable = [(index, pixels) for index, pixels in enumerate(outcomes, start) if not isinstance(pixels, Unreadable)]
     return ImageBatch(
         indices=np.array([index for index, _ in readable], dtype=np.int64),
-        pixels=np.array([pixels for _, pixels in readable], dtype=np.float32).reshape(-1, *spec.shape),
-        unreadable=tuple((index, outcome.reason) for index, outcome in outcomes if isinstance(outcome, Unreadable)),
+        pixels=_together([pixels for _, pixels in readable], spec),
+        unreadable=tuple(
+            (index, outcome.reason) for index, outcome in enumerate(outcomes, start) if isinstance(outcome, Unreadable)
+        ),
     )
+
+
+def _together(images: Sequence[_Pixels], spec: ImageSpec) -> NDArray[np.float32]:
+    """(n, C, H, W) float32 in [0, 1]."""
+    together = np.empty((len(images), *spec.shape), np.float32)
+    if all(image.dtype == np.uint8 for image in images):
+        return np.divide(np.array(images, np.uint8).reshape(together.shape), 255, out=together, dtype=np.float32)
+    for place, image in enumerate(images):
+        np.divide(image, FULL_SCALE[image.dtype], out=together[place], dtype=np.float32)
+    return together
 
 
 def _fitted(picture: _Picture, spec: ImageSpec) -> NDArray[np.float32]:
@@ -299,22 +365,31 @@ def _picture(source: ImageInput) -> _Picture:
 
 def _plain_picture(source: Path | bytes | Image.Image) -> _Picture | None:
     """The picture in a small and plain PNG file, as Pillow gives it; None for whatever is left to Pillow."""
-    if isinstance(source, Image.Image):
+    if not isinstance(source, Path | bytes):
         return None
-    try:
-        with _file(source) as file:
-            header = file.read(HEADER)
-            if not may_be_plain(header):
-                return None
-            if file.seek(0, io.SEEK_END) > MAX_SMALL_FILE:
-                return None
-            file.seek(0)
-            pixels = plain_pixels(file.read())
-    except (OSError, UnreadableImage):  # Pillow's way says why
-        return None
+    content = _small_file(source) if isinstance(source, Path) else source
+    pixels = plain_pixels(content) if content is not None and len(content) <= MAX_SMALL_FILE else None
     if pixels is None:
         return None
     return _Picture(pixels if pixels.ndim == 3 else pixels[..., None], None)
+
+
+def _small_file(path: Path) -> bytes | None:
+    """The bytes of a file that may be a small and plain PNG; None of any other, and of what cannot be opened."""
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):  # to open a pipe would wait for ever
+            return None
+        file = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+        try:
+            content = os.read(file, FIRST_BYTES)
+            if len(content) < FIRST_BYTES or not may_be_plain(content[:HEADER]):
+                return content
+            with open(file, "rb", closefd=False) as rest:
+                return content + rest.read(MAX_SMALL_FILE)
+        finally:
+            os.close(file)
+    except OSError:  # Pillow's way says why
+        return None
 
 
 def _array_picture(array: NDArray[Any]) -> _Picture:

@@ -11,6 +11,7 @@ from ae_models.errors import InputError
 from ae_models.front_ends import local_mean
 
 STEADY = 0.3  # share of the mean variance that is added to each: where nominal images never vary, errors would explode
+FAINTEST = 0.01  # share of an image's mean error that is added to each before their geometric mean
 LEAST_ENERGY = 1e-4  # mean square below which an image is black
 LEAST = 1e-12  # a squared rounding error: what nominal images that never err anywhere are divided by
 
@@ -25,12 +26,16 @@ class ScoreDesign:
         pooling: share of the positions, those with the largest errors, whose mean is the score; in (0, 1].
         energy: power of the features' mean square by which an image's errors are divided; 0 for none, 1 makes the error
             of an image and of the same one with other contrast alike.
+        relative: power of an image's typical error, the geometric mean over its positions, by which its errors are
+            divided; 0 for none. Some nominal images are hard throughout, as in other light or of a coarser grain: a
+            defect stands out from its own image.
     """
 
     smoothing: int = 1
     positional: bool = False
     pooling: float = 1.0
     energy: float = 0.0
+    relative: float = 0.0
 
     def __post_init__(self) -> None:
         if type(self.smoothing) is not int or self.smoothing < 1 or self.smoothing % 2 == 0:
@@ -39,6 +44,8 @@ class ScoreDesign:
             raise InputError(f"pooling is {self.pooling!r}: give a share above 0 and at most 1")
         if not 0 <= self.energy <= 1:
             raise InputError(f"energy is {self.energy!r}: give a power from 0 (not used) to 1")
+        if not 0 <= self.relative <= 1:
+            raise InputError(f"relative is {self.relative!r}: give a power from 0 (not used) to 1")
 
     def to_json(self) -> dict[str, Any]:
         """Its values by name; `from_json` takes them back."""
@@ -77,7 +84,12 @@ class Score(nn.Module):
 
     def maps(self, errors: Tensor) -> Tensor:
         """Error maps (N, h, w) by the design, of squared errors (N, h, w)."""
-        return self._smoothed(errors) / self.usual
+        maps = self._smoothed(errors) / self.usual
+        if self.design.relative == 0:
+            return maps
+        faintest = FAINTEST * maps.mean((1, 2), keepdim=True) + LEAST
+        typical = (maps + faintest).log().mean((1, 2), keepdim=True).exp()
+        return maps / typical.pow(self.design.relative)
 
     def forward(self, errors: Tensor) -> Tensor:
         """Scores (N,) float64, higher is more anomalous, of squared errors (N, h, w)."""

@@ -29,12 +29,14 @@ from ae_models.networks import build_network
 from ae_models.networks.code import fit_code_distance
 from ae_models.networks.feature_restoration import FeatureRestoration
 from ae_models.networks.gaussian import fit_positional_gaussian
+from ae_models.networks.whitened import fit_whitened_components
 from ae_models.scoring import Score, ScoreDesign
 from ae_models.synthetic_defects import SyntheticDefectCorruption, SyntheticDefects
 from ae_models.training import TrainingSettings, fit
 
-CODE_SIZE = 64
+CODE_SIZE, WHITENED_CODE_SIZE = 64, 128
 DISTANCE_CODE_SIZES = (8, 16, 32)
+RELATIVE = 1 / 3  # power of an image's typical error by which its errors are divided
 FUSED = 6  # recipes in the detector, at most
 SPECK, TINY, SMALL = 0.003, 0.01, 0.05  # shares of the positions that small defects cover
 FINE = 64  # positions along the short side of the finest features that are looked at
@@ -75,7 +77,9 @@ class Recipe:
     @property
     def kind(self) -> str:
         """What it is one of, for fusing: recipes of one kind miss the same things."""
-        return self.front_end if self.front_end == "backbone" else self.network
+        if self.front_end == "backbone":
+            return self.front_end
+        return "pca" if self.network == "whitened_pca" else self.network
 
     @property
     def trained(self) -> bool:
@@ -161,6 +165,10 @@ class Selection:
         ]
 
 
+def _design(positional: bool, pooling: float) -> ScoreDesign:
+    return ScoreDesign(3, positional, pooling, relative=RELATIVE)
+
+
 def linear_recipes(spec: ImageSpec) -> tuple[Recipe, ...]:
     """Recipes whose network is fitted in closed form, or is none: seconds on any machine."""
     short = min(spec.height, spec.width)
@@ -172,21 +180,25 @@ def linear_recipes(spec: ImageSpec) -> tuple[Recipe, ...]:
         ("gradients", {"step": cell, "normalised": "cell"}),
         ("gradients", {"step": cell, "normalised": "image"}),
     )
-    designs = [ScoreDesign(3, positional, pooling) for positional in (False, True) for pooling in (1.0, TINY)]
+    designs = [_design(positional, pooling) for positional in (False, True) for pooling in (1.0, TINY)]
     recipes = [
         Recipe(front_end, "pca", design, parameters, {"code_size": CODE_SIZE})
         for front_end, parameters in front_ends
         for design in designs
     ]
     recipes += [
-        Recipe("derivatives", "gaussian", ScoreDesign(3, True, pooling), {"step": fine})
+        Recipe("derivatives", "gaussian", _design(True, pooling), {"step": fine})
         for pooling in (1.0, SMALL, TINY, SPECK)
     ]
     recipes += [
         Recipe("derivatives", "code", ScoreDesign(), {"step": coarse}, {"code_size": size})
         for size in DISTANCE_CODE_SIZES
     ]
-    recipes += [Recipe("contrast", "none", ScoreDesign(3, True, pooling)) for pooling in (SMALL, TINY, SPECK)]
+    recipes += [
+        Recipe("derivatives", "whitened_pca", design, {"step": coarse}, {"code_size": WHITENED_CODE_SIZE})
+        for design in designs
+    ]
+    recipes += [Recipe("contrast", "none", _design(True, pooling)) for pooling in (SMALL, TINY, SPECK)]
     return tuple(recipes)
 
 
@@ -202,7 +214,7 @@ def backbone_recipes(spec: ImageSpec, name: str | None) -> tuple[Recipe, ...]:
     short = min(spec.height, spec.width)
     stages = [1, 2, 3] if short <= 4 * MOST_BACKBONE_POSITIONS else [2, 3]
     return tuple(
-        Recipe("backbone", "gaussian", ScoreDesign(3, positional, pooling), {"name": name, "stages": stages})
+        Recipe("backbone", "gaussian", _design(positional, pooling), {"name": name, "stages": stages})
         for positional in (False, True)
         for pooling in (1.0, SMALL, TINY)
     )
@@ -430,6 +442,12 @@ def fit_recipe(recipe: Recipe, parts: NominalParts, images: NDArray[np.float32],
         code_size = min(recipe.network_parameters["code_size"], len(images) // 2)
         network = distance = fit_code_distance(values, held_out, features, code_size, fitting.seed)
         parameters = {"code_size": len(distance.components)}
+    elif recipe.network == "whitened_pca":
+        code_size = min(recipe.network_parameters["code_size"], len(images) // 4)
+        network = whitened = fit_whitened_components(
+            list(_features(front_end, images)), features, code_size, fitting.seed
+        )
+        parameters = {"code_size": len(whitened.components)}
     elif recipe.network == "gaussian":
         network, parameters = fit_positional_gaussian(_features(front_end, images), features), {}
     elif recipe.trained:

@@ -4,9 +4,10 @@
 
 Ledgers are filled with finished batches as scoring leaves them: points, streams, incidents, delivered alerts and queues
 belong to them. Then one batch more is taken through everything that `reconwatch score` asks of the ledger, on each
-ledger in turn, so that a machine that is busy is busy for all of them. Of each the median is told, and its ratio to the
-ledger with the short history. Without --ledger they are SQLite files; with it they are databases of that PostgreSQL
-server, which are made and dropped again (the URL names the database to begin from).
+ledger in turn, so that a machine that is busy is busy for all of them. Of each the medians are told, of the time and of
+this process's own (a PostgreSQL server has its own beside it), and their ratios to the ledger with the short history.
+Without --ledger they are SQLite files; with it they are databases of that PostgreSQL server, which are made and dropped
+again (the URL names the database to begin from).
 """
 
 import argparse
@@ -14,12 +15,12 @@ import json
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 from pathlib import Path
 from statistics import median
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import Any
 
 import sqlalchemy as sa
@@ -161,7 +162,7 @@ def one_batch(ledger: Ledger, settings: Settings, name: str, number: int, alarm:
     begin_run(ledger, name)
     send_due(ledger, settings)
     ledger.queues.batches_without(name, NEWEST)
-    ledger.queues.of_pipeline(name)
+    ledger.queues.count(name)
     if ledger.manifests.known(name, f"new-{number}", images) is None:
         ledger.manifests.remember(name, f"new-{number}", images, images)
     assert not ledger.batches.is_done(name, images)
@@ -224,19 +225,21 @@ def _verdict(alarm: bool) -> BatchVerdict:
 
 @dataclass
 class Side:
-    """A ledger with a history: what it is called, and what each round took, in seconds."""
+    """A ledger with a history: what it is called, and what each round took, in seconds; `processor` of a batch."""
 
     name: str
     ledger: Ledger
     settings: Settings
     batch: list[float]
     status: list[float]
+    processor: list[float]
 
     def take(self, number: int) -> None:
         """One batch more, of one pipeline after the other, and a look at how that one stands."""
         names = list(self.settings.pipelines)
-        name, start = names[number * 7919 % len(names)], perf_counter()
+        name, start, processor = names[number * 7919 % len(names)], perf_counter(), process_time()
         one_batch(self.ledger, self.settings, name, number)
+        self.processor.append(process_time() - processor)
         self.batch.append(perf_counter() - start)
         start = perf_counter()
         looks(self.ledger, name)
@@ -250,6 +253,8 @@ class Cost:
     name: str
     batch_ms: float
     batch_ratio: float
+    processor_ms: float
+    processor_ratio: float
     status_ms: float
     status_ratio: float
 
@@ -285,7 +290,7 @@ def side(name: str, url: str, count: int, batches: int) -> Side:
     engine = sa.create_engine(url)
     fill(engine, list(settings.pipelines), batches)
     engine.dispose()
-    return Side(name, ledger, settings, [], [])
+    return Side(name, ledger, settings, [], [], [])
 
 
 def measure(batches: int, rounds: int, url: str | None) -> list[Cost]:
@@ -302,17 +307,23 @@ def measure(batches: int, rounds: int, url: str | None) -> list[Cost]:
     costs = []
     for short, long in (sides[:2], sides[2:]):
         for each in (short, long):
-            batch, look = median(each.batch) * 1000, median(each.status) * 1000
-            ratios = median(each.batch) / median(short.batch), median(each.status) / median(short.status)
-            costs.append(Cost(each.name, round(batch, 2), round(ratios[0], 3), round(look, 2), round(ratios[1], 3)))
+            numbers = list[float]()
+            for now, then in (
+                (each.batch, short.batch),
+                (each.processor, short.processor),
+                (each.status, short.status),
+            ):
+                numbers += [round(median(now) * 1000, 2), round(median(now) / median(then), 3)]
+            costs.append(Cost(each.name, *numbers))
     return costs
 
 
 def table(costs: Sequence[Cost]) -> Table:
     """The costs, a ledger a row."""
-    shown = Table("ledger", "a batch, ms", f"ratio (aim {AIM})", "status, ms", "ratio", title="A fleet")
+    columns = ("a batch, ms", f"ratio (aim {AIM})", "processor, ms", "ratio", "status, ms", "ratio")
+    shown = Table("ledger", *columns, title="A fleet")
     for cost in costs:
-        numbers = cost.batch_ms, cost.batch_ratio, cost.status_ms, cost.status_ratio
+        _, *numbers = astuple(cost)
         shown.add_row(cost.name, *(f"{number:.2f}" for number in numbers))
     return shown
 

@@ -35,7 +35,7 @@ from torch.utils.data import DataLoader, Dataset
 from ae_models.detector import Detector
 from ae_models.graph import Graph
 from ae_models.graph_export import onnx_of
-from ae_models.images import ImageSpec, read, stream
+from ae_models.images import ImageSpec, read, stream_through
 from ae_models.networks import build_network
 
 WIDTHS = {28: (32, 32), 128: (32, 64, 128, 256)}
@@ -45,11 +45,11 @@ import sys
 from itertools import islice, cycle
 from pathlib import Path
 from ae_models.graph import Graph
-from ae_models.images import ImageSpec, stream
+from ae_models.images import ImageSpec, stream_through
 folder, size, count = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
-graph = Graph((folder / "graph.onnx").read_bytes(), ImageSpec(size, size, 1))
-files = sorted(folder.glob("*.png"))
-total = sum(graph.score(part.pixels).sum() for part in stream(islice(cycle(files), count), graph.spec))
+graph = Graph((folder / "graph.onnx").read_bytes(), ImageSpec(size, size, 1)).open()
+files = islice(cycle(sorted(folder.glob("*.png"))), count)
+total = sum(stream_through(files, graph.spec, lambda part: graph.score(part.pixels, threads=1).sum()))
 status = Path("/proc/self/status").read_text()
 print(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM")))
 """
@@ -106,7 +106,7 @@ def usual(files: Sequence[Path], size: int, network: torch.nn.Module) -> NDArray
 
 def ours(files: Sequence[Path], graph: Graph) -> NDArray[np.float64]:
     """Scores by the product's own way."""
-    return np.concatenate([graph.score(part.pixels) for part in stream(files, graph.spec)])
+    return np.concatenate(list(stream_through(files, graph.spec, lambda part: graph.score(part.pixels, threads=1))))
 
 
 def decoded(files: Sequence[Path], spec: ImageSpec) -> NDArray[np.float32]:
@@ -150,7 +150,7 @@ def figures(size: int, count: int, rounds: int, folder: Path) -> list[Figure]:
     network = build_network("convolutional", spec, parameters).eval()
     detector = Detector(spec, "convolutional", parameters, network)
     (folder / "graph.onnx").write_bytes(onnx_of(detector))
-    graph = Graph((folder / "graph.onnx").read_bytes(), spec)
+    graph = Graph((folder / "graph.onnx").read_bytes(), spec).open()
     pixels = decoded(files, spec)
     np.testing.assert_allclose(ours(files, graph), usual(files, size, network), rtol=1e-3)
     matrix = torch.rand(MATRIX, MATRIX)

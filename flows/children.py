@@ -1,8 +1,9 @@
-"""Child processes that end with us, and their own children with them."""
+"""Child processes that end with us, however we end, and their own children with them."""
 
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -14,23 +15,38 @@ import psutil  # type: ignore[import-untyped, unused-ignore]  # it ships no type
 
 SECONDS = 5.0  # until a process that was killed is gone
 SOON = 0.05  # seconds between two looks at processes that are to end
+DONE = b"."  # what a guard is told that has nothing to do
 
 
 @dataclass(frozen=True)
 class Child:
-    """A running child at the head of a process group of its own, with a name for people."""
+    """A running child at the head of a process group of its own, with a name for people.
+
+    Attributes:
+        first: the same process, told from a later one of its number.
+        guard: ends the child where we are gone without having done so.
+    """
 
     name: str
     process: "subprocess.Popen[bytes]"
-    log: Path | None = None
+    patience: float
+    first: psutil.Process
+    guard: "subprocess.Popen[bytes]"
 
     def ended(self) -> int | None:
         """Its exit code; None while it runs."""
         return self.process.poll()
 
 
-def start(name: str, command: Sequence[str], environment: Mapping[str, str], log: Path | None = None) -> Child:
-    """Start a child; what it says goes to the end of `log`, or where our own words go.
+def start(
+    name: str,
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    log: Path | None = None,
+    patience: float = SECONDS,
+) -> Child:
+    """Start a child that gets `patience` seconds to end; what it says goes to the end of `log`, or where our own words
+    go.
 
     In a group of its own it hears of Ctrl-C by us alone.
     """
@@ -50,32 +66,51 @@ def start(name: str, command: Sequence[str], environment: Mapping[str, str], log
     finally:
         if output is not None:
             output.close()
-    return Child(name, process, log)
+    command = [sys.executable, "-m", "flows.children", str(process.pid), str(patience)]
+    guard = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
+    return Child(name, process, patience, psutil.Process(process.pid), guard)
 
 
-def stop(child: Child, seconds: float) -> None:
-    """End a child: SIGTERM, and after `seconds` SIGKILL to it and all that came from it, whatever group that is in."""
-    family = _family(child)
-    _signal_group(child, signal.SIGTERM)
+def stop(child: Child) -> None:
+    """End a child: SIGTERM, and after its patience SIGKILL to it and all that came from it, whatever group that is
+    in."""
+    _end(child.first, child.patience)
+    child.process.wait()
+    if child.guard.poll() is None:
+        child.guard.communicate(DONE)
+
+
+def guard(process_id: int, patience: float) -> None:
+    """Wait for a word on stdin, which says that there is nothing to do, or for its end: then whoever started both of
+    us is gone, and that process is ended."""
+    try:
+        first = psutil.Process(process_id)
+    except psutil.NoSuchProcess:
+        return
+    if not sys.stdin.buffer.read(len(DONE)):
+        _end(first, patience)
+
+
+def _end(first: psutil.Process, seconds: float) -> None:
+    family = _family(first)
+    _signal_group(first, signal.SIGTERM)
     deadline = monotonic() + seconds
-    while child.ended() is None or any(map(_lives, family)):
+    while any(map(_lives, family)):
         if monotonic() > deadline:
             for one in family:
                 with suppress(psutil.NoSuchProcess):
                     one.kill()
-            _signal_group(child, signal.SIGKILL)
+            _signal_group(first, signal.SIGKILL)
             break
         sleep(SOON)
-    child.process.wait()
-    psutil.wait_procs(family, timeout=SECONDS)
+    psutil.wait_procs(family[1:], timeout=SECONDS)  # the first is waited for by who started it
 
 
-def _family(child: Child) -> list[psutil.Process]:
+def _family(first: psutil.Process) -> list[psutil.Process]:
     try:
-        found: list[psutil.Process] = psutil.Process(child.process.pid).children(recursive=True)
+        return [first, *first.children(recursive=True)]
     except psutil.NoSuchProcess:
-        return []
-    return found
+        return [first]
 
 
 def _lives(process: psutil.Process) -> bool:
@@ -85,6 +120,10 @@ def _lives(process: psutil.Process) -> bool:
         return False
 
 
-def _signal_group(child: Child, number: signal.Signals) -> None:
+def _signal_group(first: psutil.Process, number: signal.Signals) -> None:
     with suppress(ProcessLookupError):
-        os.killpg(child.process.pid, number)
+        os.killpg(first.pid, number)
+
+
+if __name__ == "__main__":
+    guard(int(sys.argv[1]), float(sys.argv[2]))

@@ -56,13 +56,13 @@ def _changes(batch: Batch, source: Source) -> Iterator[datetime]:
         yield written
     paths = [item.path for item in batch.items if item.path is not None]
     if isinstance(source, ManifestSource) and isinstance(source.manifest, Path):
-        paths.append(source.manifest)
+        paths.append(str(source.manifest))
     if batch.folder is not None and not (isinstance(source, PathSource) and source.glob):
         for folder, _, names in os.walk(batch.folder):
-            paths += [Path(folder), *(Path(folder, name) for name in names)]
+            paths += [folder, *(os.path.join(folder, name) for name in names)]
     for path in paths:
         try:
-            yield datetime.fromtimestamp(path.lstat().st_ctime, UTC)
+            yield datetime.fromtimestamp(os.lstat(path).st_ctime, UTC)
         except OSError:  # gone meanwhile
             continue
     for item in batch.items:

@@ -114,6 +114,9 @@ class ScoreConfig(Part):
     energy: Annotated[float, Field(ge=0, le=1), NOT_BOOLEAN] = Field(
         default=0.0, description="power of the image's mean square by which its errors are divided; 0 for none"
     )
+    relative: Annotated[float, Field(ge=0, le=1), NOT_BOOLEAN] = Field(
+        default=0.0, description="power of the image's typical error by which its errors are divided; 0 for none"
+    )
 
 
 class NetworkConfig(Part):

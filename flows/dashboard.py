@@ -30,13 +30,14 @@ def serve_dashboard(
     address = f"http://127.0.0.1:{port}/#/experiments?workflowType=machine_learning"
     say(f"In half a minute the dashboard is at {address} for this machine only. Ctrl-C stops it.")
     with until_signal() as stopped:
-        server = start("the MLflow server", dashboard_command(settings, port, uri), dashboard_environment(environment))
+        command = dashboard_command(settings, port, uri)
+        server = start("the MLflow server", command, dashboard_environment(environment), patience=SECONDS)
         try:
             while not stopped and server.ended() is None:
                 stopped.wait(LOOK_EVERY)
             code = server.ended()
         finally:
-            stop(server, SECONDS)
+            stop(server)
     if code:
         raise RuntimeError(f"the MLflow server ended with code {code}: is port {port} free? (--port takes another)")
 

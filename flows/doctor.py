@@ -24,13 +24,14 @@ from flows.check import Finding
 from flows.config import Settings, load
 from flows.ledger import inspect_ledger, ledger_url, open_ledger, utc_now
 from flows.prefect_server import NOT_SET_UP, find_server
-from flows.tracking import Tracking, TrackingUnavailable
+from flows.tracking import ArtifactMissing, Tracking, TrackingUnavailable
 
 OURS = "reconwatch"
 SHOWN = ("torch", "torchvision", "mlflow", "prefect", "fastapi")  # versions that people ask for
 LEAST_FREE = 2**30  # bytes
 MOST_ASTRAY = 60.0  # seconds that two clocks may differ: a claim from another host holds for ten minutes
 SECONDS = 5.0
+NEWEST = 10  # batches of a pipeline whose files are looked at
 
 Clock = Callable[[], datetime]
 FreeBytes = Callable[[Path], int]
@@ -52,7 +53,7 @@ def examine(
     except InputError as error:
         return [*findings, Finding("wrong", "configuration", str(error))]
     findings += _workspace(settings.workspace, free)
-    for part in (_ledger, _mlflow, _prefect):
+    for part in (_ledger, _mlflow, _artifacts, _prefect):
         try:
             findings += part(settings, environment, clock)
         except (InputError, TrackingUnavailable) as error:
@@ -152,6 +153,42 @@ def _mlflow(settings: Settings, environment: Mapping[str, str], clock: Clock) ->
     yield Finding("ok", "mlflow", tracking.shown_uri)
     if uri and uri.startswith("http"):
         yield from _server_clock("the MLflow server", f"{uri.rstrip('/')}/health", clock)
+
+
+def _artifacts(settings: Settings, environment: Mapping[str, str], clock: Clock) -> Iterator[Finding]:
+    """Whether the files of what decides, and of the newest batches, are as they were written; each of them is read."""
+    state = inspect_ledger(ledger_url(settings.workspace, environment))
+    if not (state.there and state.current):
+        return
+    tracking, wrong, runs = Tracking(settings, environment), list[str](), 0
+    for pipeline, run_id in _kept_runs(settings, tracking, environment):
+        runs += 1
+        try:
+            damaged = ", ".join(tracking.artifacts.damaged(run_id))
+        except ArtifactMissing as error:
+            wrong.append(f"{pipeline}: {error}")
+            continue
+        wrong += [f"{pipeline}: {damaged} of run {run_id} are not as they were written, or gone"] if damaged else []
+    for sentence in wrong:
+        advice = "restore them from a backup, or let the step that made them run again"
+        yield Finding("wrong", "artifacts", f"{sentence}: {advice}")
+    if runs and not wrong:
+        newest = f"of what decides and of the newest {NEWEST} batches of each pipeline"
+        yield Finding("ok", "artifacts", f"all files of {runs} runs, {newest}, are as they were written")
+
+
+def _kept_runs(settings: Settings, tracking: Tracking, environment: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """Pipelines and runs whose files are looked at."""
+    ledger = open_ledger(settings.workspace, environment)
+    try:
+        for name, standing in tracking.standings(settings.pipelines).items():
+            champion, training = standing.champion, standing.training
+            deciding = [] if champion is None else [champion[1].get("reconwatch.calibration_run", "")]
+            newest = [record.run_id for record in ledger.batches.history(name, NEWEST)]
+            runs = [*deciding, "" if training is None else training.run_id, *newest]
+            yield from ((name, run) for run in runs if run)
+    finally:
+        ledger.close()
 
 
 def _prefect(settings: Settings, environment: Mapping[str, str], clock: Clock) -> Iterator[Finding]:

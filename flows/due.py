@@ -1,6 +1,7 @@
 """What a pipeline waits for, as its runs in MLflow say."""
 
 from flows.config import PipelineConfig, fingerprint
+from flows.tracking import TrainedRun
 from flows.workspace import Workspace
 
 
@@ -16,5 +17,9 @@ def calibration_is_due(workspace: Workspace, pipeline: PipelineConfig) -> bool:
 def changes_since_training(workspace: Workspace, pipeline: PipelineConfig) -> bool:
     """Whether data, model or training sections differ from those of the newest training."""
     newest = workspace.tracking.latest_training(pipeline.name)
-    now = fingerprint(pipeline, "data", "model", "training")
-    return newest is not None and newest.tags.get("reconwatch.configuration") != now
+    return newest is not None and is_another(newest, pipeline)
+
+
+def is_another(training: TrainedRun, pipeline: PipelineConfig) -> bool:
+    """Whether it was trained with other data, model or training sections than the pipeline has now."""
+    return training.tags.get("reconwatch.configuration") != fingerprint(pipeline, "data", "model", "training")

@@ -30,25 +30,27 @@ class Fence:
     def __init__(self, root: Path | str | None, data: DataConfig) -> None:
         self._root, self._data = root, data
         self._real_root = os.path.realpath(root) if isinstance(root, Path) else ""
-        self._real: dict[str, str] = {}  # folders with their links followed: a batch has few
+        self._inside: dict[str, bool] = {}  # whether folders lie inside, links followed: a batch has few
 
-    def file(self, path: Path) -> Item:
-        """The image in a file that was found; one that a link leads out to cannot be read, and says why."""
+    def file(self, path: Path | str, link: bool | None = None) -> Item:
+        """The image in a file that was found; one that a link leads out to cannot be read, and says why.
+
+        `link` says whether the file itself is one, where that is known already.
+        """
         if self._data.allow_outside:
             return file_item(path)
-        if self.leads_out(path):
+        if self.leads_out(path, link):
             return Item(as_text(path), partial(_refuse, self._root), seen=Seen("leads out of its folder"))
-        return Item(as_text(path), self._content(path), path=path)
+        return Item(as_text(path), self._content(path), path=str(path))
 
-    def leads_out(self, path: Path) -> bool:
+    def leads_out(self, path: Path | str, link: bool | None = None) -> bool:
         """Whether a file or a folder lies outside, links followed."""
         if self._data.allow_outside:
             return False
-        folder, name = os.path.split(path)
-        if folder not in self._real:
-            self._real[folder] = os.path.realpath(folder)
-        real = os.path.realpath(path) if os.path.islink(path) else os.path.join(self._real[folder], name)
-        return not _within(real, self._real_root)
+        folder, is_link = os.path.dirname(path), os.path.islink(path) if link is None else link
+        if folder not in self._inside:
+            self._inside[folder] = _within(os.path.realpath(folder), self._real_root)
+        return (is_link or not self._inside[folder]) and not _within(os.path.realpath(path), self._real_root)
 
     def named(self, text: str, by: str) -> Item:
         """The image that a manifest or a table names, by a path or a URL.
@@ -78,11 +80,11 @@ class Fence:
             )
         return self.file(path)
 
-    def _content(self, path: Path) -> Callable[[], Path]:
+    def _content(self, path: Path | str) -> Callable[[], Path]:
         def content() -> Path:  # looked at again: what was a file may be a link by now
             if not _within(os.path.realpath(path), self._real_root):
                 _refuse(self._root)
-            return path
+            return Path(path)
 
         return content
 

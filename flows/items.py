@@ -42,7 +42,7 @@ class Item:
         label: None where none is known.
         batch: the manifest's batch, or None.
         timestamp: the manifest's timestamp as text, or None.
-        path: where a local file lies; None of anything else.
+        path: where a local file lies, as text of the file system's; None of anything else.
         seen: what the store said of anything else; None of a local file.
         waits: whether getting it is mostly waiting, so that many are fetched at once.
     """
@@ -53,7 +53,7 @@ class Item:
     label: str | None = None
     batch: str | None = None
     timestamp: str | None = None
-    path: Path | None = field(default=None, compare=False)
+    path: str | None = field(default=None, compare=False)  # a Path costs more than to look at the file
     seen: Seen | None = field(default=None, compare=False)
     waits: bool = field(default=False, compare=False)
 
@@ -72,7 +72,7 @@ class Item:
         if self.path is None:
             return self.seen.changed_at if self.seen else None
         try:
-            return datetime.fromtimestamp(self.path.stat().st_mtime, UTC)
+            return datetime.fromtimestamp(os.stat(self.path).st_mtime, UTC)
         except (OSError, OverflowError, ValueError):
             return None
 
@@ -140,14 +140,15 @@ class Batch:
         return self.folder is not None and not self.folder.exists()
 
 
-def file_item(path: Path) -> Item:
+def file_item(path: Path | str) -> Item:
     """The image in a local file."""
-    return Item(as_text(path), partial(Path, path), path=path)  # no lambda: it travels to other processes
+    return Item(as_text(path), partial(Path, path), path=str(path))  # no lambda: it travels to other processes
 
 
-def as_text(path: Path) -> str:
+def as_text(path: Path | str) -> str:
     """The path as text that every store takes: bytes of a name that are no UTF-8 as `\\xNN`."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
+    text = str(path)
+    return text if text.isascii() else os.fsencode(text).decode("utf-8", "backslashreplace")
 
 
 def name_of(uri: str) -> str:
@@ -180,6 +181,5 @@ def digest(lines: Iterable[str]) -> str:
     """SHA-256 (hex) of the lines."""
     hashed = hashlib.sha256()
     for line in lines:
-        hashed.update(line.encode("utf-8", "surrogateescape"))
-        hashed.update(b"\n")
+        hashed.update(f"{line}\n".encode("utf-8", "surrogateescape"))
     return hashed.hexdigest()

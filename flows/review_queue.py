@@ -113,9 +113,9 @@ def retire_queues(pipeline: PipelineConfig, workspace: Workspace, progress: Prog
 
     What was answered in them becomes labels first, and what was not can be labelled by other ways.
     """
-    queues = workspace.ledger.queues.of_pipeline(pipeline.name)
-    if len(queues) < KEPT + AT_ONCE:
+    if workspace.ledger.queues.count(pipeline.name) < KEPT + AT_ONCE:
         return
+    queues = workspace.ledger.queues.of_pipeline(pipeline.name)
     try:
         read_answers(pipeline, workspace, progress)
         for key, queue in queues[KEPT:]:

@@ -3,7 +3,7 @@
 It imports no network and no store, so that who only wants scores in a file has them in a moment.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ae_models.calibration import Threshold
-from ae_models.images import ImageSpec, stream
+from ae_models.graph import Graph
+from ae_models.images import ImageBatch, ImageSpec, stream, stream_through
 from ae_models.review import audit_sample, review_list
 from flows.config import PipelineConfig
 from flows.fetching import contents_of
@@ -27,6 +28,10 @@ class Scorer(Protocol):
     @property
     def spec(self) -> ImageSpec:
         """Size and channels of the images that it takes."""
+
+    @property
+    def scoring_graph(self) -> Graph | None:
+        """The graph that gives the scores; None where something else does."""
 
     def score(self, images: NDArray[np.float32]) -> NDArray[np.float64]:
         """Scores (N,) float64 of images (N, C, H, W) float32 in [0, 1]."""
@@ -60,16 +65,29 @@ def score_here(
     scorer: Scorer,
     advance: Callable[..., None] = lambda steps: None,
     look: Look = lambda: None,
+    cores: int | None = None,
 ) -> Scores:
-    """The scores of images by this process, one stream from decoding to the network.
+    """The scores of images by this process, one stream from decoding to the network, on all or so many of its cores.
 
-    `advance` is told how many more are done, and `look` is called after each step.
+    Where a graph scores, each core has steps of its own; PyTorch has threads of its own. `advance` is told how many
+    more are done, and `look` is called after each step.
     """
+    graph = scorer.scoring_graph
     scores = np.full(len(items), np.nan)
     reasons = np.full(len(items), "", dtype=object)
     with contents_of(items) as contents:
-        for part in stream(contents, scorer.spec, STEP):
-            scores[part.indices] = scorer.score(part.pixels)
+        steps: Iterator[tuple[ImageBatch, NDArray[np.float64]]]
+        if graph is None:
+            steps = ((part, scorer.score(part.pixels)) for part in stream(contents, scorer.spec, STEP, cores))
+        else:
+            run = graph.open().score
+
+            def step(part: ImageBatch) -> tuple[ImageBatch, NDArray[np.float64]]:
+                return part, run(part.pixels, threads=1)
+
+            steps = stream_through(contents, scorer.spec, step, STEP, cores and cores + 1)
+        for part, found in steps:
+            scores[part.indices] = found
             for index, reason in part.unreadable:
                 reasons[index] = reason
             look()

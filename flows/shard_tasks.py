@@ -1,7 +1,6 @@
 """The shards of a big batch as Prefect tasks, on the task runner that the pipeline names."""
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from typing import Any
 
 from prefect import task
@@ -10,9 +9,9 @@ from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner, ThreadPoolTa
 
 from ae_models.cores import available_cores
 from ae_models.errors import InputError
-from flows.config_runner import DaskRunner, ProcessesRunner, RayRunner, RunnerUnion
+from flows.config_runner import DaskRunner, ProcessesRunner, RayRunner, RunnerUnion, ThreadsRunner
 from flows.rows import Look
-from flows.shards import TICK, Partition, RunShards, Shard, begin_worker, score_shard
+from flows.shards import TICK, Partition, RunShards, Shard, score_shard, share_of
 
 
 def as_tasks(runner: RunnerUnion) -> RunShards:
@@ -22,13 +21,14 @@ def as_tasks(runner: RunnerUnion) -> RunShards:
         InputError: the package of the task runner is not installed.
     """
     task_runner(runner)  # said before a batch is claimed
+    cores = _cores_of_a_worker(runner)
 
     def run(shards: Sequence[Shard], look: Look) -> Iterator[tuple[Shard, Partition | BaseException]]:
         with task_runner(runner) as workers:
             sent = []
             for shard in shards:
                 try:
-                    sent.append((shard, workers.submit(_task(shard), {"work": partial(score_shard, shard)})))
+                    sent.append((shard, workers.submit(_task(shard), {"work": Work(shard, cores)})))
                 except Exception as error:  # such as a pool that has lost a worker meanwhile
                     yield shard, error
             for shard, future in sent:
@@ -42,8 +42,21 @@ def _task(shard: Shard) -> Any:
     return task(name="score shard", task_run_name=name, cache_policy=NO_CACHE, persist_result=False)(_done)
 
 
+class Work:
+    """A shard as a call to be made: Prefect and Dask would look through all that it holds, image by image."""
+
+    def __init__(self, shard: Shard, cores: int | None) -> None:
+        self.shard, self.cores = shard, cores
+
+    def __call__(self) -> Partition:
+        return score_shard(self.shard, self.cores)
+
+    def __dask_tokenize__(self) -> str:
+        """What stands for it where Dask tells works apart."""
+        return str(self.shard.output)
+
+
 def _done(work: Callable[[], Partition]) -> Partition:
-    """Of a shard as a call to be made: Prefect and Dask would look through all that a shard holds."""
     return work()
 
 
@@ -70,9 +83,15 @@ def task_runner(runner: RunnerUnion) -> TaskRunner[Any]:
     if isinstance(runner, RayRunner):
         return _ray(runner.address, workers)
     if isinstance(runner, ProcessesRunner):
-        threads = max(1, available_cores() // workers)
-        return ProcessPoolTaskRunner(workers, initializer=begin_worker, initargs=(threads,))
+        return ProcessPoolTaskRunner(workers)
     return ThreadPoolTaskRunner(max_workers=workers)
+
+
+def _cores_of_a_worker(runner: RunnerUnion) -> int | None:
+    """The cores that are a worker's own: Dask and Ray give each core a task; None for threads of a process."""
+    if isinstance(runner, ThreadsRunner):
+        return None
+    return share_of(runner.workers or available_cores()) if isinstance(runner, ProcessesRunner) else 1
 
 
 def _dask(address: str | None, workers: int) -> TaskRunner[Any]:

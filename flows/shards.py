@@ -5,6 +5,7 @@ reasons, and gives back its path, rows and hash.
 """
 
 import hashlib
+import json
 import multiprocessing
 import os
 import shutil
@@ -22,9 +23,11 @@ import pandas as pd
 
 from ae_models.cores import available_cores
 from ae_models.errors import InputError
+from ae_models.graph import load_graph
+from ae_models.images import ImageSpec
 from flows.config_runner import RunnerUnion, ThreadsRunner
 from flows.items import Item
-from flows.rows import STEP, Look, Scores, score_here
+from flows.rows import STEP, Look, Scorer, Scores, score_here
 
 if TYPE_CHECKING:
     from ae_models.detector import AnyDetector
@@ -43,6 +46,7 @@ class Shard:
         detector: the folder that it is loaded from, once a worker.
         device: the torch device that it is wished on.
         output: the Parquet file to write.
+        by_graph: whether the detector's graph scores, and not PyTorch: as it would in the process that cuts the batch.
     """
 
     start: int
@@ -50,6 +54,7 @@ class Shard:
     detector: Path
     device: str
     output: Path
+    by_graph: bool = False
 
 
 @dataclass(frozen=True)
@@ -106,7 +111,7 @@ def _score_in_shards(
     reasons = np.full(len(items), "", dtype=object)
     with _folder(sharding.folder) as folder:
         detector.save(folder / "detector")
-        missing = cut(items, sharding, folder)
+        missing = cut(items, sharding, folder, detector.scoring_graph is not None)
         for attempt in range(1, ROUNDS + 1):
             lost: list[tuple[Shard, BaseException]] = []
             for shard, outcome in sharding.run(missing, look):
@@ -136,7 +141,7 @@ def _refuse_what_no_retry_mends(lost: Sequence[tuple[Shard, BaseException]], att
         ) from error
 
 
-def cut(items: Sequence[Item], sharding: Sharding, folder: Path) -> list[Shard]:
+def cut(items: Sequence[Item], sharding: Sharding, folder: Path, by_graph: bool = False) -> list[Shard]:
     """The shards of a batch; each begins where a step of the network does, so that every step sees the same images."""
     size = -(-sharding.size // STEP) * STEP
     return [
@@ -146,15 +151,19 @@ def cut(items: Sequence[Item], sharding: Sharding, folder: Path) -> list[Shard]:
             folder / "detector",
             sharding.device,
             folder / f"{start:010d}.parquet",
+            by_graph,
         )
         for start in range(0, len(items), size)
     ]
 
 
-def score_shard(shard: Shard) -> Partition:
-    """What a worker does: score the shard's images and write them; whole or not at all."""
-    detector = _detector(shard.detector, shard.device)
-    scored = score_here(shard.items, detector)
+def score_shard(shard: Shard, cores: int | None = None) -> Partition:
+    """What a worker does: score the shard's images and write them; whole or not at all.
+
+    A worker process that shares its machine with others is told how many of the cores are its own: workers that wait
+    for each other's threads take many times as long.
+    """
+    scored = score_here(shard.items, _scorer(shard.detector, shard.by_graph, shard.device, cores), cores=cores)
     table = pd.DataFrame({"score": scored.scores, "reason": scored.reasons.astype(str)})
     with tempfile.NamedTemporaryFile(dir=shard.output.parent, suffix=".part", delete=False) as file:
         table.to_parquet(file.name, index=False)
@@ -183,10 +192,20 @@ def read(partition: Partition) -> Scores:
 
 
 @lru_cache(maxsize=2)  # a worker lives for many shards, and its next batch may be another pipeline's
-def _detector(folder: Path, device: str) -> "AnyDetector":
+def _scorer(folder: Path, by_graph: bool, device: str, cores: int | None) -> Scorer:
+    if by_graph:
+        spec = json.loads((folder / "detector.json").read_text(encoding="utf-8"))["spec"]
+        graph = load_graph(folder, ImageSpec.from_json(spec))
+        if graph is None:
+            raise InputError(f"the graph in {folder} is gone")
+        return graph
+    import torch
+
     from ae_models.detector import load_detector
     from ae_models.training import choose_device
 
+    if cores:
+        torch.set_num_threads(cores)
     return load_detector(folder).on(choose_device(device))
 
 
@@ -215,25 +234,26 @@ def on_this_machine(runner: RunnerUnion) -> RunShards:
     if isinstance(runner, ThreadsRunner):
         return in_pool(lambda: ThreadPoolExecutor(workers, thread_name_prefix="shard"))
     spawn = multiprocessing.get_context("spawn")  # a fork would take over the locks of torch's threads
-    return in_pool(lambda: ProcessPoolExecutor(workers, spawn, begin_worker, (max(1, available_cores() // workers),)))
+    return in_pool(lambda: ProcessPoolExecutor(workers, spawn), share_of(workers))
 
 
-def begin_worker(threads: int) -> None:
-    """Set up a worker process: PyTorch takes so many threads there."""
-    import torch
-
-    torch.set_num_threads(threads)  # workers that wait for each other's threads take many times as long
+def share_of(workers: int) -> int:
+    """How many of this machine's cores are each worker's own, where so many share it."""
+    return max(1, available_cores() // workers)
 
 
-def in_pool(pool_of: Callable[[], Executor]) -> RunShards:
-    """Shards scored by the workers of a pool, a new one each round: one that lost a worker takes no more work."""
+def in_pool(pool_of: Callable[[], Executor], cores: int | None = None) -> RunShards:
+    """Shards scored by the workers of a pool, a new one each round: one that lost a worker takes no more work.
+
+    `cores` are each worker's own, where that is a process.
+    """
 
     def run(shards: Sequence[Shard], look: Look) -> Iterator[tuple[Shard, Partition | BaseException]]:
         with pool_of() as pool:
             waiting = {}
             for shard in shards:
                 try:
-                    waiting[pool.submit(score_shard, shard)] = shard
+                    waiting[pool.submit(score_shard, shard, cores)] = shard
                 except BrokenExecutor as error:
                     yield shard, error
             try:

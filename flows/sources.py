@@ -160,20 +160,22 @@ def path_batches(paths: Sequence[Path], data: DataConfig | None = None) -> tuple
 
 def images_in(folder: Path, fence: Fence | None = None) -> Found:
     """The images in a folder and its subfolders, by name; a link that leads nowhere counts as an unreadable one."""
-    by_parts = sorted(_files_below(folder), key=lambda name: name.split(os.sep))
-    return _images_among(map(Path, by_parts), folder, fence)
+    by_parts = sorted(_files_below(folder), key=lambda file: file[0].split(os.sep))
+    return _images_among(by_parts, folder, fence)
 
 
-def _files_below(folder: Path) -> Iterator[str]:
-    """Files and links that lead nowhere; no folder is entered that is a link."""
+def _files_below(folder: Path) -> Iterator[tuple[str, bool]]:
+    """Files and links that lead nowhere, and whether each is a link; no folder is entered that is one."""
     folders = [str(folder)]
     while folders:
         with suppress(PermissionError), os.scandir(folders.pop()) as entries:
             for entry in entries:
                 if entry.is_dir(follow_symlinks=False):
                     folders.append(entry.path)
-                elif entry.is_file(follow_symlinks=False) or (entry.is_symlink() and _is_for_us(entry.path)):
-                    yield entry.path
+                elif entry.is_file(follow_symlinks=False):
+                    yield entry.path, False
+                elif entry.is_symlink() and _is_for_us(entry.path):
+                    yield entry.path, True
 
 
 def _is_for_us(link: str) -> bool:
@@ -218,10 +220,10 @@ def _found(source: Source, data: DataConfig) -> Found:
 def _files_of(source: PathSource, data: DataConfig) -> Found:
     fence = _fence_of(source, data)
     if source.glob:
-        paths = [Path(match) for match in sorted(glob.glob(str(source.path), recursive=True)) if Path(match).is_file()]
+        paths = [match for match in sorted(glob.glob(str(source.path), recursive=True)) if os.path.isfile(match)]
         if not paths:
             raise InputError(f"no file matches {source.path}: correct the pattern or put images there")
-        return _images_among(paths, source.path, fence)
+        return _images_among([(path, None) for path in paths], source.path, fence)
     if not source.path.is_dir():
         raise InputError(f"there is no folder {source.path}: correct the path or put images there")
     return images_in(source.path, fence)
@@ -239,14 +241,15 @@ def folder_of(source: PathSource) -> Path:
     return Path(ESCAPED.sub(r"\1", str(plain))) if source.glob else plain
 
 
-def _images_among(paths: Iterable[Path], root: Path, fence: Fence | None = None) -> Found:
-    images, left_out, item = [], [], fence.file if fence else file_item
-    depth = len(root.parts)
-    for path in paths:
-        if _is_left_out(path.parts[depth:], path.name):
+def _images_among(files: Iterable[tuple[str, bool | None]], root: Path, fence: Fence | None = None) -> Found:
+    """The images among files, of each of which is said whether it is a link; None where that is not known."""
+    images, left_out, depth = [], [], max(1, len(root.parts))  # what lies in "." begins with it
+    for path, link in files:
+        parts = path.split(os.sep)
+        if _is_left_out(parts[depth:], parts[-1]):
             left_out.append(as_text(path))
         else:
-            images.append(item(path))
+            images.append(fence.file(path, link) if fence else file_item(path))
     return Found(tuple(images), tuple(left_out))
 
 
@@ -275,7 +278,7 @@ def _folder_batches(source: PathSource, data: DataConfig) -> tuple[Batch, ...]:
     if folders := [match for match in matches if match.is_dir()]:
         return tuple(_folder_batch(folder, fence, as_text(folder)) for folder in folders)
     parents = sorted({match.parent for match in matches})
-    files = {parent: [match for match in matches if match.parent == parent] for parent in parents}
+    files = {parent: [(str(match), None) for match in matches if match.parent == parent] for parent in parents}
     return tuple(_batch(as_text(parent), _images_among(files[parent], parent, fence), parent) for parent in parents)
 
 

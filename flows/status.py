@@ -5,9 +5,10 @@ from dataclasses import dataclass
 
 from ae_models.curves import Proportion, percent
 from flows.config import PipelineConfig
-from flows.due import calibration_is_due, changes_since_training
+from flows.due import is_another
 from flows.incident_alerts import in_short
 from flows.ledger import WaitingChannel
+from flows.tracking import Standing
 from flows.workspace import Workspace
 
 COLUMNS = ("pipeline", "state", "champion", "threshold", "batches", "last batch", "open incidents", "alerts waiting")
@@ -60,18 +61,21 @@ class PipelineState:
 
 def pipeline_states(workspace: Workspace) -> list[PipelineState]:
     """The state of every pipeline, in the order of the file."""
-    waiting = workspace.ledger.outbox.waiting_channels()
-    return [_state(workspace, pipeline, waiting) for pipeline in workspace.settings.pipelines.values()]
+    waiting, pipelines = workspace.ledger.outbox.waiting_channels(), workspace.settings.pipelines
+    standings, urls = workspace.tracking.standings(pipelines), workspace.tracking.addresses.pipelines(pipelines)
+    return [_state(workspace, each, standings[name], waiting, urls[name]) for name, each in pipelines.items()]
 
 
-def _state(workspace: Workspace, pipeline: PipelineConfig, waiting: Sequence[WaitingChannel]) -> PipelineState:
+def _state(
+    workspace: Workspace, pipeline: PipelineConfig, standing: Standing, waiting: Sequence[WaitingChannel], url: str
+) -> PipelineState:
     here = tuple(channel for channel in waiting if channel.pipeline == pipeline.name)
-    champion = workspace.tracking.registry.champion_version(pipeline.name)
+    champion = standing.champion
     history = workspace.ledger.batches.history(pipeline.name, 1)
     last = history[0] if history else None
     return PipelineState(
         name=pipeline.name,
-        state=_words(workspace, pipeline, champion is not None),
+        state=_words(standing, pipeline),
         champion=champion[0] if champion else None,
         threshold=champion[1].get("threshold") if champion else None,
         batches=workspace.ledger.batches.count(pipeline.name),
@@ -81,7 +85,7 @@ def _state(workspace: Workspace, pipeline: PipelineConfig, waiting: Sequence[Wai
         open_incidents=tuple(map(in_short, workspace.ledger.incidents.newest(pipeline.name))),
         alerts_waiting=sum(channel.count for channel in here),
         waiting_channels=here,
-        url=workspace.tracking.addresses.pipeline(pipeline.name),
+        url=url,
         false_alarms=_false_alarms(workspace, pipeline.name, champion[1]) if champion else None,
         batch_false_alarm_rate=pipeline.monitor.batch_false_alarm_rate,
     )
@@ -92,9 +96,11 @@ def _false_alarms(workspace: Workspace, name: str, tags: Mapping[str, str]) -> P
     return Proportion(false, nominal) if false else None
 
 
-def _words(workspace: Workspace, pipeline: PipelineConfig, has_champion: bool) -> str:
-    if workspace.tracking.latest_training(pipeline.name) is None:
+def _words(standing: Standing, pipeline: PipelineConfig) -> str:
+    if standing.training is None:
         return "not trained yet"
-    if calibration_is_due(workspace, pipeline):
-        return "trained, not calibrated" if not has_champion else "a newer detector waits for calibration"
-    return "configuration changed since training" if changes_since_training(workspace, pipeline) else "ready"
+    if standing.champion is None:
+        return "trained, not calibrated"
+    if not standing.calibrated:
+        return "a newer detector waits for calibration"
+    return "configuration changed since training" if is_another(standing.training, pipeline) else "ready"

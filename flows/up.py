@@ -136,7 +136,7 @@ def _require_free(port: int, whose: str, instead: str) -> None:
 
 def started(part: Part) -> Running:
     """The part, at work from now on."""
-    return Running(part, start(part.name, part.command, part.environment, part.log), monotonic())
+    return Running(part, start(part.name, part.command, part.environment, part.log, part.patience), monotonic())
 
 
 def _all_answer(running: Sequence[Running], stopped: Stop) -> bool:
@@ -166,7 +166,7 @@ def started_again(one: Running, complain: Callable[[str], None]) -> Running:
     if monotonic() - one.since < STABLE:
         raise RuntimeError(f"{one.part.name} ended with code {code} soon after its start: {_last_words(one)}")
     complain(f"{one.part.name} ended with code {code} and is started again; its log is {one.part.log}")
-    stop(one.child, one.part.patience)  # what it left behind
+    stop(one.child)  # what it left behind
     return started(one.part)
 
 
@@ -183,4 +183,4 @@ def _ended_together() -> Iterator[list[Running]]:
         yield running
     finally:
         for one in reversed(running):
-            stop(one.child, one.part.patience)
+            stop(one.child)

@@ -37,6 +37,7 @@ def work(project: Project, step: str, said: Connection, starting: "Starting | No
 
     warnings.simplefilter("ignore")
     os.environ |= project.environment
+    time.tzset()
     os.chdir(project.path.parent)
     from flows.progress import LogProgress
     from flows.workspace import open_workspace
@@ -108,12 +109,22 @@ class Running:
 
     def finished(self) -> object:
         """What came out of it."""
+        outcome = self.outcome()
+        self.process.join(60)
+        return outcome
+
+    def outcome(self) -> object:
+        """What comes out of it; its process may still have to end."""
         assert self.said.poll(240), "it does not end"
         outcome = self.said.recv()
-        self.process.join(60)
         self.said.close()
         assert outcome[0] == "done", outcome[1]
         return outcome[1]
+
+
+def done(project: Project, step: str) -> object:
+    """What came out of a step, done from its beginning to its end."""
+    return started(project, step).begun().finished()
 
 
 def started(project: Project, step: str, starting: Starting | None = None) -> Running:
@@ -129,8 +140,10 @@ def finished(project: Project, step: str) -> float:
     """A step from its beginning to its end: the seconds that it took."""
     running = started(project, step).begun()
     start = time.monotonic()
-    running.finished()
-    return time.monotonic() - start
+    running.outcome()
+    seconds = time.monotonic() - start
+    running.process.join(60)
+    return seconds
 
 
 def at_once(project: Project, step: str, number: int) -> list[object]:

@@ -100,3 +100,4 @@ def _pump(source: socket.socket, target: socket.socket) -> None:
     with suppress(OSError):
         while got := source.recv(65536):
             target.sendall(got)
+        target.shutdown(socket.SHUT_WR)  # some clients wait for the server's end before they end

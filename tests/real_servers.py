@@ -38,6 +38,7 @@ class RealServers:
     database: PostgreSQL
     log: Path
     way_to_store: Outage
+    way_to_database: Outage  # of MLflow and Prefect; the ledger has its own
 
     def environment(self, user: str = ADMIN, password: str = ADMIN_PASSWORD) -> dict[str, str]:
         """What a client of theirs has set: addresses and its own login, and no key of the store."""
@@ -117,13 +118,13 @@ def s3_store() -> Iterator[str]:
 @contextmanager
 def real_servers(database: PostgreSQL, folder: Path) -> Iterator[RealServers]:
     """What `servers.sh` starts, once both answer; it is told to end, and must."""
-    with s3_store() as store, Outage(int(store.rpartition(":")[2])) as way:
+    with s3_store() as store, Outage(int(store.rpartition(":")[2])) as way, Outage(database.port) as to_database:
         mlflow, prefect = free_port(), free_port()
         log = folder / "servers.log"
         settings = {
             "RECONWATCH_WORKSPACE": str(folder / "workspace"),
             "POSTGRES_HOST": "127.0.0.1",
-            "POSTGRES_PORT": str(database.port),
+            "POSTGRES_PORT": str(to_database.port),
             "POSTGRES_USER": USER,
             "POSTGRES_PASSWORD": database.password,
             "MLFLOW_ARTIFACTS_DESTINATION": f"s3://{BUCKET}",
@@ -142,7 +143,8 @@ def real_servers(database: PostgreSQL, folder: Path) -> Iterator[RealServers]:
         }
         with log.open("wb") as output:
             process = start_script(settings, output)
-        servers = RealServers(f"http://127.0.0.1:{mlflow}", f"http://127.0.0.1:{prefect}", store, database, log, way)
+        urls = (f"http://127.0.0.1:{mlflow}", f"http://127.0.0.1:{prefect}")
+        servers = RealServers(*urls, store, database, log, way, to_database)
         try:
             for url in (f"{servers.mlflow}/health", f"{servers.prefect}/api/health"):
                 _wait_for(url, process, log)

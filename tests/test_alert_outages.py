@@ -19,6 +19,8 @@ from tests.outages import Mode, Outage
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
 
+pytestmark = pytest.mark.faults
+
 
 @contextmanager
 def serving(server: Any) -> Iterator[int]:

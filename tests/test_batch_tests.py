@@ -163,6 +163,20 @@ def test_overdispersion_is_tarones_formula() -> None:
     assert overdispersion(batches) == pytest.approx(float(squares - 350) / pairs**0.5)
 
 
+def test_overdispersion_has_the_same_digits_in_every_order() -> None:
+    """Nominal batches come in no order, and their counts may be numpy's: nothing is rounded but the result."""
+    random = np.random.default_rng(9)
+    scored = random.integers(1, 10**6, 1000)
+    batches = list(zip(random.binomial(scored, 0.01), scored, strict=True))
+    found = {overdispersion([batches[place] for place in random.permutation(1000)]) for _ in range(20)}
+    assert len(found) == 1
+    total, flags = sum(int(m) for _, m in batches), sum(int(x) for x, _ in batches)
+    rate = Fraction(flags, total)
+    squares = sum((int(x) - int(m) * rate) ** 2 for x, m in batches) / (rate * (1 - rate))
+    pairs = 2 * sum(int(m) * (int(m) - 1) for _, m in batches)
+    assert found == {float(squares - total) / pairs**0.5}
+
+
 def test_independent_images_rarely_look_overdispersed() -> None:
     """Over 3,000 histories of 30 batches of 200 at 1%, Z exceeds the normal 1% point in at most 1% + 1.1%."""
     random = np.random.default_rng(6)

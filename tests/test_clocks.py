@@ -15,6 +15,7 @@ from flows.inbox import due_batches
 from flows.ledger import AlreadyDone, Busy, Claim, Ledger, OutboxEntry
 from flows.processes import Process
 from flows.progress import LogProgress
+from tests.faulty import Project, done
 
 NOON = datetime(2024, 10, 27, 0, 30, tzinfo=UTC)  # half an hour before summer time ends in Berlin
 HOUR, YEAR = timedelta(hours=1), timedelta(days=365)
@@ -149,6 +150,28 @@ def test_processes_of_different_time_zones_share_a_ledger(
         NOON + timedelta(minutes=minutes) for minutes in range(0, 120, 30)
     ]
     assert isinstance(there.claim("tiles", "lot-30", "images of lot-30", "1", "1"), AlreadyDone)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:mlflow", "ignore::DeprecationWarning")
+def test_processes_of_different_time_zones_share_an_inbox(
+    project: Callable[..., Path], tmp_path: Path, small_images: Callable[[Path, int, int], list[Path]]
+) -> None:
+    """Of each run TZ is another one, from the last hours of a day to the first: each batch is scored once, by the first
+    run that finds it complete, whatever the hour was when it was written."""
+    inbox = {"path": "data/inbox", "settled": "1s"}
+    path = project(tmp_path, data={"nominal": "data/nominal", "inbox": inbox})
+    done(Project(path, {"TZ": "Pacific/Kiritimati"}), "train")  # UTC+14
+    done(Project(path, {"TZ": "America/St_Johns"}), "calibrate")
+    scored = [done(Project(path, {"TZ": "Pacific/Pago_Pago"}), "score")]  # UTC-11
+    for number, zone in enumerate(("Pacific/Kiritimati", "Asia/Kathmandu", "Pacific/Pago_Pago")):
+        small_images(tmp_path / "data" / "inbox" / f"new-{number}", 12, 10 + number)
+        time.sleep(1.1)  # until it is settled
+        scored += [done(Project(path, {"TZ": zone}), "score"), done(Project(path, {"TZ": "UTC"}), "score")]
+    assert scored == [["1-nominal", "2-damaged", "3-unreadable"], ["new-0"], [], ["new-1"], [], ["new-2"], []]
+    names = ["1-nominal", "2-damaged", "3-unreadable", "new-0", "new-1", "new-2"]
+    ledger = Ledger.open(f"sqlite:///{tmp_path / '.reconwatch' / 'ledger.db'}")
+    assert [point.batch.batch for point in ledger.timeline.points("tiles")] == names
+    ledger.close()
 
 
 def test_a_batch_that_processes_die_of_keeps_no_other_one_waiting(

@@ -941,12 +941,12 @@ def test_a_score_is_the_mean_squared_error_unless_it_says_otherwise(write: Write
     """What stands nowhere is the lesson's, and what stands there is taken."""
     plain, other = (
         load(write(pipeline(f"    model: {{network: linear{more}}}")), {}).pipeline("tiles").model
-        for more in ("", ", score: {smoothing: 3, positional: true, pooling: 0.01, energy: 0.25}")
+        for more in ("", ", score: {smoothing: 3, positional: true, pooling: 0.01, energy: 0.25, relative: 0.5}")
     )
     assert isinstance(plain, LinearConfig)
     assert isinstance(other, LinearConfig)
     assert ScoreDesign(**plain.score.model_dump()) == ScoreDesign()
-    assert ScoreDesign(**other.score.model_dump()) == ScoreDesign(3, True, 0.01, 0.25)
+    assert ScoreDesign(**other.score.model_dump()) == ScoreDesign(3, True, 0.01, 0.25, 0.5)
 
 
 @pytest.mark.parametrize(
@@ -955,6 +955,7 @@ def test_a_score_is_the_mean_squared_error_unless_it_says_otherwise(write: Write
         ("smoothing: 4", "4 is even, so that no pixel is the window's middle: give 3 or 5"),
         ("pooling: 0", "greater than 0"),
         ("energy: 2", "2 must be at most 1"),
+        ("relative: 2", "2 must be at most 1"),
     ],
 )
 def test_an_impossible_score_is_refused(write: Write, score: str, message: str) -> None:

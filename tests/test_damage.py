@@ -11,6 +11,7 @@ import pytest
 
 from ae_models.errors import InputError
 from flows import running
+from flows.doctor import examine
 from flows.progress import LogProgress
 from flows.tracking import ArtifactMissing, TrackingUnavailable
 from flows.tracking.artifacts import RECEIPT
@@ -114,6 +115,29 @@ def test_all_damaged_artifacts_of_a_run_are_named(finished: Finished, workspace:
     finally:
         for path, content in contents.items():
             path.write_bytes(content)
+
+
+def test_the_doctor_reads_the_files_of_what_decides_and_of_the_newest_batches(finished: Finished) -> None:
+    """One that was damaged is named with its run; where all are whole, that is said."""
+
+    def said() -> list[tuple[str, str]]:
+        findings = examine(finished.config, {}, free=lambda _: 2**40)
+        return [(finding.state, finding.sentence) for finding in findings if finding.what == "artifacts"]
+
+    whole = "all files of 5 runs, of what decides and of the newest 10 batches of each pipeline, are as they were"
+    assert said() == [("ok", f"{whole} written")]
+    for name in ("scores.parquet", "threshold.json", RECEIPT):
+        path = next(path for path in finished.files if path.name == name)
+        content = path.read_bytes()
+        path.write_bytes(content[:-1])
+        try:
+            ((state, sentence),) = said()
+        finally:
+            path.write_bytes(content)
+        assert (state, sentence.startswith("tiles: ")) == ("wrong", True)
+        assert name in sentence
+        assert run_of(path) in sentence
+        assert "restore" in sentence
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -14,6 +14,8 @@ from tests.postgresql import PostgreSQL
 
 SHORT = (0.05, 0.1, 0.2)
 
+pytestmark = pytest.mark.faults
+
 
 @pytest.fixture
 def outage(postgresql: PostgreSQL) -> Iterator[Outage]:

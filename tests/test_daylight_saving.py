@@ -14,6 +14,7 @@ from flows.deployments import schedule_for_prefect
 SPRING = datetime(2026, 3, 29, 1, tzinfo=UTC)  # in Berlin 02:00 is followed by 03:00
 AUTUMN = datetime(2026, 10, 25, 1, tzinfo=UTC)  # and 03:00 by 02:00
 BERLIN = "Europe/Berlin"
+pytestmark = pytest.mark.faults
 AnySchedule = CronSchedule | IntervalSchedule | RecurrenceSchedule
 
 

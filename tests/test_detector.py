@@ -169,7 +169,7 @@ class TestDamage:
     def test_an_unknown_format(self, folder: Path, number: object) -> None:
         """A format of another version is named beside this version's."""
         edit(folder, lambda document: document.update(format=number))
-        assert refusal(folder) == f"its format is {number!r}, and this version reads format 4"
+        assert refusal(folder) == f"its format is {number!r}, and this version reads format 5"
 
     @pytest.mark.parametrize("key", [key for key in KEYS if key != "format"])
     def test_a_missing_key(self, folder: Path, key: str) -> None:
@@ -193,7 +193,7 @@ class TestDamage:
         """The score's design is held as strictly."""
         edit(folder, lambda document: document["members"][0]["score"].update(gain=True))
         assert refusal(folder).startswith(
-            "A score design holds exactly ['energy', 'pooling', 'positional', 'smoothing'],"
+            "A score design holds exactly ['energy', 'pooling', 'positional', 'relative', 'smoothing'],"
         )
 
     @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import pickle
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from ae_models.detector import AnyDetector, Detector, FusedDetector, by_engine, 
 from ae_models.errors import InputError
 from ae_models.front_ends import build_front_end
 from ae_models.graph import DESCRIPTION, FILE, Graph
-from ae_models.graph_export import TOLERANCE, NotExportable, with_graph
+from ae_models.graph_export import TOLERANCE, NotExportable, with_fewer_sums, with_graph
 from ae_models.images import FeatureSpec, ImageSpec
 from ae_models.networks import NETWORKS, build_network
 from ae_models.scoring import Score, ScoreDesign
@@ -28,7 +29,8 @@ RECIPES: list[tuple[str, dict[str, Any], str, dict[str, Any], ScoreDesign]] = [
     ("gradients", {"step": 2, "normalised": "cell"}, "pca", {"code_size": 4}, ScoreDesign(3, True)),
     ("gradients", {"step": 3, "normalised": "image"}, "pca", {"code_size": 4}, ScoreDesign(5, False, 0.02)),
     ("derivatives", {"step": 2}, "gaussian", {}, ScoreDesign(3, True, 0.02)),
-    ("contrast", {}, "none", {}, ScoreDesign(3, True, 0.005)),
+    ("contrast", {}, "none", {}, ScoreDesign(3, True, 0.005, relative=0.5)),
+    ("derivatives", {"step": 2}, "whitened_pca", {"code_size": 4}, ScoreDesign(3, False, 0.1)),
     ("derivatives", {"step": 2}, "restoration", {}, ScoreDesign(3, False, 0.1)),
 ]
 MORE_RECIPES: list[tuple[str, dict[str, Any], str, dict[str, Any], ScoreDesign]] = [
@@ -122,7 +124,7 @@ class TestTheSameAsPyTorch:
     def test_every_front_end(
         self, recipe: tuple[str, dict[str, Any], str, dict[str, Any], ScoreDesign], spec: ImageSpec
     ) -> None:
-        """With smoothing, positional normalisation, pooling and division by an image's energy; drawn weights."""
+        """With smoothing, positional normalisation, pooling, division by energy and typical error; drawn weights."""
         front_end, its_parameters, network, parameters, design = recipe
         assert_the_same(detector_of(spec, network, parameters, design, front_end, its_parameters))
 
@@ -155,6 +157,43 @@ class TestTheSameAsPyTorch:
         """Are refused as PyTorch's side refuses them."""
         with pytest.raises(InputError, match=r"images of shape \(1, 9, 12\) were given to a detector for \(1, 12, 9\)"):
             small.score(np.zeros((2, 1, 9, 12), np.float32))
+
+
+def kinds(network: nn.Module) -> list[type]:
+    """Of all its parts."""
+    return [type(module) for module in network.modules()][1:]
+
+
+class TestFewerSums:
+    """Nearest upsampling and a 3 x 3 convolution are one transposed convolution."""
+
+    @pytest.mark.parametrize("bias", [True, False])
+    def test_it_gives_the_same(self, bias: bool) -> None:
+        """At every pixel, those at the border too; the network itself is left as it is."""
+        torch.manual_seed(0)
+        layers = [nn.Upsample(scale_factor=2, mode="nearest"), nn.Conv2d(5, 3, 3, padding=1, bias=bias), nn.ReLU()]
+        network, maps = nn.Sequential(nn.Sequential(*layers)), torch.randn(2, 5, 7, 6)
+        fewer = with_fewer_sums(network)
+        assert kinds(fewer) == [nn.Sequential, nn.Identity, nn.ConvTranspose2d, nn.ReLU]
+        with torch.no_grad():
+            torch.testing.assert_close(fewer(maps), network(maps), rtol=1e-5, atol=1e-6)
+        assert list(network.modules())[2:] == layers
+
+    @pytest.mark.parametrize(
+        "layers",
+        [
+            [nn.Upsample(scale_factor=2, mode="bilinear"), nn.Conv2d(4, 4, 3, padding=1)],
+            [nn.Upsample(scale_factor=3, mode="nearest"), nn.Conv2d(4, 4, 3, padding=1)],
+            [nn.Upsample(scale_factor=2, mode="nearest"), nn.Conv2d(4, 4, 5, padding=2)],
+            [nn.Upsample(scale_factor=2, mode="nearest"), nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect")],
+            [nn.Upsample(scale_factor=2, mode="nearest"), nn.Conv2d(4, 4, 3, padding=1, groups=2)],
+            [nn.Upsample(scale_factor=2, mode="nearest"), nn.ReLU(), nn.Conv2d(4, 4, 3, padding=1)],
+        ],
+        ids=["bilinear", "threefold", "5 x 5", "reflecting", "in groups", "not in a row"],
+    )
+    def test_others_stay_as_they_are(self, layers: list[nn.Module]) -> None:
+        """Whatever is not exactly this."""
+        assert kinds(with_fewer_sums(nn.Sequential(*layers))) == [type(layer) for layer in layers]
 
 
 class Undecided(nn.Module):
@@ -202,6 +241,13 @@ class TestItTravels:
         assert small.graph is not None
         assert loaded.graph.difference == small.graph.difference
         np.testing.assert_array_equal(loaded.score(images), small.score(images))
+
+    def test_to_another_process(self, small: AnyDetector) -> None:
+        """Also after it scored: the session stays behind, and is opened anew."""
+        assert small.graph is not None
+        images = images_of(small.spec, 5)
+        expected = small.graph.score(images)
+        np.testing.assert_array_equal(pickle.loads(pickle.dumps(small.graph)).score(images), expected)
 
     def test_on_another_device(self, small: AnyDetector) -> None:
         """PyTorch scores there, and the graph waits for the way back."""

@@ -1,6 +1,7 @@
 """What happens to each kind of image: every odd one has one defined behaviour, and the reason is a sentence to read."""
 
 import io
+import os
 import struct
 import threading
 import time
@@ -27,6 +28,7 @@ from ae_models.images import (
     read,
     read_or_reason,
     stream,
+    stream_through,
 )
 
 RGB = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
@@ -454,6 +456,61 @@ def test_stopped_stream_leaves_no_threads() -> None:
     next(batches)
     batches.close()  # type: ignore[attr-defined]  # stream is a generator, its annotation the plainer Iterator
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("decode")]
+
+
+class TestStreamThrough:
+    """Batches that are decoded and worked on by the same threads."""
+
+    @pytest.mark.parametrize("threads", [1, 2, 5])
+    @pytest.mark.parametrize("channels", [1, 3])
+    def test_the_same_pixels_as_one_by_one(self, threads: int, channels: int, tmp_path: Path) -> None:
+        """In the order of the sources, to the last bit, plain files of the size itself or not, and reasons too."""
+        spec, sources = ImageSpec(40, 60, channels), list[Path | bytes]()
+        for number, kind in enumerate(["PNG", "JPEG", "PNG", "BMP"] * 12):
+            shape = (40, 60) if number % 3 else (60, 40)
+            pixels = np.random.default_rng(number).integers(0, 256, (*shape, 3) if number % 5 else shape, np.uint8)
+            content = encoded(pixels, kind)
+            (tmp_path / f"{number}").write_bytes(content)
+            sources += [tmp_path / f"{number}", content if number % 7 else b""]
+        seen = list(stream_through(sources, spec, lambda part: part, 16, threads))
+        indices = np.concatenate([part.indices for part in seen])
+        pixels = np.concatenate([part.pixels for part in seen])
+        expected = [read(sources[index], spec) for index in indices]
+        np.testing.assert_array_equal(pixels, expected)
+        unreadable = [each for part in seen for each in part.unreadable]
+        assert unreadable == [(place, "is empty (0 bytes)") for place, source in enumerate(sources) if source == b""]
+        assert sorted([*indices, *(place for place, _ in unreadable)]) == list(range(len(sources)))
+
+    def test_it_does_not_run_ahead(self) -> None:
+        """At most one batch more is begun than there are threads, and none is left behind by who stops."""
+        taken = []
+
+        def sources() -> Iterator[np.ndarray]:
+            while True:
+                taken.append(1)
+                yield GREY
+
+        parts = stream_through(sources(), ImageSpec(4, 4, 1), lambda part: len(part.indices), 10, 2)
+        assert next(parts) == 10
+        parts.close()  # type: ignore[attr-defined]  # it is a generator, its annotation the plainer Iterator
+        assert len(taken) == 30
+        assert not [thread for thread in threading.enumerate() if thread.name.startswith("score")]
+
+    def test_what_the_work_raises_ends_it(self) -> None:
+        """As an outage of a source does."""
+        with pytest.raises(ZeroDivisionError):
+            list(stream_through([GREY] * 3, ImageSpec(4, 4, 1), lambda part: 1 / 0))
+
+    def test_nothing(self) -> None:
+        """No sources, no work."""
+        assert list(stream_through([], ImageSpec(5, 4, 3), lambda part: 1 / 0)) == []
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    """Nor opened: who writes into it would be told that somebody reads."""
+    os.mkfifo(tmp_path / "pipe.png")
+    (batch,) = stream([tmp_path / "pipe.png"], ImageSpec(4, 4, 1))
+    assert batch.unreadable == ((0, "is no regular file"),)
 
 
 def test_stream_fetches_through_callables() -> None:

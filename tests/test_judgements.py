@@ -85,8 +85,8 @@ class Line:
         connection.close()
 
     def flagged(self, calibration: str = "5") -> list[int]:
-        """How many images are flagged in each nominal batch of a calibration, the oldest first."""
-        return [flagged for flagged, _ in self.ledger.batches.nominal_counts("tiles", calibration, 1000)][::-1]
+        """How many images are flagged in each nominal batch of a calibration, the fewest first."""
+        return sorted(flagged for flagged, _ in self.ledger.batches.nominal_counts("tiles", calibration, 1000))
 
     def sent(self) -> tuple[PendingAlert, ...]:
         return self.ledger.outbox.pending()

@@ -179,7 +179,7 @@ def test_the_program_before_refuses_a_newer_ledger(url: str, old: Execute) -> No
     assert old("SELECT value FROM meta WHERE key = 'schema'") == [("2",)]
 
 
-@pytest.mark.parametrize("version", ["0003", "0999"])
+@pytest.mark.parametrize("version", [f"{int(SCHEMA) + 1:04}", "0999"])
 def test_a_newer_ledger_is_refused(url: str, execute: Execute, version: str) -> None:
     """A ledger of a later version is named in one sentence and not touched."""
     Ledger.open(url).close()

@@ -22,7 +22,11 @@ from flows.tracking import ChampionVersion, TrackingUnavailable, store
 from flows.workspace import Patience, Workspace, open_workspace
 from tests.outages import Mode, Outage
 
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationWarning:(mlflow|sqlalchemy).*")]
+pytestmark = [
+    pytest.mark.faults,
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:(mlflow|sqlalchemy).*"),
+]
 
 DOWN: tuple[Mode, ...] = ("refuse", "hang", "error")
 

@@ -23,13 +23,15 @@ def _no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def serve() -> Iterator[Serve]:
-    """A starter of web servers on loopback that answer `GET /api/health`; gives the API's address."""
+    """A starter of web servers on loopback that answer `GET /api/health`, or another page; gives the API's address."""
     servers: list[ThreadingHTTPServer] = []
 
-    def start(status: int = 200, content_type: str = "application/json", body: bytes = b"true") -> str:
+    def start(
+        status: int = 200, content_type: str = "application/json", body: bytes = b"true", page: str = "health"
+    ) -> str:
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                self.send_response(status if self.path == "/api/health" else 404)
+                self.send_response(status if self.path == f"/api/{page}" else 404)
                 self.send_header("Content-Type", content_type)
                 self.end_headers()
                 self.wfile.write(body)
@@ -128,7 +130,13 @@ class TestTheAnswer:
         url = serve(status)
         assert find_server({"PREFECT_API_URL": url}) == PrefectServer(url)
 
-    @pytest.mark.parametrize("status", [404, 500, 503])
+    def test_a_server_without_its_database(self, serve: Serve) -> None:
+        """It says that it is healthy, but not ready: no flow could run by it."""
+        url = serve(503, page="ready")
+        found = find_server({"PREFECT_API_URL": url})
+        assert found == PrefectServer(None, f"the server at {url} answered 503, as it does where its database is away")
+
+    @pytest.mark.parametrize("status", [404, 500])
     def test_a_server_in_trouble(self, serve: Serve, status: int) -> None:
         """It is not used, and what it answered is said."""
         url = serve(status)

@@ -21,9 +21,10 @@ from flows.config import DataConfig
 from flows.fetching import AHEAD, AT_ONCE, contents_of
 from flows.items import Item
 from flows.progress import LogProgress
-from flows.remote import SourceUnavailable, files_below, read_bytes
+from flows.remote import SourceUnavailable, files_below
 from flows.sources import inbox_batches, labelled_items, nominal_items
 from flows.workspace import open_workspace
+from tests.outages import Mode, Outage
 
 SmallImages = Callable[[Path, int, int], list[Path]]
 SPEC = ImageSpec(16, 16, 1)
@@ -363,32 +364,41 @@ class TestReadAhead:
             list(stream(contents, SPEC))
 
 
+@pytest.mark.faults
 @pytest.mark.filterwarnings("ignore::UserWarning:mlflow", "ignore::DeprecationWarning")
-def test_a_pipeline_lives_in_a_bucket(
-    s3: Any, project: Callable[..., Path], small_images: SmallImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_pipeline_lives_in_a_bucket_that_is_away_at_times(
+    s3: Any,
+    endpoint: str,
+    project: Callable[..., Path],
+    small_images: SmallImages,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Training, calibration and scoring take their images from S3; an outage in the middle leaves the batch due."""
+    """Training, calibration and scoring take their images from S3. Whether it refuses, or answers 500 or nothing in the
+    middle of a batch: nothing is recorded, the batch stays due, and is scored whole once the store is back."""
     put(s3, "tiles/nominal", small_images(tmp_path / "a", 60, 0))
     put(s3, "tiles/inbox/lot-1", small_images(tmp_path / "b", 20, 1))
     path = project(tmp_path / "p", data={"nominal": "s3://tiles/nominal", "inbox": "s3://tiles/inbox"})
     workspace = open_workspace(path, {})
-    report = running.run(workspace, "tiles", PROGRESS)
-    assert report.failure == ""
-    assert [(batch.batch, batch.outcome) for batch in report.batches] == [("lot-1", "scored")]
-    assert running.run(workspace, "tiles", PROGRESS).batches == ()
+    monkeypatch.setitem(remote.CLIENT, "read_timeout", 0.5)
+    with Outage(int(endpoint.rpartition(":")[2])) as outage, _led_to(outage.url, monkeypatch):
+        report = running.run(workspace, "tiles", PROGRESS)
+        assert report.failure == ""
+        assert [(batch.batch, batch.outcome) for batch in report.batches] == [("lot-1", "scored")]
+        assert running.run(workspace, "tiles", PROGRESS).batches == ()
 
-    put(s3, "tiles/inbox/lot-2", small_images(tmp_path / "c", 20, 2))
-    fetched, fetch = [], read_bytes
-
-    def sometimes(url: str) -> bytes:
-        fetched.append(url)
-        if len(fetched) == 10:
-            raise SourceUnavailable(f"{url} did not answer")
-        return fetch(url)
-
-    monkeypatch.setattr(remote, "read_bytes", sometimes)
-    (failed,) = running.run(workspace, "tiles", PROGRESS).batches
-    assert (failed.batch, failed.outcome) == ("lot-2", "failed")
-    assert failed.reason.endswith("did not answer")
-    (scored,) = running.run(workspace, "tiles", PROGRESS).batches
-    assert (scored.outcome, scored.verdict.scored if scored.verdict else 0) == ("scored", 20)
+        modes: tuple[Mode, ...] = ("error", "hang")
+        for number, mode in enumerate(modes, 2):
+            put(s3, f"tiles/inbox/lot-{number}", small_images(tmp_path / mode, 20, number))
+            outage.set(mode, b"image-009.png")
+            (failed,) = running.run(workspace, "tiles", PROGRESS).batches
+            assert (failed.batch, failed.outcome) == (f"lot-{number}", "failed")
+            assert f"lot-{number}/image-009.png did not answer" in failed.reason
+            assert workspace.ledger.batches.count("tiles") == number - 1
+            outage.set("refuse")
+            report = running.run(workspace, "tiles", PROGRESS)
+            assert (report.batches, "\n" in report.failure) == ((), False)
+            assert "s3://tiles/inbox did not answer, and its batches stay due" in report.failure
+            outage.set("pass")
+            (scored,) = running.run(workspace, "tiles", PROGRESS).batches
+            assert (scored.outcome, scored.verdict.scored if scored.verdict else 0) == ("scored", 20)

@@ -170,6 +170,25 @@ class TestDesigns:
         black = torch.zeros(1, 1, 3, 3)
         assert torch.isfinite(relative_errors(torch.ones(1, 3, 3), black, 1.0)).all()
 
+    @pytest.mark.parametrize(("power", "factor"), [(0.0, 9.0), (0.5, 3.0), (1.0, 1.0)])
+    def test_an_image_that_is_hard_throughout_counts_less(self, power: float, factor: float) -> None:
+        """One that errs nine times as much everywhere, and with the power 1 by how it differs from itself only."""
+        once, ninefold = (scored(ScoreDesign(relative=power), times * errors_of(4))[1] for times in (1, 9))
+        np.testing.assert_allclose(ninefold / once, factor, rtol=1e-5)
+
+    def test_what_an_image_is_divided_by_is_its_geometric_mean(self) -> None:
+        """Which one bright position in 63 hardly moves; a hundredth of the mean is added, so that zeros do not."""
+        errors = errors_of(4).astype(np.float64)
+        errors[:, 0, 0], errors[:, 1, 1] = 100, 0
+        faintest = 0.01 * errors.mean((1, 2), keepdims=True)
+        typical = np.exp(np.log(errors + faintest).mean((1, 2), keepdims=True))
+        maps, _ = scored(ScoreDesign(relative=1), errors.astype(np.float32))
+        np.testing.assert_allclose(maps, errors / typical, rtol=1e-4)
+
+    def test_an_image_without_any_error_scores_nothing(self) -> None:
+        """There is nothing to divide by, and nothing to divide."""
+        assert scored(ScoreDesign(relative=1), np.zeros((2, 9, 7), np.float32))[1].tolist() == [0, 0]
+
     @pytest.mark.parametrize(("pooling", "kept"), [(0.5, 32), (0.1, 6), (0.01, 1), (1e-9, 1)])
     def test_pooling_is_the_mean_of_the_largest(self, pooling: float, kept: int) -> None:
         """Of that share of the 63 positions, of one at least."""
@@ -212,7 +231,7 @@ class TestDesignAsJson:
         with pytest.raises(InputError) as caught:
             ScoreDesign.from_json(stored)
         assert str(caught.value) == (
-            "A score design holds exactly ['energy', 'pooling', 'positional', 'smoothing'], "
+            "A score design holds exactly ['energy', 'pooling', 'positional', 'relative', 'smoothing'], "
             f"but this one holds {sorted(stored)}."
         )
 
@@ -222,6 +241,13 @@ class TestDesignAsJson:
         with pytest.raises(InputError) as caught:
             ScoreDesign(smoothing=smoothing)
         assert str(caught.value) == f"smoothing is {smoothing!r}: give an odd number of positions, 1 for none"
+
+    @pytest.mark.parametrize("key", ["energy", "relative"])
+    def test_an_impossible_power(self, key: str) -> None:
+        """From none of it to all of it."""
+        with pytest.raises(InputError) as caught:
+            ScoreDesign(**{key: 1.5})  # type: ignore[arg-type]  # whatever the key is
+        assert str(caught.value) == f"{key} is 1.5: give a power from 0 (not used) to 1"
 
     @pytest.mark.parametrize("pooling", [0, -0.1, 1.1, float("nan")])
     def test_an_impossible_share(self, pooling: float) -> None:

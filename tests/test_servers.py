@@ -4,13 +4,15 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Timer
 
 import pytest
 
 from flows.ledger import Ledger
+from tests.outages import Mode
 from tests.postgresql import PostgreSQL
 from tests.real_servers import ADMIN_PASSWORD, ROOT, SECRET_KEY, SESSIONS, RealServers, dump, real_servers
 
@@ -19,6 +21,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationW
 HOOK, MAIL = "planted-hook-token", "planted-mail-password"
 ADA_PASSWORD = "planted-ada-password"
 HERE = {"NO_PROXY": "127.0.0.1", "PYTHONPATH": str(ROOT)}
+IMPATIENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
 DATABASES = ("mlflow", "mlflow_auth", "prefect", "reconwatch")
 
 
@@ -135,24 +138,77 @@ def test_a_program_says_itself_who_labels(site: Site, ada_password: str) -> None
         assert kept["assessment"]["source"]["source_id"] == name
 
 
-@pytest.mark.parametrize("mode", ["refuse", "error"])
-def test_the_store_is_down(site: Site, mode: str, small_images: Callable[[Path, int, int], list[Path]]) -> None:
+@pytest.fixture(autouse=True)
+def up_again(request: pytest.FixtureRequest) -> Iterator[None]:
+    """The next test finds everything there."""
+    yield
+    if "servers" in request.fixturenames:
+        servers: RealServers = request.getfixturevalue("servers")
+        servers.way_to_store.set("pass")
+        servers.way_to_database.set("pass")
+
+
+def require_delivered_once(site: Site, name: str) -> None:
+    """Holds where the batch is decided once, and its one run, with its scores, is in MLflow and its store."""
+    ledger = site.ledger()
+    (record,) = [record for record in ledger.batches.decided("tiles") if record.batch == name]
+    ledger.close()
+    assert any(key.endswith(f"/{record.run_id}/artifacts/scores.parquet") for key in site.servers.objects())
+    count = f"SELECT count(*) FROM runs WHERE name = 'batch {name}' AND lifecycle_stage = 'active'"
+    assert site.servers.database.execute(count, "mlflow") == "1"
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("mode", ["refuse", "hang", "error"])
+def test_the_store_is_down(site: Site, mode: Mode, small_images: Callable[[Path, int, int], list[Path]]) -> None:
     """A batch that MLflow's store does not take is decided; its run comes once the store is back, and once."""
     small_images(site.config.parent / "data" / "inbox" / f"store-{mode}", 12, 500 + len(mode))
-    site.servers.way_to_store.set(mode)  # type: ignore[arg-type]  # one of its modes
-    patience: Mapping[str, str] = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "60"}
-    assert "its verdict stands, its run waits in" in site.reconwatch("score", "tiles", **patience)
+    site.servers.way_to_store.set(mode)
+    assert "its verdict stands, its run waits in" in site.reconwatch("score", "tiles", **IMPATIENT)
     ledger = site.ledger()
     record = ledger.batches.history("tiles", 1)[0]
+    ledger.close()
     assert (record.batch, record.run_id) == (f"store-{mode}", "")
     site.servers.way_to_store.set("pass")
     site.reconwatch("score", "tiles")
-    delivered = ledger.batches.finished(record.key)
+    require_delivered_once(site, f"store-{mode}")
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("mode", ["refuse", "hang"])
+def test_the_database_of_mlflow_and_prefect_is_down(
+    site: Site, mode: Mode, small_images: Callable[[Path, int, int], list[Path]]
+) -> None:
+    """Both servers run and cannot do anything: the batch is decided, and its run comes later, once."""
+    small_images(site.config.parent / "data" / "inbox" / f"database-{mode}", 12, 600 + len(mode))
+    site.servers.way_to_database.set(mode)
+    said = site.reconwatch("score", "tiles", **IMPATIENT)
+    assert "its verdict stands, its run waits in" in said
+    ledger = site.ledger()
+    record = ledger.batches.history("tiles", 1)[0]
     ledger.close()
-    assert delivered is not None
-    assert any(key.endswith(f"/{delivered.run_id}/artifacts/scores.parquet") for key in site.servers.objects())
-    count = f"SELECT count(*) FROM runs WHERE name = 'batch store-{mode}' AND lifecycle_stage = 'active'"
-    assert site.servers.database.execute(count, "mlflow") == "1"
+    assert (record.batch, record.run_id) == (f"database-{mode}", "")
+    site.servers.way_to_database.set("pass")
+    site.reconwatch("score", "tiles")
+    require_delivered_once(site, f"database-{mode}")
+
+
+@pytest.mark.faults
+def test_postgresql_ends_under_all_of_them_and_comes_back(
+    site: Site, small_images: Callable[[Path, int, int], list[Path]], pytestconfig: pytest.Config
+) -> None:
+    """MLflow, Prefect and the ledger lose their databases for a minute while a batch is due: it is decided once."""
+    small_images(site.config.parent / "data" / "inbox" / "postgresql", 12, 700)
+    database, seconds = site.servers.database, 60 * float(pytestconfig.getoption("--fault-size"))
+    database.stop()
+    back = Timer(seconds, database.start)
+    back.start()
+    try:
+        site.reconwatch("score", "tiles", **IMPATIENT)
+    finally:
+        back.join()
+    site.reconwatch("score", "tiles")
+    require_delivered_once(site, "postgresql")
 
 
 def test_no_secret_is_kept_anywhere(site: Site) -> None:

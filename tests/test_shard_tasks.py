@@ -20,8 +20,8 @@ from ae_models.networks import build_network
 from flows.config_runner import DaskRunner, ProcessesRunner, RayRunner, RunnerUnion, ThreadsRunner
 from flows.items import Item
 from flows.rows import Scores
-from flows.shard_tasks import as_tasks
-from flows.shards import Sharding, score_items
+from flows.shard_tasks import Work, as_tasks
+from flows.shards import Shard, Sharding, score_items
 
 IMAGES = 256
 
@@ -54,6 +54,26 @@ def detector() -> Detector:
     """A convolutional detector with random weights, of images 20 x 16."""
     spec = ImageSpec(20, 16, 1)
     return Detector(spec, "convolutional", {}, build_network("convolutional", spec, {}).eval())
+
+
+class Unseen:
+    """What gives an image, and is not to be looked at."""
+
+    def __call__(self) -> bytes:
+        return b""
+
+    def __reduce__(self) -> Any:
+        raise AssertionError("Dask looked through the images of a shard")
+
+
+def test_dask_tells_works_apart_without_a_look_at_their_images() -> None:
+    """It would take the process that cuts the batch almost as long as to score the image."""
+    tokenize = pytest.importorskip("dask.base").tokenize
+    shards = [
+        Shard(start, (Item("image", Unseen()),) * 3, Path("detector"), "cpu", Path(f"{start}.parquet"))
+        for start in (0, 64)
+    ]
+    assert len({tokenize(Work(shard, 1)) for shard in shards}) == 2
 
 
 def items(mark: Path | None = None) -> tuple[Item, ...]:

@@ -17,7 +17,9 @@ from PIL import Image
 
 from ae_models.detector import Detector
 from ae_models.errors import InputError
+from ae_models.graph_export import with_graph
 from ae_models.images import ImageSpec
+from ae_models.images import read as read_image
 from ae_models.networks import build_network
 from flows import running
 from flows.config_runner import ProcessesRunner, RunnerUnion, ThreadsRunner
@@ -105,6 +107,19 @@ def test_a_batch_scores_the_same_to_the_last_digit_however_it_is_cut(
     assert sum(done) == IMAGES
     assert np.isnan(cut_up.scores).sum() == 9
     assert list((tmp_path / "shards").glob("*")) == []
+
+
+@pytest.mark.parametrize(
+    "runner", [ThreadsRunner(workers=3, shard_size=64), ProcessesRunner(workers=2, shard_size=150)]
+)
+def test_workers_score_by_the_graph_where_the_cutting_process_does(
+    runner: RunnerUnion, items: tuple[Item, ...], detector: Detector, tmp_path: Path
+) -> None:
+    """To its last digit, which is not PyTorch's."""
+    readable = [read_image(item.content(), detector.spec) for item in items[:7]]
+    graph = with_graph(detector, np.stack(readable))
+    uncut = score_items(items, graph, None, lambda steps: None)
+    assert same(score_items(items, graph, sharding(tmp_path, runner), lambda steps: None), uncut)
 
 
 def test_shards_begin_where_steps_of_the_network_do(tmp_path: Path) -> None:

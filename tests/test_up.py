@@ -34,6 +34,13 @@ other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"],
 print(other.pid, flush=True)
 time.sleep(600)
 """
+STARTER = """
+import os, sys, time
+from pathlib import Path
+from flows.children import start
+child = start("a child", sys.argv[2:], os.environ, Path(sys.argv[1]), 1)
+time.sleep(600)
+"""
 
 
 def free_port() -> int:
@@ -79,13 +86,29 @@ def alive(processes: Sequence[psutil.Process]) -> list[psutil.Process]:
 def test_a_child_ends_with_its_own_children(stubborn: bool, apart: bool, tmp_path: Path) -> None:
     """Whatever group they are in, and whether or not it listens to SIGTERM."""
     log = tmp_path / "logs" / "child.log"
-    child = start("a child", [sys.executable, "-c", TREE.format(stubborn=stubborn, apart=apart)], os.environ, log)
+    command = [sys.executable, "-c", TREE.format(stubborn=stubborn, apart=apart)]
+    child = start("a child", command, os.environ, log, 1)
     grandchild = psutil.Process(int(wait_for(lambda: log.read_text().strip())))
     assert child.ended() is None
-    stop(child, 1)
+    stop(child)
     assert child.ended() == (-signal.SIGKILL if stubborn else -signal.SIGTERM)
     assert alive([grandchild]) == []
-    stop(child, 1)  # a second time there is nothing to do
+    assert child.guard.poll() == 0
+    stop(child)  # a second time there is nothing to do
+
+
+@pytest.mark.parametrize("stubborn", [False, True])
+@pytest.mark.parametrize("apart", [False, True])
+def test_a_child_ends_with_who_started_it_however_that_ended(stubborn: bool, apart: bool, tmp_path: Path) -> None:
+    """After `kill -9` too: the child, its own children, and the guard that saw to it."""
+    log = tmp_path / "child.log"
+    command = [sys.executable, "-c", TREE.format(stubborn=stubborn, apart=apart)]
+    with subprocess.Popen([sys.executable, "-c", STARTER, str(log), *command], cwd=ROOT) as starter:
+        wait_for(lambda: log.exists() and log.read_text().endswith("\n"))
+        wait_for(lambda: len(psutil.Process(starter.pid).children(recursive=True)) == 3)
+        family = psutil.Process(starter.pid).children(recursive=True)
+        starter.kill()
+    wait_for(lambda: alive(family) == [])
 
 
 @pytest.mark.slow
@@ -134,35 +157,37 @@ def test_a_part_that_cannot_start_ends_all_with_its_last_words(project: Project,
 
 
 @pytest.mark.slow
-def test_the_dashboard_ends_with_ui(project: Project, tmp_path: Path) -> None:
-    """SIGTERM to `reconwatch ui` alone ends the MLflow server and its workers."""
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_the_dashboard_ends_with_ui(project: Project, tmp_path: Path, number: signal.Signals) -> None:
+    """SIGTERM to `reconwatch ui` alone ends the MLflow server and its workers; so does `kill -9`, a little later."""
     config, port = project(tmp_path), free_port()
     with running(tmp_path / "ui.log", ["ui", "--config", str(config), "--port", str(port)]) as process:
         wait_for(lambda: psutil.Process(process.pid).children(recursive=True))
         time.sleep(5)
         family = psutil.Process(process.pid).children(recursive=True)
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(300) == 0
-        assert alive(family) == []
+        process.send_signal(number)
+        assert process.wait(300) == (0 if number == signal.SIGTERM else -signal.SIGKILL)
+        wait_for(lambda: alive(family) == [], 60)
 
 
 class TestAPartThatEnds:
     """It is started again, unless it cannot stay up."""
 
     @pytest.fixture
-    def ended(self, tmp_path: Path) -> Running:
+    def ended(self, tmp_path: Path) -> Iterator[Running]:
         """One that said something and ended with code 3."""
         command = [sys.executable, "-c", "import sys; print('no room', flush=True); sys.exit(3)"]
         running = started(Part("MLflow server", command, os.environ, tmp_path / "mlflow.log", None, 1))
         running.child.process.wait()
-        return running
+        yield running
+        stop(running.child)
 
     def test_after_a_while_it_is_started_again(self, ended: Running) -> None:
         """And that is said, with its log."""
         said: list[str] = []
         again = started_again(replace(ended, since=ended.since - 61), said.append)
         assert again.child.process.pid != ended.child.process.pid
-        again.child.process.wait()
+        stop(again.child)
         assert said == [f"MLflow server ended with code 3 and is started again; its log is {ended.part.log}"]
 
     def test_at_once_it_ends_all(self, ended: Running) -> None:

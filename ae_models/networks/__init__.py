@@ -18,6 +18,7 @@ from ae_models.networks.none import NoNetwork
 from ae_models.networks.resnet import ResNetAutoencoder
 from ae_models.networks.restoration import RestorationNetwork
 from ae_models.networks.variational import VariationalAutoencoder
+from ae_models.networks.whitened import WhitenedComponents
 
 __all__ = [
     "NETWORKS",
@@ -39,6 +40,7 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
 OF_RECIPES: dict[str, Callable[..., nn.Module]] = {  # what `model: auto` alone makes use of
     "pca": PrincipalComponents,
     "code": CodeDistance,
+    "whitened_pca": WhitenedComponents,
     "gaussian": PositionalGaussian,
     "none": NoNetwork,
     "restoration": FeatureRestoration,

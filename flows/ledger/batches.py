@@ -9,7 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from flows.ledger.database import Database, in_parts, insert_once
-from flows.ledger.tables import BATCHES, INCIDENT_BATCHES, INCIDENTS, JUDGEMENTS, POINTS, TALLIES
+from flows.ledger.tables import BATCHES, INCIDENT_BATCHES, INCIDENTS, IS_CLAIMED, JUDGEMENTS, POINTS, TALLIES
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class Batches:
 
     def begun_in_vain(self, pipeline: str, attempts: int) -> frozenset[str]:
         """The manifest hashes of batches that were begun at least so often and never finished."""
-        begun = (BATCHES.c.pipeline == pipeline) & (BATCHES.c.status == "claimed") & (BATCHES.c.attempts >= attempts)
+        begun = (BATCHES.c.pipeline == pipeline) & IS_CLAIMED & (BATCHES.c.attempts >= attempts)
         return frozenset(
             row.manifest_hash for row in self._database.rows(sa.select(BATCHES.c.manifest_hash).where(begun))
         )
@@ -116,11 +116,13 @@ class Batches:
 
     def nominal_counts(self, pipeline: str, calibration_version: str, limit: int) -> tuple[tuple[int, int], ...]:
         """(flagged, scored) of the last batches that this calibration decided without an alarm, or with one that people
-        say was false, the newest first; without those of which they say that an alarm was due."""
+        say was false, in no order; without those of which they say that an alarm was due."""
         nominal = _nominal(pipeline, calibration_version) & (BATCHES.c.n_scored > 0)
-        query = sa.select(BATCHES.c.n_flagged, BATCHES.c.n_scored).where(nominal)
-        rows = self._database.rows(query.order_by(BATCHES.c.finished_at.desc(), BATCHES.c.key).limit(limit))
-        return tuple((row.n_flagged, row.n_scored) for row in rows)
+        newest = (BATCHES.c.finished_at.desc(), BATCHES.c.key.desc())  # as the index has them, which holds all of it
+        last = sa.select(BATCHES.c.n_flagged, BATCHES.c.n_scored).where(nominal).order_by(*newest).limit(limit)
+        counts = tuple(last.subquery().c)
+        rows = self._database.rows(sa.select(*counts, sa.func.count().label("batches")).group_by(*counts))
+        return tuple(alike for row in rows for alike in ((row.n_flagged, row.n_scored),) * row.batches)
 
     def false_alarms(self, pipeline: str, calibration_version: str) -> tuple[int, int]:
         """How many batches of this calibration alarmed falsely, as people say, and how many count as nominal."""

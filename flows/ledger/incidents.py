@@ -13,7 +13,7 @@ from flows.incidents import Incident, Judgement
 from flows.ledger.batches import FALSE_ALARM, count_again
 from flows.ledger.database import Database, insert_once
 from flows.ledger.outbox import OutboxEntry, enter
-from flows.ledger.tables import BATCHES, INCIDENT_BATCHES, INCIDENTS, JUDGEMENTS, WATCHES
+from flows.ledger.tables import BATCHES, INCIDENT_BATCHES, INCIDENTS, IS_CLAIMED, JUDGEMENTS, WATCHES
 from flows.ledger.values import json_text
 
 
@@ -143,7 +143,7 @@ class IncidentBook:
 
     def given_up(self, attempts: int) -> tuple[str, ...]:
         """Names of batches begun at least so often and never finished, since a run of the pipeline last ended well."""
-        begun = (BATCHES.c.pipeline == self.pipeline) & (BATCHES.c.status == "claimed")
+        begun = (BATCHES.c.pipeline == self.pipeline) & IS_CLAIMED
         begun &= BATCHES.c.attempts >= attempts
         if self.watch.good_run_at is not None:
             begun &= BATCHES.c.renewed_at > self.watch.good_run_at
@@ -180,7 +180,7 @@ class Incidents:
         """How each pipeline stands that was heard of, by name; `attempts` of a batch are one too many."""
         last = sa.select(sa.func.max(BATCHES.c.finished_at)).where(BATCHES.c.pipeline == WATCHES.c.pipeline)
         open_ones = sa.exists().where(INCIDENTS.c.pipeline == WATCHES.c.pipeline, INCIDENTS.c.closed_at.is_(None))
-        begun = sa.exists().where(BATCHES.c.pipeline == WATCHES.c.pipeline, BATCHES.c.status == "claimed")
+        begun = sa.exists().where(BATCHES.c.pipeline == WATCHES.c.pipeline, IS_CLAIMED)
         begun = begun.where(BATCHES.c.attempts >= attempts)
         found = (last.scalar_subquery().label("last"), open_ones.label("open"), begun.label("given_up"))
         rows, now = self._database.rows(sa.select(WATCHES, *found)), self._database.clock()

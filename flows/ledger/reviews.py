@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from flows.labels import Label
 from flows.ledger.batches import Batches, BatchRecord
 from flows.ledger.database import Database, insert_once
-from flows.ledger.tables import BATCHES, LABELS, QUEUES
+from flows.ledger.tables import BATCHES, IS_KEPT, LABELS, QUEUES
 
 
 @dataclass(frozen=True)
@@ -69,9 +69,14 @@ class Queues:
     def of_pipeline(self, pipeline: str) -> tuple[tuple[str, str], ...]:
         """The key and the queue of each batch that has one, the newest batch first."""
         query = sa.select(QUEUES.c.batch_key, QUEUES.c.queue).join(BATCHES, BATCHES.c.key == QUEUES.c.batch_key)
-        query = query.where((QUEUES.c.pipeline == pipeline) & (QUEUES.c.queue != ""))
+        query = query.where((QUEUES.c.pipeline == pipeline) & IS_KEPT)
         rows = self._database.rows(query.order_by(BATCHES.c.finished_at.desc(), BATCHES.c.key))
         return tuple((row.batch_key, row.queue) for row in rows)
+
+    def count(self, pipeline: str) -> int:
+        """How many batches of a pipeline have one."""
+        ours = (QUEUES.c.pipeline == pipeline) & IS_KEPT
+        return int(self._database.rows(sa.select(sa.func.count()).select_from(QUEUES).where(ours))[0][0])
 
     def drop(self, batch_key: str) -> None:
         """Writes that a batch's images are labelled nowhere any more; it gets no other queue."""

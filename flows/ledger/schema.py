@@ -11,7 +11,7 @@ from ae_models.errors import InputError
 from flows.ledger.database import Database, creation_lock, shown
 from flows.store_files import note_made, require_kept
 
-SCHEMA = "0002"  # the last of the migrations
+SCHEMA = "0003"  # the last of the migrations
 BEFORE_MIGRATIONS = "1"  # what a ledger of reconwatch 0.1.0 says of itself
 VERSION_TABLE = "ledger_version"  # not Alembic's usual name, which MLflow takes in a database that both share
 MIGRATIONS = Path(__file__).parent / "migrations"

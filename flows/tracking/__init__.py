@@ -6,7 +6,7 @@ Whoever only reads how things stand needs no network: PyTorch and what stands on
 from flows.tracking.registry import BEFORE, CHALLENGER, CHAMPION, REASON, ChampionVersion, RegisteredVersion
 from flows.tracking.review import Answer, Question, ReviewQueue, ReviewQueues
 from flows.tracking.store import ArtifactMissing, TrackingUnavailable
-from flows.tracking.tracking import LoggedPoint, Tracking, TrainedRun
+from flows.tracking.tracking import LoggedPoint, Standing, Tracking, TrainedRun
 
 __all__ = [
     "BEFORE",
@@ -21,6 +21,7 @@ __all__ = [
     "RegisteredVersion",
     "ReviewQueue",
     "ReviewQueues",
+    "Standing",
     "Tracking",
     "TrackingUnavailable",
     "TrainedRun",

@@ -1,6 +1,6 @@
 """Where a browser shows runs, pictures and versions."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from urllib.parse import quote
 
@@ -36,6 +36,13 @@ class Addresses:
     def pipeline(self, pipeline: str) -> str:
         """Where a browser shows all runs of the pipeline."""
         return self._in_experiment(pipeline, VIEW)
+
+    def pipelines(self, pipelines: Iterable[str]) -> dict[str, str]:
+        """The same of many pipelines, asked for together; of those that have no run yet the first page."""
+        first, known = self._store.dashboard, self._store.experiments(pipelines) if self._store.answers() else {}
+        return {
+            name: f"{first}/#/experiments/{known[name]}/runs{VIEW}" if name in known else first for name in pipelines
+        }
 
     def _in_experiment(self, pipeline: str, rest: str) -> str:
         if not self._store.answers():  # asked first: the next line would wait for a minute

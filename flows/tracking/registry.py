@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -19,7 +19,7 @@ from ae_models.errors import InputError
 from flows.kept_champions import keep_champion
 from flows.tracking.artifacts import Artifacts
 from flows.tracking.served import save_pyfunc
-from flows.tracking.store import Store
+from flows.tracking.store import AT_ONCE, Store, paged
 
 if TYPE_CHECKING:
     import torch
@@ -137,19 +137,23 @@ class Registry:
             if error.error_code == "RESOURCE_DOES_NOT_EXIST":
                 return ()
             raise
-        found, page = list[ModelVersion](), None
-        while True:
-            part = self._store.client.search_model_versions(f"name = '{pipeline}'", max_results=200, page_token=page)
-            found += part
-            page = part.token
-            if not page:
-                break
+        found = list(self._search(f"name = '{pipeline}'"))
         named = {
             str(each.version): tuple(alias for alias in aliases if str(aliases[alias]) == str(each.version))
             for each in found
         }
         versions = (_registered(each, named[str(each.version)]) for each in found)
         return tuple(sorted(versions, key=lambda version: int(version.version)))
+
+    def _search(self, condition: str) -> Iterator[ModelVersion]:
+        return paged(lambda page: self._store.client.search_model_versions(condition, AT_ONCE, page_token=page))
+
+    def champion_versions(self) -> dict[str, tuple[str, Mapping[str, str]]]:
+        """What `champion_version` tells of each pipeline that has a champion: asked for together."""
+        models = paged(lambda page: self._store.client.search_registered_models(None, AT_ONCE, page_token=page))
+        champions = {model.name: str(model.aliases[CHAMPION]) for model in models if CHAMPION in model.aliases}
+        versions = ((each.name, str(each.version), each.tags) for each in (self._search("") if champions else ()))
+        return {name: (number, tags) for name, number, tags in versions if champions.get(name) == number}
 
     def note(self, pipeline: str, version: str, tags: Mapping[str, str]) -> None:
         """Keeps more about a version."""

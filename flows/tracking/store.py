@@ -6,7 +6,8 @@ import logging
 import os
 import urllib.error
 import urllib.request
-from collections.abc import Mapping, Sequence
+from base64 import b64encode
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +16,9 @@ from urllib.parse import quote
 
 from filelock import FileLock
 from mlflow import MlflowClient
-from mlflow.entities import Run
+from mlflow.entities import Run, ViewType
 from mlflow.exceptions import MlflowException
+from mlflow.store.entities import PagedList
 from mlflow.utils.credentials import get_default_host_creds
 from mlflow.utils.rest_utils import http_request
 
@@ -30,6 +32,8 @@ PATIENCE: Mapping[str, str] = {  # unless they are set: the library's own are 12
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "2",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # where the JSON of --json belongs
 }
+ACTIVE = ViewType.ACTIVE_ONLY
+AT_ONCE = 1000  # the most that MLflow gives in one answer to every question
 SIGN_OF_LIFE = 5.0  # seconds in which a server has to answer whether it is there
 
 
@@ -128,6 +132,26 @@ class Store:
         )
         return runs
 
+    def experiments(self, pipelines: Iterable[str]) -> dict[str, str]:
+        """The id of each pipeline's experiment, without those that have none yet: asked for together."""
+        names, ours = {f"reconwatch/{name}": name for name in pipelines}, "name LIKE 'reconwatch/%'"
+        found = paged(lambda page: self.client.search_experiments(ACTIVE, AT_ONCE, ours, page_token=page))
+        return {names[each.name]: str(each.experiment_id) for each in found if each.name in names}
+
+    def search_all(self, pipelines: Iterable[str], kind: str) -> dict[str, list[Run]]:
+        """The runs of `kind` of many pipelines that ended well, by pipeline, the newest first: asked for together."""
+        ids = {number: name for name, number in self.experiments(pipelines).items()}
+        ended, newest = (
+            f"tags.`reconwatch.kind` = '{kind}' and attributes.status = 'FINISHED'",
+            ["attributes.start_time DESC"],
+        )
+        found = dict[str, list[Run]]()
+        if ids:
+            wanted = list(ids)
+            for run in paged(lambda page: self.client.search_runs(wanted, ended, ACTIVE, AT_ONCE, newest, page)):
+                found.setdefault(ids[run.info.experiment_id], []).append(run)
+        return found
+
     def download(self, run_id: str, name: str, folder: Path) -> Path:
         """The artifact or folder of artifacts `name`, copied into `folder`.
 
@@ -138,6 +162,17 @@ class Store:
             return Path(self.client.download_artifacts(run_id, name, str(folder)))
         except (MlflowException, OSError) as error:
             raise ArtifactMissing(f"MLflow does not give {name} of run {run_id} ({first_line(error)})") from error
+
+
+def paged(ask: Callable[[str | None], PagedList[Any]]) -> Iterator[Any]:
+    """Everything that is found, page by page."""
+    page = None
+    while True:
+        part = ask(page)
+        yield from part
+        page = part.token
+        if not page:
+            return
 
 
 def _connected(uri: str, workspace: Path, needed: bool, file: Path | None) -> MlflowClient:
@@ -179,13 +214,19 @@ def _refused(uri: str) -> str:
 
 
 def _require_server(uri: str) -> None:
+    # A question that its database has to answer: without that the server is healthy and can do nothing.
+    asked = urllib.request.Request(f"{uri.rstrip('/')}/api/2.0/mlflow/experiments/search", b'{"max_results": 1}')
+    asked.add_header("Content-Type", "application/json")
+    user, password = (os.environ.get(f"MLFLOW_TRACKING_{name}", "") for name in ("USERNAME", "PASSWORD"))
+    if user:
+        asked.add_header("Authorization", f"Basic {b64encode(f'{user}:{password}'.encode()).decode()}")
     try:
-        with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=SIGN_OF_LIFE):
+        with urllib.request.urlopen(asked, timeout=SIGN_OF_LIFE):
             return
     except urllib.error.HTTPError as error:
-        if error.code in (401, 403):
-            return  # it is there; the client brings the credentials
-        reason = f"it answered {error.code}"
+        if error.code < 500:
+            return  # it is there; whether it takes our credentials is seen by the client
+        reason = f"it answered {error.code}, as it does where its database is away"
     except (OSError, ValueError) as error:
         reason = str(getattr(error, "reason", error))
     raise TrackingUnavailable(

@@ -45,6 +45,21 @@ class TrainedRun:
 
 
 @dataclass(frozen=True)
+class Standing:
+    """How a pipeline stands in MLflow.
+
+    Attributes:
+        champion: number and tags of the version that decides; None where there is none.
+        training: the newest that finished; None where there is none.
+        calibrated: whether a calibration of it ended well.
+    """
+
+    champion: tuple[str, Mapping[str, str]] | None
+    training: TrainedRun | None
+    calibrated: bool
+
+
+@dataclass(frozen=True)
 class LoggedPoint:
     """Metrics of one step; a value of None is left out."""
 
@@ -200,6 +215,19 @@ class Tracking:
         """Whether a calibration of this training's detector ended well."""
         condition = f"tags.`reconwatch.training_run` = '{training_run}' and attributes.status = 'FINISHED'"
         return bool(self._store.search(pipeline, "calibration", condition, 1))
+
+    def standings(self, pipelines: Iterable[str]) -> dict[str, Standing]:
+        """How each of these pipelines stands, in a few questions for all of them together."""
+        names = tuple(pipelines)
+        champions = self.registry.champion_versions()
+        trained, calibrated = (self._store.search_all(names, kind) for kind in ("training", "calibration"))
+        standings = {}
+        for name in names:
+            newest = next((TrainedRun(run.info.run_id, dict(run.data.tags)) for run in trained.get(name, ())), None)
+            done = {run.data.tags.get("reconwatch.training_run") for run in calibrated.get(name, ())}
+            is_calibrated = newest is not None and newest.run_id in done
+            standings[name] = Standing(champions.get(name), newest, is_calibrated)
+        return standings
 
     def training(self, run_id: str) -> TrainedRun:
         """The training run of that id."""
