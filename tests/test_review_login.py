@@ -33,7 +33,7 @@ PASSWORD = "planted-password-1"
 def server(project: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dashboard]:
     """A project, and an MLflow server with basic authentication whose users are admin, ada and bob."""
     folder = tmp_path_factory.mktemp("login")
-    config = project(folder / "project", review={"audit": 4, "flagged": 4, "reviewers": ["Ada", "nobody"]})
+    config = project(folder / "project", review={"audit": 4, "flagged": 4, "reviewers": ["ada", "nobody"]})
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     users = folder / "users.ini"
@@ -116,12 +116,12 @@ def test_a_reviewer_labels_in_the_browser(workspace: Workspace, server: Dashboar
     page = context.new_page()
     page.goto(url)
     page.get_by_role("button", name="Start review").click()
-    expect(page.get_by_role("img", name="panel")).to_be_visible()
+    expect(page.get_by_role("img", name="panel")).to_be_visible(timeout=SECONDS)
     page.get_by_text("Select an option").click()
     page.get_by_role("option", name="true outlier").click()
     page.get_by_placeholder("Rationale (optional)").fill("by ada")
     page.get_by_role("button", name="Submit").click()
-    expect(page.get_by_text("1 of ", exact=False).first).to_be_visible()
+    expect(page.get_by_text("1 of ", exact=False).first).to_be_visible(timeout=SECONDS)
     context.close()
 
     client = TracingClient(server.url)
@@ -146,6 +146,7 @@ def test_who_is_no_reviewer_cannot_begin(workspace: Workspace, browser: Browser)
     context.set_default_timeout(SECONDS)
     page = context.new_page()
     page.goto(queue_of(workspace, "2-damaged")[1])
-    expect(page.get_by_text("2-damaged").first).to_be_visible()
+    expect(page.get_by_text("2-damaged").first).to_be_visible(timeout=SECONDS)
+    page.wait_for_load_state("networkidle")  # the button would be there by now
     expect(page.get_by_role("button", name="Start review")).to_have_count(0)
     context.close()
