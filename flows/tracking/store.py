@@ -100,7 +100,7 @@ class Store:
     def asked(self, path: str, method: str, **document: Any) -> Any:
         """What a server answers to a request that MLflow's client has no call for."""
         login = get_default_host_creds(self.uri)  # type: ignore[no-untyped-call]
-        return http_request(login, path, method, raise_on_status=False, **document)
+        return http_request(login, path, method, raise_on_status=False, **document)  # type: ignore[no-untyped-call]
 
     def experiment(self, pipeline: str, kind: str = "custom_model_development") -> str:
         """The id of the pipeline's experiment, made where there is none yet."""
