@@ -3,7 +3,6 @@
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -22,6 +21,7 @@ import yaml
 from PIL import Image
 from playwright.sync_api import Browser, sync_playwright
 
+from tests.ports import free_port
 from tests.postgresql import PostgreSQL, PostgreSQLMissing
 from tests.postgresql import running as postgresql_running
 
@@ -132,8 +132,7 @@ def project(small_images: Callable[[Path, int, int], list[Path]], empty_store: P
 def prefect_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The API's address of a `prefect server start` on a free port of loopback, started once for all tests."""
     home = tmp_path_factory.mktemp("prefect-server")
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
+    port = free_port()
     start = [sys.executable, "-m", "prefect", "server", "start", "--no-ui", "--host", "127.0.0.1", "--port", str(port)]
     environment = os.environ | {"PREFECT_HOME": str(home), "NO_PROXY": "127.0.0.1"}
     with (home / "server.log").open("wb") as log, pytest.MonkeyPatch.context() as monkeypatch:
@@ -186,8 +185,7 @@ def serve() -> Callable[[Path], AbstractContextManager[Dashboard]]:
 
 @contextmanager
 def _served(config: Path) -> Iterator[Dashboard]:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
+    port = free_port()
     config.write_text(f"dashboard: http://127.0.0.1:{port}\n{config.read_text(encoding='utf-8')}", encoding="utf-8")
     command = [sys.executable, "-m", "flows.cli", "ui", "--config", str(config)]
     environment = os.environ | {"NO_PROXY": "127.0.0.1", "PYTHONPATH": str(Path(__file__).parents[1])}

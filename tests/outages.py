@@ -5,6 +5,8 @@ from contextlib import suppress
 from threading import Lock, Thread
 from typing import Literal, Self
 
+from tests.ports import free_port
+
 Mode = Literal["pass", "refuse", "hang", "error"]
 ERROR = b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 4\r\nConnection: close\r\n\r\ndown"
 
@@ -22,8 +24,8 @@ class Outage:
         self._only = b""
         self._open = set[socket.socket]()
         self._lock = Lock()
-        self._listener: socket.socket | None = socket.create_server(("127.0.0.1", 0))
-        self.port = int(self._listener.getsockname()[1])
+        self.port = free_port()
+        self._listener: socket.socket | None = socket.create_server(("127.0.0.1", self.port))
         self._threads = list[Thread]()
         self._listen(self._listener)
 

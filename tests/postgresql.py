@@ -4,13 +4,14 @@ import os
 import pwd
 import secrets
 import shutil
-import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+from tests.ports import free_port
 
 USER = "reconwatch"
 BACKSTAGE = "postgres"  # the database that every server has
@@ -77,8 +78,7 @@ def running() -> Iterator[PostgreSQL]:
     programs, runs_as = _programs(), _runs_as()
     folder = Path(tempfile.mkdtemp(prefix="reconwatch-postgresql-"))
     try:
-        with socket.create_server(("127.0.0.1", 0)) as listener:
-            port = int(listener.getsockname()[1])
+        port = free_port()
         server = PostgreSQL(port, secrets.token_urlsafe(12), folder, programs, runs_as)
         _initialise(server)
         server.start()

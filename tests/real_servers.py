@@ -4,7 +4,6 @@ import base64
 import json
 import os
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
@@ -19,6 +18,7 @@ import boto3
 from moto.server import ThreadedMotoServer
 
 from tests.outages import Outage
+from tests.ports import free_port
 from tests.postgresql import USER, PostgreSQL
 
 ROOT = Path(__file__).parents[1]
@@ -93,12 +93,6 @@ def store_client(url: str) -> Any:
     return boto3.client(
         "s3", endpoint_url=url, aws_access_key_id=KEY, aws_secret_access_key=SECRET_KEY, region_name="us-east-1"
     )
-
-
-def free_port() -> int:
-    """A port of loopback that nobody listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
 
 
 @contextmanager

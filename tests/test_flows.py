@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -36,6 +35,7 @@ from flows.run import run
 from flows.score import score
 from flows.train import train
 from flows.workspace import open_workspace
+from tests.ports import free_port
 
 pytestmark = pytest.mark.slow
 
@@ -105,8 +105,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def server(environment: dict[str, str]) -> Iterator[Server]:
     """`prefect server start` on a free port of loopback."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
+    port = free_port()
     url = f"http://127.0.0.1:{port}/api"
     start = [sys.executable, "-m", "prefect", "server", "start", "--no-ui", "--host", "127.0.0.1", "--port", str(port)]
     log = Path(environment["PREFECT_HOME"]) / "server.log"

@@ -2,7 +2,6 @@
 
 import logging
 import shutil
-import socket
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from flows.sources import Batch
 from flows.tracking import ChampionVersion, TrackingUnavailable, store
 from flows.workspace import Patience, Workspace, open_workspace
 from tests.outages import Mode, Outage
+from tests.ports import free_port
 
 pytestmark = [
     pytest.mark.faults,
@@ -216,8 +216,7 @@ def test_a_server_that_comes_back_in_time_is_used(site: Site) -> None:
 
 def test_without_a_champion_kept_it_says_so(project: Callable[..., Path], tmp_path: Path) -> None:
     """A workspace that never scored has nothing to go on with."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
+    port = free_port()
     config = project(tmp_path)
     environment = {"MLFLOW_TRACKING_URI": f"http://127.0.0.1:{port}"}
     workspace = open_workspace(config, environment, patience=Patience(goes_on=True))

@@ -4,7 +4,6 @@ import logging
 import os
 import secrets
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -22,6 +21,7 @@ from flows.review_queue import read_answers
 from flows.running import run
 from flows.workspace import Workspace, open_workspace
 from tests.conftest import Dashboard
+from tests.ports import free_port
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationWarning:(mlflow|sqlalchemy).*")]
 
@@ -34,8 +34,7 @@ def server(project: Callable[..., Path], tmp_path_factory: pytest.TempPathFactor
     """A project, and an MLflow server with basic authentication whose users are admin, ada and bob."""
     folder = tmp_path_factory.mktemp("login")
     config = project(folder / "project", review={"audit": 4, "flagged": 4, "reviewers": ["ada", "nobody"]})
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
+    port = free_port()
     users = folder / "users.ini"
     users.write_text(
         f"[mlflow]\ndatabase_uri = sqlite:///{folder / 'users.db'}\ndefault_permission = EDIT\n"

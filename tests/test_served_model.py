@@ -5,7 +5,6 @@ import io
 import json
 import logging
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -27,6 +26,7 @@ from ae_models.images import decode
 from flows.progress import LogProgress
 from flows.running import run, score
 from flows.workspace import Workspace, open_workspace
+from tests.ports import free_port
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:(mlflow|sqlalchemy).*")
 
@@ -229,9 +229,7 @@ def without_reconwatch(workspace: Workspace, tmp_path_factory: pytest.TempPathFa
 @pytest.fixture(scope="module")
 def server(without_reconwatch: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """`mlflow models serve` on such a machine; its address."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     folder = tmp_path_factory.mktemp("server")
     command = [sys.executable, "-m", "mlflow", "models", "serve", "--model-uri", URI, "--env-manager", "local"]
     command += ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]

@@ -1,7 +1,6 @@
 """The main job through the servers of a team: PostgreSQL, an S3 store, MLflow with a login, and Prefect."""
 
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -13,6 +12,7 @@ import pytest
 
 from flows.ledger import Ledger
 from tests.outages import Mode
+from tests.ports import free_port
 from tests.postgresql import PostgreSQL
 from tests.real_servers import ADMIN_PASSWORD, ROOT, SECRET_KEY, SESSIONS, RealServers, dump, real_servers
 
@@ -66,8 +66,7 @@ def site(
     servers: RealServers, project: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Site]:
     """A project that ran once: trained, calibrated, three batches scored; its alerts go to nobody who answers."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
+    port = free_port()
     mail = {"type": "email", "host": "127.0.0.1", "port": port, "security": "tls", "user": "ada", "password": "${MAIL}"}
     alerts = [
         {"type": "webhook", "url": "${HOOK}"},
@@ -204,7 +203,7 @@ def test_postgresql_ends_under_all_of_them_and_comes_back(
     back = Timer(seconds, database.start)
     back.start()
     try:
-        site.reconwatch("score", "tiles", **IMPATIENT)
+        site.reconwatch("score", "tiles", **IMPATIENT, RECONWATCH_SERVER_WAITS="")  # as stated, not as the tests'
     finally:
         back.join()
     site.reconwatch("score", "tiles")

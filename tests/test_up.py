@@ -23,6 +23,7 @@ from flows.cli import main
 from flows.config import load
 from flows.ledger import open_ledger
 from flows.up import Part, Running, started, started_again
+from tests.ports import free_port
 
 ROOT = Path(__file__).parents[1]
 Project = Callable[..., Path]
@@ -41,13 +42,6 @@ from flows.children import start
 child = start("a child", sys.argv[2:], os.environ, Path(sys.argv[1]), 1)
 time.sleep(600)
 """
-
-
-def free_port() -> int:
-    """A port of loopback that nobody has now."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-    return port
 
 
 def wait_for(what: Callable[[], Any], seconds: float = 400) -> Any:
