@@ -11,6 +11,7 @@ from ae_models.champion import Champion
 from ae_models.errors import InputError
 from ae_models.images import stream
 from ae_models.review_pictures import review_pictures
+from flows.batch_run import label_link
 from flows.config import PipelineConfig
 from flows.labels import SHOWN, read_verdict
 from flows.ledger import BatchRecord, Ledger
@@ -171,6 +172,7 @@ def _make_queue(record: BatchRecord, pipeline: PipelineConfig, workspace: Worksp
     items = {item.uri: item for batch in found if batch.id == record.batch for item in batch.items}
     champion = workspace.tracking.registry.decider(record.calibration_version)
     fill_queue(review, queue, items, champion, workspace.tracking, workspace.ledger)
+    workspace.tracking.add_to_description(record.run_id, label_link(queue))
 
 
 def _log_pictures(review: BatchReview, contents: Contents, champion: Champion, tracking: Tracking) -> dict[str, str]:
