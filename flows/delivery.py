@@ -37,10 +37,14 @@ def show_or_keep(
     workspace: Workspace,
     progress: Progress,
     again: bool,
+    there: bool,
 ) -> Shown:
-    """Log a batch's run; where an MLflow server does not take it, keep it: what is found is decided either way."""
+    """Log a batch's run; where an MLflow server does not take it, keep it: what is found is decided either way.
+
+    `there` says whether it answered a moment ago, so that one that hangs is waited for once.
+    """
     try:
-        if not workspace.tracking.answers():
+        if not there:
             raise TrackingUnavailable("it does not answer")
         return _shown(note, files, queue, pipeline, workspace, again)
     except Exception as error:

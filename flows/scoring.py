@@ -156,7 +156,7 @@ def score_and_record(
         with tempfile.TemporaryDirectory() as name:
             files = Path(name)
             note = write_batch(files, pipeline, batch, champion, scored, stream, claim, manifest_hash, replaced, queue)
-            shown = show_or_keep(note, files, queue, pipeline, workspace, progress, again=claim.attempt > 1)
+            shown = show_or_keep(note, files, queue, pipeline, workspace, progress, claim.attempt > 1, there)
         step = StreamStep(pipeline, champion, scored.verdict, _stream_alert(pipeline, claim, shown.url))
         alert = _alert(pipeline, batch, champion, scored, claim, shown)
         ledger.finish(
