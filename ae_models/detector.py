@@ -124,6 +124,11 @@ class Detector(_Scoring):
         """The network's name, and that of the front end where it is not the pixels."""
         return self.network_name if self._on_pixels else f"{self.network_name} on {self.front_end_name}"
 
+    @property
+    def view(self) -> str:
+        """The same for detectors whose networks see the same of an image."""
+        return repr((self.front_end_name, dict(self.front_end_parameters)))
+
     def on(self, device: torch.device) -> "Detector":
         """The same detector on another device."""
         return replace(
@@ -299,10 +304,9 @@ class FusedDetector(_Scoring):
         """The squared errors of each member; what several members see alike is computed once."""
         seen: dict[str, Tensor] = {}
         for member in self.members:
-            view = repr((member.front_end_name, member.front_end_parameters))
-            if view not in seen:
-                seen[view] = member.features(images)
-            yield member.errors_in(seen[view])
+            if member.view not in seen:
+                seen[member.view] = member.features(images)
+            yield member.errors_in(seen[member.view])
 
 
 AnyDetector = Detector | FusedDetector
@@ -324,11 +328,15 @@ def batches(images: NDArray[np.float32], spec: ImageSpec, device: str) -> Iterat
 
 def in_parts(images: NDArray[np.float32], device: str = "cpu") -> Iterator[NDArray[np.float32]]:
     """Images (N, C, H, W) in parts that a device computes fast: on a CPU small ones, to stay in its cache."""
-    at_once = BATCH_SIZE
-    if device == "cpu":
-        at_once = max(1, min(BATCH_SIZE, CACHED_PIXELS // max(1, images.shape[2] * images.shape[3])))
+    at_once = part_size(images) if device == "cpu" else BATCH_SIZE
     for start in range(0, len(images), at_once):
         yield images[start : start + at_once]
+
+
+def part_size(images: NDArray[np.float32]) -> int:
+    """How many of images (N, C, H, W) are a part on a CPU."""
+    _, _, height, width = images.shape
+    return max(1, min(BATCH_SIZE, CACHED_PIXELS // max(1, height * width)))
 
 
 def load_detector(folder: Path) -> AnyDetector:
