@@ -335,8 +335,8 @@ def in_parts(images: NDArray[np.float32], device: str = "cpu") -> Iterator[NDArr
 
 def part_size(images: NDArray[np.float32]) -> int:
     """How many of images (N, C, H, W) are a part on a CPU."""
-    _, _, height, width = images.shape
-    return max(1, min(BATCH_SIZE, CACHED_PIXELS // max(1, height * width)))
+    pixels: int = images.shape[2] * images.shape[3]
+    return max(1, min(BATCH_SIZE, CACHED_PIXELS // max(1, pixels)))
 
 
 def load_detector(folder: Path) -> AnyDetector:

@@ -230,8 +230,8 @@ class TestSeveralDesigns:
         """To the rounding of sums."""
         usual, errors = torch.from_numpy(errors_of(50, seed=1)), torch.from_numpy(errors_of(7))
         scores = [Score(design, 9, 7) for design in self.DESIGNS]
-        fit_scores(scores, usual.split(16))
-        together = scores_by(scores, errors.split(3))
+        fit_scores(scores, torch.split(usual, 16))
+        together = scores_by(scores, torch.split(errors, 3))
         alone = [scored(design, errors.numpy(), usual.numpy())[1] for design in self.DESIGNS]
         np.testing.assert_allclose(together, alone, rtol=1e-6)
 
