@@ -44,7 +44,7 @@ from flows.processes import this_process
 from flows.progress import Progress
 from flows.sources import Item, content_hash, labelled_items, nominal_items
 from flows.tracking import CHALLENGER, CHAMPION, Tracking, TrainedRun
-from flows.training import CHOOSERS
+from flows.training_record import CHOOSERS
 
 
 @dataclass(frozen=True)

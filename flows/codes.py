@@ -21,7 +21,7 @@ from flows.processes import this_process
 from flows.progress import Progress
 from flows.sources import Item, inbox_batches, labelled_items, nominal_items, path_batches
 from flows.tracking import Tracking
-from flows.training import ReadImages, read_images
+from flows.training_images import ReadImages, read_images
 
 
 @dataclass(frozen=True)

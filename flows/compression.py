@@ -20,7 +20,7 @@ from flows.config import PipelineConfig
 from flows.progress import Progress
 from flows.sources import nominal_items
 from flows.tracking import Tracking
-from flows.training import read_nominal, spec_of, split
+from flows.training_images import read_nominal, spec_of, split
 
 PCA = "principal components"
 SWEEP: tuple[tuple[str, Mapping[str, Any]], ...] = (

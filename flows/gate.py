@@ -22,7 +22,8 @@ from flows.progress import Progress
 from flows.shadow import shadows
 from flows.sources import Item, nominal_items
 from flows.tracking import ChampionVersion, Tracking
-from flows.training import ENOUGH_BASELINE, read_images
+from flows.training import ENOUGH_BASELINE
+from flows.training_images import read_images
 from flows.workspace import Workspace
 
 MOST = 400  # labelled or nominal images that both are compared on

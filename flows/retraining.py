@@ -10,7 +10,8 @@ from flows.progress import Progress
 from flows.shadow import catch_up, challenger_of
 from flows.sources import Item, groups_of, inbox_batches
 from flows.tracking import CHALLENGER
-from flows.training import TrainingReport, train
+from flows.training import train
+from flows.training_report import TrainingReport
 from flows.workspace import Workspace
 
 KIND = "retraining"  # of the run: a training whose detector decides only once it is promoted

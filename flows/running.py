@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from flows.recalibration import RecalibrationReport
     from flows.retraining import RetrainingReport
     from flows.review_report import ReviewReport
-    from flows.training import TrainingReport
+    from flows.training_report import TrainingReport
 
 
 def never() -> bool:

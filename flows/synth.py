@@ -17,7 +17,7 @@ from ae_models.synthetic_defects import KINDS, SyntheticDefects, draw_defects
 from flows.config import PathSource, PipelineConfig
 from flows.progress import Progress
 from flows.sources import Item, nominal_items
-from flows.training import read_images
+from flows.training_images import read_images
 
 SOURCES = 500  # nominal images that are read, at most: far more than the eye tells apart
 

@@ -7,7 +7,7 @@ from prefect import State, flow
 from flows import running
 from flows.flow_record import failed, flow_progress, flow_workspace, record
 from flows.torchrun import ranks_of
-from flows.training import TrainingReport
+from flows.training_report import TrainingReport
 
 
 @flow(name="train", flow_run_name="train-{pipeline}", validate_parameters=True)

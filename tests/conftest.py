@@ -217,6 +217,14 @@ def postgresql_url(postgresql: PostgreSQL) -> str:
     return postgresql.url(postgresql.new_database())
 
 
+@pytest.fixture(params=["SQLite", "PostgreSQL"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The address of an empty database, of each kind that a ledger may be in."""
+    if request.param == "SQLite":
+        return f"sqlite:///{tmp_path / 'ledger.db'}"
+    return str(request.getfixturevalue("postgresql_url"))
+
+
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
     """The machine's own Chromium; tests that need it are skipped where there is none."""

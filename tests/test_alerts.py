@@ -27,6 +27,7 @@ from flows.alerts import (
     in_words,
 )
 from flows.ledger import Claim, Ledger, WaitingChannel
+from tests.stand_ins import Clock
 
 NOON = datetime(2024, 5, 17, 12, tzinfo=UTC)
 ROOT = Path(__file__).parents[1]
@@ -56,19 +57,9 @@ deliver(Ledger.open(sys.argv[1]), {"tiles": {"ops": Stalling()}})
 """
 
 
-class Clock:
-    """A clock that is set by hand."""
-
-    def __init__(self) -> None:
-        self.now = NOON
-
-    def __call__(self) -> datetime:
-        return self.now
-
-
 @pytest.fixture
 def clock() -> Clock:
-    return Clock()
+    return Clock(NOON)
 
 
 @pytest.fixture

@@ -3,10 +3,8 @@
 import os
 import shutil
 from collections.abc import Callable
-from contextlib import nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import pytest
 from mlflow import MlflowClient
@@ -19,24 +17,10 @@ from flows.scoring import BatchReport, score_and_record
 from flows.sources import inbox_batches
 from flows.tracking import ChampionVersion
 from flows.workspace import Workspace, open_workspace
+from tests.stand_ins import Said
 
 SmallImages = Callable[[Path, int, int], list[Path]]
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:mlflow", "ignore::DeprecationWarning")
-
-
-class Said:
-    """Progress that keeps what is said."""
-
-    def __init__(self) -> None:
-        self.sentences: list[str] = []
-
-    def say(self, sentence: str) -> None:
-        self.sentences.append(sentence)
-
-    warn = say
-
-    def track(self, what: str, total: int) -> Any:
-        return nullcontext(lambda *steps: None)
 
 
 class Line:

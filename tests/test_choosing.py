@@ -29,7 +29,7 @@ from flows.cli import main
 from flows.progress import LogProgress
 from flows.running import calibrate, score, train
 from flows.sources import Item, labelled_items
-from flows.training import TrainingReport
+from flows.training_report import TrainingReport
 from flows.workspace import Workspace, open_workspace
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:(mlflow|sqlalchemy).*")

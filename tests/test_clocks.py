@@ -16,6 +16,7 @@ from flows.ledger import AlreadyDone, Busy, Claim, Ledger, OutboxEntry
 from flows.processes import Process
 from flows.progress import LogProgress
 from tests.faulty import Project, done
+from tests.stand_ins import Clock
 
 NOON = datetime(2024, 10, 27, 0, 30, tzinfo=UTC)  # half an hour before summer time ends in Berlin
 HOUR, YEAR = timedelta(hours=1), timedelta(days=365)
@@ -24,26 +25,9 @@ PROGRESS = LogProgress(getLogger("quiet"))
 pytestmark = pytest.mark.faults
 
 
-class Clock:
-    """A clock that is set by hand."""
-
-    def __init__(self) -> None:
-        self.now = NOON
-
-    def __call__(self) -> datetime:
-        return self.now
-
-
 @pytest.fixture
 def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture(params=["SQLite", "PostgreSQL"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "SQLite":
-        return f"sqlite:///{tmp_path / 'ledger.db'}"
-    return str(request.getfixturevalue("postgresql_url"))
+    return Clock(NOON)
 
 
 @pytest.fixture
@@ -67,9 +51,9 @@ def decided(ledger: Ledger, batch: str, *alerts: OutboxEntry) -> None:
 
 
 @pytest.mark.parametrize("jump", [-YEAR, -HOUR, HOUR, YEAR])
-def test_a_jump_between_runs_repeats_and_skips_nothing(url: str, clock: Clock, jump: timedelta) -> None:
+def test_a_jump_between_runs_repeats_and_skips_nothing(database_url: str, clock: Clock, jump: timedelta) -> None:
     """What was decided stays decided, what comes after is decided, and batches keep the order of their numbers."""
-    ledger = Ledger.open(url, clock)
+    ledger = Ledger.open(database_url, clock)
     decided(ledger, "before")
     clock.now += jump
     decided(ledger, "after")
@@ -80,19 +64,19 @@ def test_a_jump_between_runs_repeats_and_skips_nothing(url: str, clock: Clock, j
 
 
 @pytest.mark.parametrize("jump", [-YEAR, -HOUR, HOUR, YEAR])
-def test_a_claim_of_a_living_process_survives_every_jump(url: str, clock: Clock, jump: timedelta) -> None:
+def test_a_claim_of_a_living_process_survives_every_jump(database_url: str, clock: Clock, jump: timedelta) -> None:
     """Whether a process of this host lives is no question of the clock."""
-    ledger = Ledger.open(url, clock)
+    ledger = Ledger.open(database_url, clock)
     assert isinstance(ledger.claim("tiles", "lot-7", "images", "1", "1"), Claim)
     clock.now += jump
     assert isinstance(ledger.claim("tiles", "lot-7", "images", "1", "1"), Busy)
 
 
-def test_a_claim_of_another_host_does_not_hold_until_its_wrong_clock_is_right(url: str, clock: Clock) -> None:
+def test_a_claim_of_another_host_does_not_hold_until_its_wrong_clock_is_right(database_url: str, clock: Clock) -> None:
     """A host whose clock is a year ahead claims a batch and dies: others do not wait for a year."""
-    ledger = Ledger.open(url, clock)
+    ledger = Ledger.open(database_url, clock)
     clock.now += YEAR
-    there = Ledger.open(url, clock, lambda: Process("another-host", 1, "then"))
+    there = Ledger.open(database_url, clock, lambda: Process("another-host", 1, "then"))
     assert isinstance(there.claim("tiles", "lot-7", "images", "1", "1"), Claim)
     clock.now -= YEAR
     claim = ledger.claim("tiles", "lot-7", "images", "1", "1")
@@ -100,9 +84,9 @@ def test_a_claim_of_another_host_does_not_hold_until_its_wrong_clock_is_right(ur
     assert claim.attempt == 2
 
 
-def test_an_alert_that_failed_while_the_clock_was_ahead_is_sent_at_once(url: str, clock: Clock) -> None:
+def test_an_alert_that_failed_while_the_clock_was_ahead_is_sent_at_once(database_url: str, clock: Clock) -> None:
     """Its next attempt lies in a year; no delay is as long, so it is due."""
-    ledger = Ledger.open(url, clock)
+    ledger = Ledger.open(database_url, clock)
     decided(ledger, "before", OutboxEntry("hook", "key", {"batch": "before"}))
     clock.now += YEAR
     (alert,) = ledger.outbox.pending(clock.now)
@@ -122,9 +106,9 @@ def test_an_alert_that_failed_while_the_clock_was_ahead_is_sent_at_once(url: str
     assert len(sent) == 1
 
 
-def test_a_batch_decided_by_a_clock_that_was_ahead_hides_no_silence(url: str, clock: Clock) -> None:
+def test_a_batch_decided_by_a_clock_that_was_ahead_hides_no_silence(database_url: str, clock: Clock) -> None:
     """One batch is dated next year: that none comes any more is noticed all the same."""
-    ledger = Ledger.open(url, clock)
+    ledger = Ledger.open(database_url, clock)
     decided(ledger, "before")
     clock.now += YEAR
     decided(ledger, "ahead")
@@ -135,17 +119,17 @@ def test_a_batch_decided_by_a_clock_that_was_ahead_hides_no_silence(url: str, cl
 
 @pytest.mark.parametrize("name", ["Europe/Berlin", "America/St_Johns", "Pacific/Kiritimati", "Asia/Kathmandu"])
 def test_processes_of_different_time_zones_share_a_ledger(
-    url: str, clock: Clock, zone: Callable[[str], None], name: str
+    database_url: str, clock: Clock, zone: Callable[[str], None], name: str
 ) -> None:
     """What one wrote is the same instant to the other, in the hour too that the end of summer time has twice."""
     zone(name)
     for minutes in range(0, 120, 30):  # over the end of summer time
         clock.now = NOON + timedelta(minutes=minutes)
-        ledger = Ledger.open(url, clock)
+        ledger = Ledger.open(database_url, clock)
         decided(ledger, f"lot-{minutes}")
         ledger.close()
     zone("UTC")
-    there = Ledger.open(url, clock)
+    there = Ledger.open(database_url, clock)
     assert [record.finished_at for record in there.batches.decided("tiles")] == [
         NOON + timedelta(minutes=minutes) for minutes in range(0, 120, 30)
     ]

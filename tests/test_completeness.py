@@ -6,7 +6,6 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -18,25 +17,10 @@ from flows.config import DataConfig, PipelineConfig
 from flows.inbox import InboxState, inbox_state
 from flows.ledger import Ledger, open_ledger
 from flows.sources import inbox_batches
+from tests.stand_ins import Said
 
 SmallImages = Callable[[Path, int, int], list[Path]]
 LATER = timedelta(hours=1)
-
-
-class Said:
-    """Progress that keeps what is said."""
-
-    def __init__(self) -> None:
-        self.sentences: list[str] = []
-
-    def say(self, sentence: str) -> None:
-        self.sentences.append(sentence)
-
-    warn = say
-
-    def track(self, what: str, total: int) -> Any:
-        self.sentences.append(f"{what}: {total}")
-        return nullcontext(lambda *steps: None)
 
 
 def pipeline(inbox: Path, **how: Any) -> PipelineConfig:

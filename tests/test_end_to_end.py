@@ -22,7 +22,7 @@ from flows.running import RunReport, run
 from flows.sources import nominal_items
 from flows.status import pipeline_states
 from flows.tracking import Tracking
-from flows.training import split
+from flows.training_images import split
 from flows.workspace import Workspace, open_workspace
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:(mlflow|sqlalchemy).*")

@@ -5,9 +5,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 
 import numpy as np
 import pytest
@@ -18,6 +16,7 @@ from flows.config import load
 from flows.ledger import Ledger, open_ledger
 from flows.streams import Stream
 from flows.tracking import Tracking
+from tests import faulty
 
 KILLS, FRESH_EVERY = 50, 10  # every tenth kill meets a run that has to train and calibrate as well
 PROCESSES = multiprocessing.get_context("forkserver")  # children that have the imports behind them
@@ -26,24 +25,8 @@ PROCESSES.set_forkserver_preload(["flows.running", "flows.cli", "prefect.blocks.
 
 @pytest.fixture
 def receiver() -> Iterator[tuple[str, list[str]]]:
-    """A web server on loopback: its address, and the Idempotency-Key of every alert that it received."""
-    keys: list[str] = []
-
-    class Receiver(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            self.rfile.read(int(self.headers["Content-Length"]))
-            keys.append(self.headers["Idempotency-Key"])
-            self.send_response(200)
-            self.end_headers()
-
-        def log_message(self, format: str, *args: object) -> None:
-            """Nothing: pytest's output is no place for it."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Receiver)
-    Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}/alerts", keys
-    server.shutdown()
-    server.server_close()
+    with faulty.receiver() as received:
+        yield received
 
 
 def run(path: str) -> None:

@@ -27,6 +27,7 @@ from flows.ledger import (
     batch_key,
 )
 from flows.processes import Process, this_process
+from tests.stand_ins import Clock
 
 NOON = datetime(2024, 5, 17, 12, tzinfo=UTC)
 ROOT = Path(__file__).parents[1]
@@ -55,32 +56,14 @@ os._exit(1 if failed else 0)
 """
 
 
-class Clock:
-    """A clock that is set by hand."""
-
-    def __init__(self) -> None:
-        self.now = NOON
-
-    def __call__(self) -> datetime:
-        return self.now
-
-
 @pytest.fixture
 def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'ledger.db'}"
-    address: str = request.getfixturevalue("postgresql_url")
-    return address
+    return Clock(NOON)
 
 
 @pytest.fixture
-def ledger(url: str, clock: Clock) -> Ledger:
-    return Ledger.open(url, clock)
+def ledger(database_url: str, clock: Clock) -> Ledger:
+    return Ledger.open(database_url, clock)
 
 
 def claimed(ledger: Ledger, batch: str = "lot-7", images: str = "images", model: str = "3") -> Claim:
@@ -163,8 +146,8 @@ def test_a_finished_batch_stays_finished_when_released(ledger: Ledger) -> None:
 def start() -> Iterator[Callable[..., "subprocess.Popen[str]"]]:
     processes: list[subprocess.Popen[str]] = []
 
-    def started(url: str, model: str = "3") -> "subprocess.Popen[str]":
-        command = [sys.executable, "-c", OPEN_AND_CLAIM, url, model, f"calibration of {model}"]
+    def started(database_url: str, model: str = "3") -> "subprocess.Popen[str]":
+        command = [sys.executable, "-c", OPEN_AND_CLAIM, database_url, model, f"calibration of {model}"]
         environment = os.environ | {"PYTHONPATH": str(ROOT)}
         processes.append(
             subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
@@ -189,10 +172,10 @@ def go_on(process: "subprocess.Popen[str]") -> None:
 
 
 def test_a_killed_process_loses_its_batch(
-    ledger: Ledger, url: str, start: Callable[..., "subprocess.Popen[str]"]
+    ledger: Ledger, database_url: str, start: Callable[..., "subprocess.Popen[str]"]
 ) -> None:
     """A batch whose process was killed with -9 is taken over at once, even before its parent has noticed."""
-    process = start(url)
+    process = start(database_url)
     assert line(process) == "ready"
     go_on(process)
     assert line(process) == "Claim"
@@ -203,35 +186,35 @@ def test_a_killed_process_loses_its_batch(
 
 
 @pytest.mark.slow
-def test_eight_processes_share_a_fresh_file(url: str, start: Callable[..., "subprocess.Popen[str]"]) -> None:
+def test_eight_processes_share_a_fresh_file(database_url: str, start: Callable[..., "subprocess.Popen[str]"]) -> None:
     """Of eight processes that start on no file at all and want one batch, one gets it and the others hear so.
 
     Half of them have another champion.
     """
-    processes = [start(url, model) for model in "3434" * 2]
+    processes = [start(database_url, model) for model in "3434" * 2]
     assert [line(process) for process in processes] == ["ready"] * 8
     for process in processes:
         go_on(process)
     assert sorted(line(process) for process in processes) == ["Busy"] * 7 + ["Claim"]
 
 
-def test_a_reused_process_id_is_not_the_owner(url: str, clock: Clock, ledger: Ledger) -> None:
+def test_a_reused_process_id_is_not_the_owner(database_url: str, clock: Clock, ledger: Ledger) -> None:
     """A batch is taken over when its process id runs but was started at another time."""
-    past = Ledger.open(url, clock, lambda: replace(this_process(), start="then"))
+    past = Ledger.open(database_url, clock, lambda: replace(this_process(), start="then"))
     claimed(past)
     assert claimed(ledger).attempt == 2
 
 
-def test_a_forked_process_uses_the_ledger_it_was_given(url: str, ledger: Ledger) -> None:
+def test_a_forked_process_uses_the_ledger_it_was_given(database_url: str, ledger: Ledger) -> None:
     """A ledger that was opened and used before a fork works on both sides of it."""
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    subprocess.run([sys.executable, "-c", CLAIM_AND_FORK, url], env=environment, check=True)
+    subprocess.run([sys.executable, "-c", CLAIM_AND_FORK, database_url], env=environment, check=True)
     assert {claimed(ledger, batch, images=batch).attempt for batch in ("parent", "child")} == {2}
 
 
-def test_another_host_holds_its_claim_for_the_lease(url: str, clock: Clock, ledger: Ledger) -> None:
+def test_another_host_holds_its_claim_for_the_lease(database_url: str, clock: Clock, ledger: Ledger) -> None:
     """A process that cannot be asked keeps its batch for ten minutes after its last sign of life, and no longer."""
-    other = Ledger.open(url, clock, elsewhere)
+    other = Ledger.open(database_url, clock, elsewhere)
     claim = claimed(other)
     clock.now = NOON + timedelta(minutes=9)
     other.renew(claim)
@@ -241,9 +224,9 @@ def test_another_host_holds_its_claim_for_the_lease(url: str, clock: Clock, ledg
     assert claimed(ledger).attempt == 2
 
 
-def test_whoever_lost_a_batch_cannot_finish_it(url: str, clock: Clock, ledger: Ledger) -> None:
+def test_whoever_lost_a_batch_cannot_finish_it(database_url: str, clock: Clock, ledger: Ledger) -> None:
     """A late process is told so, and neither its verdict nor its alerts are written."""
-    late = claimed(Ledger.open(url, clock, elsewhere))
+    late = claimed(Ledger.open(database_url, clock, elsewhere))
     clock.now = NOON + timedelta(hours=1)
     claimed(ledger)
     sentence = "batch 'lot-7' of pipeline 'tiles' is no longer ours: another process took it over"
@@ -253,9 +236,9 @@ def test_whoever_lost_a_batch_cannot_finish_it(url: str, clock: Clock, ledger: L
     assert not ledger.outbox.pending()
 
 
-def test_whoever_lost_a_batch_cannot_renew_it(url: str, clock: Clock, ledger: Ledger) -> None:
+def test_whoever_lost_a_batch_cannot_renew_it(database_url: str, clock: Clock, ledger: Ledger) -> None:
     """A sign of life does not win a batch back."""
-    late = claimed(Ledger.open(url, clock, elsewhere))
+    late = claimed(Ledger.open(database_url, clock, elsewhere))
     clock.now = NOON + timedelta(hours=1)
     claimed(ledger)
     with pytest.raises(LostClaim):
@@ -297,10 +280,10 @@ def test_a_batch_is_done_under_any_model(ledger: Ledger) -> None:
     assert not ledger.batches.is_done("steel", "images")
 
 
-def test_a_batch_is_decided_by_one_version(ledger: Ledger, url: str) -> None:
+def test_a_batch_is_decided_by_one_version(ledger: Ledger, database_url: str) -> None:
     """Two processes with different champions do not both decide it, neither at once nor one after the other."""
     claim = claimed(ledger, model="3")
-    other = Ledger.open(url, lambda: NOON)
+    other = Ledger.open(database_url, lambda: NOON)
     assert other.claim("tiles", "lot-7", "images", "4", "6") == Busy(claim.key, claim.owner, NOON)
     finish(ledger, claim, run_id="run-1")
     assert other.claim("tiles", "lot-7", "images", "4", "6") == AlreadyDone(claim.key, "run-1", NOON, "3")
@@ -321,9 +304,9 @@ def test_a_batch_is_decided_again_where_that_is_wished(ledger: Ledger) -> None:
     assert [record.model_version for record in ledger.batches.decided("tiles")] in (["3", "4"], ["4", "3"])
 
 
-def test_whoever_takes_a_batch_over_decides_it_whole(url: str, clock: Clock, ledger: Ledger) -> None:
+def test_whoever_takes_a_batch_over_decides_it_whole(database_url: str, clock: Clock, ledger: Ledger) -> None:
     """What a dead process began with one champion, another one ends with its own: model and calibration together."""
-    dead = Ledger.open(url, clock, lambda: replace(this_process(), start="then"))
+    dead = Ledger.open(database_url, clock, lambda: replace(this_process(), start="then"))
     begun = claimed(dead, model="3")
     taken = ledger.claim("tiles", "lot-7", "images", "4", "6")
     assert isinstance(taken, Claim)
@@ -405,9 +388,11 @@ def test_one_of_two_senders_gets_an_alert(ledger: Ledger, alert: PendingAlert) -
     assert ledger.outbox.claim(alert) is None
 
 
-def test_a_dead_senders_alert_is_sent_by_the_next(url: str, clock: Clock, ledger: Ledger, alert: PendingAlert) -> None:
+def test_a_dead_senders_alert_is_sent_by_the_next(
+    database_url: str, clock: Clock, ledger: Ledger, alert: PendingAlert
+) -> None:
     """Who died between claiming an alert and telling what became of it does not hold it."""
-    dead = Ledger.open(url, clock, lambda: replace(this_process(), start="then"))
+    dead = Ledger.open(database_url, clock, lambda: replace(this_process(), start="then"))
     assert dead.outbox.claim(alert) is not None
     assert ledger.outbox.claim(ledger.outbox.pending(NOON)[0]) is not None
 
@@ -444,11 +429,11 @@ def test_a_delivered_alert_is_gone(ledger: Ledger, alert: PendingAlert) -> None:
     assert ledger.outbox.pending() == ()
 
 
-def test_what_is_written_survives(url: str, ledger: Ledger) -> None:
+def test_what_is_written_survives(database_url: str, ledger: Ledger) -> None:
     """Another process finds the batch done."""
     finish(ledger, claimed(ledger))
     ledger.close()
-    assert Ledger.open(url).batches.is_done("tiles", "images")
+    assert Ledger.open(database_url).batches.is_done("tiles", "images")
 
 
 def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
@@ -492,16 +477,16 @@ def test_an_address_that_leads_nowhere_is_refused(address: str, sentence: str) -
     assert "secret" not in str(refused.value)
 
 
-def test_times_without_a_zone_are_refused(url: str) -> None:
+def test_times_without_a_zone_are_refused(database_url: str) -> None:
     """A clock that does not say its zone cannot order anything."""
-    naive = Ledger.open(url, lambda: datetime(2024, 5, 17, 12))
+    naive = Ledger.open(database_url, lambda: datetime(2024, 5, 17, 12))
     with pytest.raises(Exception, match="the ledger takes aware times only, not 2024-05-17T12:00:00"):
         claimed(naive)
 
 
-def test_the_outbox_holds_json(alert: PendingAlert, url: str) -> None:
+def test_the_outbox_holds_json(alert: PendingAlert, database_url: str) -> None:
     """Whoever looks into the database with other tools reads JSON."""
-    engine = create_engine(url)
+    engine = create_engine(database_url)
     with engine.connect() as connection:
         text: str = connection.execute(select(column("payload")).select_from(table("outbox"))).scalar_one()
     engine.dispose()

@@ -54,18 +54,9 @@ INSERT INTO review_queues (batch_key, queue, made_at) VALUES ('b', '', '2024-05-
 """
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The address of a database that is empty, of each kind."""
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'ledger.db'}"
-    address: str = request.getfixturevalue("postgresql_url")
-    return address
-
-
 @pytest.fixture
-def engine(url: str) -> Iterator[sa.Engine]:
-    engine = sa.create_engine(url)
+def engine(database_url: str) -> Iterator[sa.Engine]:
+    engine = sa.create_engine(database_url)
     yield engine
     engine.dispose()
 
@@ -84,9 +75,9 @@ def execute(engine: sa.Engine) -> Execute:
 
 
 @pytest.fixture
-def old(url: str, execute: Execute) -> Execute:
+def old(database_url: str, execute: Execute) -> Execute:
     """A ledger as reconwatch 0.1.0 left it: three batches are decided, one is begun, and people said what they saw."""
-    execute((HERE / f"ledger_0_1_0_{sa.make_url(url).get_backend_name()}.sql").read_text(encoding="utf-8"))
+    execute((HERE / f"ledger_0_1_0_{sa.make_url(database_url).get_backend_name()}.sql").read_text(encoding="utf-8"))
     execute(BATCHES + POINTS + WORDS)
     return execute
 
@@ -106,22 +97,22 @@ def test_the_last_migration_is_the_schema() -> None:
     assert [name.split("_")[1] for name in names] == [script.revision for script in scripts.walk_revisions()]
 
 
-def test_a_new_ledger_has_the_tables_that_the_code_knows(url: str, engine: sa.Engine) -> None:
+def test_a_new_ledger_has_the_tables_that_the_code_knows(database_url: str, engine: sa.Engine) -> None:
     """All migrations together give the tables, columns, types and indexes of `flows.ledger.tables`."""
-    Ledger.open(url)
+    Ledger.open(database_url)
     assert differences(engine) == []
 
 
-def test_an_old_ledger_gets_the_same_tables(url: str, engine: sa.Engine, old: Execute) -> None:
+def test_an_old_ledger_gets_the_same_tables(database_url: str, engine: sa.Engine, old: Execute) -> None:
     """A ledger of reconwatch 0.1.0 is afterwards like a new one."""
     assert differences(engine)
-    Ledger.open(url)
+    Ledger.open(database_url)
     assert differences(engine) == []
 
 
-def test_an_old_ledger_keeps_what_it_knew(url: str, old: Execute) -> None:
+def test_an_old_ledger_keeps_what_it_knew(database_url: str, old: Execute) -> None:
     """Batches, their numbers and words of people are there, and what is new is made of them."""
-    ledger = Ledger.open(url)
+    ledger = Ledger.open(database_url)
     assert [record.batch for record in ledger.batches.decided("tiles")] == ["lot-1", "lot-2", "lot-3"]
     assert ledger.batches.decided("tiles")[0].finished_at == datetime(2024, 5, 17, 10, 5, tzinfo=UTC)
     assert [point.number for point in ledger.timeline.points("tiles")] == [1, 2, 3]
@@ -134,19 +125,19 @@ def test_an_old_ledger_keeps_what_it_knew(url: str, old: Execute) -> None:
     assert ledger.batches.false_alarms("tiles", "c1") == (1, 3)
 
 
-def test_opening_again_changes_nothing(url: str, old: Execute) -> None:
+def test_opening_again_changes_nothing(database_url: str, old: Execute) -> None:
     """The second time there is nothing to do."""
-    Ledger.open(url)
+    Ledger.open(database_url)
     before = old("SELECT * FROM tallies")
-    Ledger.open(url)
+    Ledger.open(database_url)
     assert old("SELECT * FROM tallies") == before == [("tiles", "c1", 2, 1)]
     assert old(f"SELECT * FROM {VERSION_TABLE}") == [(SCHEMA,)]
 
 
-def test_a_ledger_from_before_points_gets_them(url: str, old: Execute) -> None:
+def test_a_ledger_from_before_points_gets_them(database_url: str, old: Execute) -> None:
     """Its batches are numbered in the order in which they were finished, and have no values of their own."""
     old("DROP TABLE points")
-    points = Ledger.open(url).timeline.points("tiles")
+    points = Ledger.open(database_url).timeline.points("tiles")
     assert [(point.number, point.batch.batch, point.values) for point in points] == [
         (1, "lot-1", {}),
         (2, "lot-2", {}),
@@ -164,46 +155,46 @@ def test_a_ledger_from_before_points_gets_them(url: str, old: Execute) -> None:
         "TABLE monitors",
     ],
 )
-def test_a_ledger_from_before_a_table_gets_it(url: str, engine: sa.Engine, old: Execute, lacks: str) -> None:
+def test_a_ledger_from_before_a_table_gets_it(database_url: str, engine: sa.Engine, old: Execute, lacks: str) -> None:
     """Ledgers from before 0.1.0 lack one thing or another: it is added, and the batches that they hold stay."""
     old(f"DROP {lacks}")
-    ledger = Ledger.open(url)
+    ledger = Ledger.open(database_url)
     assert differences(engine) == []
     assert ledger.batches.count("tiles") == 3
 
 
-def test_the_program_before_refuses_a_newer_ledger(url: str, old: Execute) -> None:
+def test_the_program_before_refuses_a_newer_ledger(database_url: str, old: Execute) -> None:
     """reconwatch 0.1.0 goes by the number in `meta`, and refuses all but 1."""
     assert old("SELECT value FROM meta WHERE key = 'schema'") == [("1",)]
-    Ledger.open(url)
+    Ledger.open(database_url)
     assert old("SELECT value FROM meta WHERE key = 'schema'") == [("2",)]
 
 
 @pytest.mark.parametrize("version", [f"{int(SCHEMA) + 1:04}", "0999"])
-def test_a_newer_ledger_is_refused(url: str, execute: Execute, version: str) -> None:
+def test_a_newer_ledger_is_refused(database_url: str, execute: Execute, version: str) -> None:
     """A ledger of a later version is named in one sentence and not touched."""
-    Ledger.open(url).close()
+    Ledger.open(database_url).close()
     execute(f"UPDATE {VERSION_TABLE} SET version_num = '{version}'")
     sentence = f"the ledger .* has schema version {version}, and this reconwatch knows version {SCHEMA}: install the"
     with pytest.raises(InputError, match=sentence) as refused:
-        Ledger.open(url)
+        Ledger.open(database_url)
     assert "***" in str(refused.value) or "sqlite" in str(refused.value), "the password is not shown"
     assert execute(f"SELECT version_num FROM {VERSION_TABLE}") == [(version,)]
 
 
-def test_a_newer_ledger_without_migrations_is_refused(url: str, old: Execute) -> None:
+def test_a_newer_ledger_without_migrations_is_refused(database_url: str, old: Execute) -> None:
     """Of a ledger that says another number than 0.1.0 did, and knows of no migrations, nothing is known."""
     old("UPDATE meta SET value = '2'")
     with pytest.raises(InputError, match="has schema version 2, and this reconwatch knows version 1: install"):
-        Ledger.open(url)
+        Ledger.open(database_url)
 
 
-def test_a_migration_that_fails_changes_nothing(url: str, old: Execute, engine: sa.Engine) -> None:
+def test_a_migration_that_fails_changes_nothing(database_url: str, old: Execute, engine: sa.Engine) -> None:
     """What goes wrong in the midst leaves the ledger as it was, and the next try takes it all the way."""
     old("CREATE TABLE tallies (name TEXT)")
     before = sorted(sa.inspect(engine).get_table_names())
     with pytest.raises((InputError, sa.exc.DBAPIError), match=r"tallies.* already exists"):
-        Ledger.open(url)
+        Ledger.open(database_url)
     assert sorted(sa.inspect(engine).get_table_names()) == before
     assert {column["name"] for column in sa.inspect(engine).get_columns("review_queues")} == {
         "batch_key",
@@ -211,18 +202,20 @@ def test_a_migration_that_fails_changes_nothing(url: str, old: Execute, engine: 
         "made_at",
     }
     old("DROP TABLE tallies")
-    Ledger.open(url)
+    Ledger.open(database_url)
     assert differences(engine) == []
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("start", ["empty", "old"])
-def test_eight_processes_bring_one_ledger_up_to_date(url: str, start: str, request: pytest.FixtureRequest) -> None:
+def test_eight_processes_bring_one_ledger_up_to_date(
+    database_url: str, start: str, request: pytest.FixtureRequest
+) -> None:
     """Started at once on one database, each finds it as it should be, and none fails."""
     if start == "old":
         request.getfixturevalue("old")
     environment = os.environ | {"PYTHONPATH": str(HERE.parent)}
-    command, pipe = [sys.executable, "-c", OPEN, url], subprocess.PIPE
+    command, pipe = [sys.executable, "-c", OPEN, database_url], subprocess.PIPE
     processes = [
         subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=environment) for _ in range(8)
     ]

@@ -10,12 +10,12 @@ import pytest
 from PIL import Image
 
 from ae_models.images import ImageSpec
-from flows import pixels, training
+from flows import pixels, training_images
 from flows.items import Item
 from flows.pixels import Decoding, file_of, fits, free_memory, of_places, some_of
 from flows.progress import LogProgress
 from flows.sources import images_in
-from flows.training import ReadImages, read_images
+from flows.training_images import ReadImages, read_images
 
 SPEC = ImageSpec(16, 16, 1)
 PROGRESS = LogProgress(logging.getLogger("quiet"))
@@ -31,7 +31,7 @@ def items(small_images: Callable[..., list[Path]], tmp_path: Path) -> tuple[Item
 @pytest.fixture
 def cramped(monkeypatch: pytest.MonkeyPatch) -> None:
     """A process that may take no memory any more."""
-    monkeypatch.setattr(training, "free_memory", lambda: 0)
+    monkeypatch.setattr(training_images, "free_memory", lambda: 0)
 
 
 def read(items: tuple[Item, ...], cache: Path | None) -> ReadImages:
@@ -49,7 +49,7 @@ def test_what_fits_is_in_memory(items: tuple[Item, ...], tmp_path: Path) -> None
 def test_what_does_not_fit_is_mapped(items: tuple[Item, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same images, pixels and reasons come from a file."""
     in_memory = read(items, None)
-    monkeypatch.setattr(training, "free_memory", lambda: 0)
+    monkeypatch.setattr(training_images, "free_memory", lambda: 0)
     mapped = read(items, tmp_path / "cache")
     assert isinstance(mapped.pixels, np.memmap)
     assert np.array_equal(mapped.pixels, in_memory.pixels)
@@ -63,7 +63,7 @@ def test_the_next_training_decodes_nothing(
 ) -> None:
     """The file is found by the images' contents, wherever they lie now."""
     first = read(items, tmp_path / "cache")
-    monkeypatch.setattr(training, "_decode", None)  # must not be called
+    monkeypatch.setattr(training_images, "_decode", None)  # must not be called
     moved = (tmp_path / "images").rename(tmp_path / "moved")
     again = read(images_in(moved).items, tmp_path / "cache")
     assert np.array_equal(again.pixels, first.pixels)

@@ -15,7 +15,7 @@ from flows.calibration import CalibrationReport
 from flows.progress import LogProgress
 from flows.running import RunReport, run, score
 from flows.tracking import Tracking, TrackingUnavailable
-from flows.training import TrainingReport
+from flows.training_report import TrainingReport
 from flows.workspace import Workspace, open_workspace
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:(mlflow|sqlalchemy).*")

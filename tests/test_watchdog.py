@@ -26,6 +26,7 @@ from flows.config import PipelineConfig, Settings
 from flows.incidents import Incident
 from flows.ledger import Claim, Ledger, PendingAlert
 from flows.processes import this_process
+from tests.stand_ins import Clock
 
 NOON = datetime(2024, 5, 17, 12, tzinfo=UTC)
 ROOT = Path(__file__).parents[1]
@@ -33,16 +34,6 @@ MINUTE, HOUR = timedelta(minutes=1), timedelta(hours=1)
 SEVERE = {"name": "pager", "minimum_severity": "critical"}
 BOSS = {"name": "boss"}
 NUMBERS = count()
-
-
-class Clock:
-    """A clock that is set by hand."""
-
-    def __init__(self) -> None:
-        self.now = NOON
-
-    def __call__(self) -> datetime:
-        return self.now
 
 
 def verdict(diagnosis: Any, severity: Any = "warning", scored: int = 90) -> BatchVerdict:
@@ -141,7 +132,7 @@ def pipeline(
 
 @pytest.fixture
 def clock() -> Clock:
-    return Clock()
+    return Clock(NOON)
 
 
 @pytest.fixture
@@ -703,7 +694,7 @@ def live(tiles: Line, events: list[tuple[Any, ...]]) -> None:
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Line]:
     """Lines on one ledger, each a pipeline of its own: a new database an example would take long."""
-    clock = Clock()
+    clock = Clock(NOON)
     ledger = Ledger.open(f"sqlite:///{tmp_path_factory.mktemp('shared') / 'ledger.db'}", clock)
 
     def make(**rules: Any) -> Line:
@@ -818,9 +809,9 @@ def test_a_crash_between_any_two_statements_loses_nothing(shared: Callable[..., 
 KILLED = """
 import os, signal, sys
 import sqlalchemy as sa
-from test_watchdog import Clock, Ledger, Line, pipeline
+from test_watchdog import NOON, Clock, Ledger, Line, pipeline
 
-clock = Clock()
+clock = Clock(NOON)
 tiles = Line(Ledger.open(sys.argv[1], clock), clock, pipeline())
 claim = tiles.begin(sys.argv[2])
 left = int(sys.argv[3])
@@ -837,9 +828,9 @@ tiles.finish(claim, "defects")
 
 TWO_AT_ONCE = """
 import sys
-from test_watchdog import Clock, Ledger, Line, pipeline
+from test_watchdog import NOON, Clock, Ledger, Line, pipeline
 
-clock = Clock()
+clock = Clock(NOON)
 tiles = Line(Ledger.open(sys.argv[1], clock), clock, pipeline())
 print("ready", flush=True)
 sys.stdin.readline()

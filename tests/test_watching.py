@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from threading import Event, Thread
@@ -20,24 +20,10 @@ from flows.inbox import InboxState, Waiting
 from flows.items import Batch
 from flows.ledger import open_ledger
 from flows.watching import DELAYS, Look, Ready, watch_inboxes
+from tests.stand_ins import Said
 
 SmallImages = Callable[[Path, int, int], list[Path]]
 PATIENCE = 300.0  # seconds until a test gives up; on a busy machine a training takes its time
-
-
-class Said:
-    """Progress that keeps what is said."""
-
-    def __init__(self) -> None:
-        self.sentences: list[str] = []
-
-    def say(self, sentence: str) -> None:
-        self.sentences.append(sentence)
-
-    warn = say
-
-    def track(self, what: str, total: int) -> Any:
-        return nullcontext(lambda *steps: None)
 
 
 def pipeline(inbox: Any, name: str = "tiles") -> PipelineConfig:
