@@ -60,8 +60,10 @@ def _read_parquet(file: Path | io.BytesIO, name: str) -> "pd.DataFrame":
 
     with parquet.ParquetFile(file) as opened:
         _require_size(opened.metadata.num_rows, opened.metadata.num_columns, name)
-        table: pd.DataFrame = opened.read().to_pandas()
-        return table
+        content = opened.read()
+    content.validate(full=True)  # texts that are no UTF-8 would be told of only where each is looked at
+    table: pd.DataFrame = content.to_pandas()
+    return table
 
 
 def _read_csv(file: Path | io.BytesIO, name: str) -> "pd.DataFrame":

@@ -99,10 +99,10 @@ def update_monitor(name: str, tracking: Tracking, ledger: Ledger) -> None:
     points = ledger.timeline.points(name, max(0, ledger.batches.count(name) - DRAWN))
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / PAGE).write_text(monitor_page(name, points).html(), encoding="utf-8")
-        tracking.log_folder(run.run_id, Path(folder))
+        tracking.log_folder(run.run_id, Path(folder), whole=True)
     description = _description(name, tracking, run.run_id, points[-1].batch)
     tracking.log(run.run_id, tags={"mlflow.note.content": description})
-    ledger.timeline.mark_shown(name, run.run_id, points[-1].number)
+    ledger.timeline.mark_shown(name, run.run_id, lacking[-1].number)  # points may hold batches that came since
 
 
 def _begun(name: str, tracking: Tracking, ledger: Ledger, instead_of: str) -> MonitorRun:

@@ -336,7 +336,7 @@ def _scored_alone(
         if pipeline.data.inbox is not None:
             batches = _score(workspace, pipeline, (), progress, score_one, settled, stopped)
     except Exception as error:
-        return RunReport(pipeline.name, failure=str(error), wrong_input=isinstance(error, InputError))
+        return RunReport(pipeline.name, failure=reason_of(error), wrong_input=isinstance(error, InputError))
     return RunReport(pipeline.name, batches=batches)
 
 

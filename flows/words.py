@@ -7,7 +7,7 @@ DENIED = re.compile(r"API request to endpoint (\S+) failed with error code 403\b
 
 def reason_of(error: BaseException) -> str:
     """Why something failed, in words for people."""
-    words = str(error) or type(error).__name__
+    words = str(error).partition("\n[SQL: ")[0] or type(error).__name__  # which SQLAlchemy appends, with its values
     if denied := DENIED.search(words):
         return (
             f"the MLflow server does not let this login do what was asked ({denied[1]}): who did not begin a pipeline "

@@ -157,15 +157,19 @@ def test_no_part_of_a_champion_decides_once_it_was_damaged(finished: Finished, w
     workspace.tracking.registry.champion("tiles")
 
 
+@pytest.mark.parametrize("damaged", ["monitor.html", "sha256.txt"])
 def test_a_damaged_monitor_page_is_drawn_anew(
-    finished: Finished, small_images: Callable[[Path, int, int], list[Path]], tmp_path: Path
+    finished: Finished, small_images: Callable[[Path, int, int], list[Path]], damaged: str
 ) -> None:
-    """The page of a pipeline over time holds nothing that the ledger does not: the next batch writes it whole."""
+    """The page of a pipeline over time holds nothing that the ledger does not: the next batch writes it whole, and its
+    hash, which two processes that write at the same time leave as neither meant it."""
     (page,) = [path for path in finished.files if path.name == "monitor.html"]
-    page.write_bytes(b"")
-    small_images(finished.config.parent / "data" / "inbox" / "4-more", 20, 4)
-    running.score(open_workspace(finished.config, {}), "tiles", [], PROGRESS)
-    assert page.read_text(encoding="utf-8").count("4-more") > 0
+    (page.parent / damaged).write_bytes(b"")
+    small_images(finished.config.parent / "data" / "inbox" / f"4-{damaged}", 20, 4)
+    workspace = open_workspace(finished.config, {})
+    running.score(workspace, "tiles", [], PROGRESS)
+    assert page.read_text(encoding="utf-8").count(f"4-{damaged}") > 0
+    assert workspace.tracking.artifacts.damaged(page.parents[1].name) == ()
 
 
 @pytest.mark.parametrize("name", STORES)

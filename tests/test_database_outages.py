@@ -84,6 +84,21 @@ def test_a_server_that_restarts_is_waited_for(postgresql: PostgreSQL, url: str) 
     ledger.close()
 
 
+def test_a_batch_given_back_during_an_outage_is_taken_again(outage: Outage, url: str) -> None:
+    """A process that goes on need not end before it scores the batch that it could not write to have given back."""
+    ledger = Ledger.open(url, delays=())
+    claim = claimed(ledger)
+    assert isinstance(claim, Claim)
+    outage.set("refuse")
+    with pytest.raises(InputError, match="cannot be used"):
+        ledger.release(claim)
+    outage.set("pass")
+    again = claimed(Ledger.open(url, delays=()))
+    assert isinstance(again, Claim)
+    assert again.attempt == 2
+    ledger.close()
+
+
 def test_a_wrong_password_is_not_waited_for(url: str) -> None:
     """It would be wrong in a minute too."""
     wrong = re.sub(r"reconwatch:[^@]+@", "reconwatch:wrong@", url)

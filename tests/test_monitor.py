@@ -142,6 +142,32 @@ class TestMonitorRun:
         run(workspace, "tiles", QUIET)
         assert steps(client, shown) == [*before, len(before) + 1, len(before) + 2]
 
+    def test_what_is_decided_while_it_is_written_is_added(
+        self, client: MlflowClient, shown: str, workspace: Workspace, small_images: SmallImages, tmp_path: Path
+    ) -> None:
+        """A batch of another process that comes between the points and the page is left for the next update."""
+        before = steps(client, shown)
+        for name in ("own", "another's"):
+            small_images(tmp_path / name, 8, 20 + len(name))
+
+        class Overtaken(Tracking):
+            def log_points(self, *arguments: Any) -> None:
+                super().log_points(*arguments)
+                if not (tmp_path / "came").exists():
+                    (tmp_path / "came").touch()
+                    score(unreachable, "tiles", [tmp_path / "another's"], QUIET)
+
+        class Unreachable(Tracking):
+            def log_points(self, *_: object) -> None:
+                raise OSError("no route to host")
+
+        unreachable = Workspace(workspace.settings, Unreachable(workspace.settings, {}), workspace.ledger)
+        overtaken = Workspace(workspace.settings, Overtaken(workspace.settings, {}), workspace.ledger)
+        score(overtaken, "tiles", [tmp_path / "own"], QUIET)
+        assert steps(client, shown) == [*before, len(before) + 1]
+        update_monitor("tiles", workspace.tracking, workspace.ledger)
+        assert steps(client, shown) == [*before, len(before) + 1, len(before) + 2]
+
     def test_a_deleted_run_is_replaced(self, client: MlflowClient, shown: str, workspace: Workspace) -> None:
         """Another one begins, and shows all batches from the first on."""
         client.delete_run(shown)

@@ -32,6 +32,7 @@ LEASE = timedelta(minutes=10)  # how long a claim from another host holds withou
 CREATION_TIMEOUT = 60.0  # seconds
 ASKED_AT_ONCE = 500  # values in one question; older versions of SQLite take 999
 BUSY_TIMEOUT = 30_000  # milliseconds
+LET_GO = set[str]()  # owners in this process that gave their claims back while the database could not write it
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ class Database:
 
     def alive(self, owner: str, since: datetime) -> bool:
         """Whether an owner who last gave a sign of life at `since` may still be at work."""
-        if not owner:
+        if not owner or owner in LET_GO:
             return False
         alive = owner_is_alive(owner, self.process().host)
         return abs(self.clock() - since) < LEASE if alive is None else alive  # no lease begins in the future

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from flows.ledger.batches import Batches, count_nominal
 from flows.ledger.claims import AlreadyDone, Busy, Claim, batch_key, held_by, lost
-from flows.ledger.database import Database
+from flows.ledger.database import LET_GO, Database
 from flows.ledger.incidents import IncidentBook, Incidents, begun_book
 from flows.ledger.manifests import Manifests
 from flows.ledger.outbox import Outbox, OutboxEntry, enter
@@ -128,8 +128,15 @@ class Ledger:
             raise lost(claim)
 
     def release(self, claim: Claim) -> None:
-        """Gives a claim back, so that anyone may take the batch at once; nothing where it was lost or finished."""
-        self._database.changed(BATCHES, held_by(claim), owner="")
+        """Gives a claim back, so that anyone may take the batch at once; nothing where it was lost or finished.
+
+        Where that cannot be written, this process may take it, and others once this process has ended.
+        """
+        try:
+            self._database.changed(BATCHES, held_by(claim), owner="")
+        except BaseException:
+            LET_GO.add(claim.owner)
+            raise
 
     def finish(
         self,

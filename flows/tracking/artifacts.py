@@ -32,15 +32,19 @@ class Artifacts:
     _store: Store
     begun: dict[str, dict[str, str]]
 
-    def keep(self, run_id: str, folder: Path, name: str | None = None) -> None:
-        """All files of a folder as artifacts under `name`, in one call."""
+    def keep(self, run_id: str, folder: Path, name: str | None = None, whole: bool = False) -> None:
+        """All files of a folder as artifacts under `name`, in one call.
+
+        Where they are the `whole` of what the run holds, hashes from before are not asked for: those that two
+        processes wrote at the same time are good for nothing, and what is written anew mends them.
+        """
         hashes = _hashes(folder, f"{name}/" if name else "")
         self._store.client.log_artifacts(run_id, str(folder), name)
         self._to_disk(run_id, hashes)
         if run_id in self.begun:
             self.begun[run_id] |= hashes
         else:
-            self._write(run_id, self._receipt(run_id) | hashes)
+            self._write(run_id, hashes if whole else self._receipt(run_id) | hashes)
 
     def seal(self, run_id: str) -> None:
         """Write the hashes of what was kept so far."""

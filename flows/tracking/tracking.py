@@ -265,9 +265,9 @@ class Tracking:
 
     # What they hold
 
-    def log_folder(self, run_id: str, folder: Path, name: str | None = None) -> None:
-        """All files of a folder as artifacts under `name`, in one call."""
-        self.artifacts.keep(run_id, folder, name)
+    def log_folder(self, run_id: str, folder: Path, name: str | None = None, whole: bool = False) -> None:
+        """All files of a folder as artifacts under `name`, in one call; `whole` as in `Artifacts.keep`."""
+        self.artifacts.keep(run_id, folder, name, whole)
 
     def log_picture(self, run_id: str, picture: Image.Image | Figure, name: str) -> None:
         """A picture or a figure as the PNG artifact `name`."""
