@@ -56,6 +56,15 @@ ScoreOne = Callable[[PipelineConfig, Batch, ChampionVersion, Workspace, Progress
 
 
 @dataclass(frozen=True)
+class _Round:
+    """How the batches that are due are found and scored: once stopped, no further one is begun."""
+
+    score_one: ScoreOne
+    settled: timedelta | None = None
+    stopped: Callable[[], bool] = never
+
+
+@dataclass(frozen=True)
 class RunReport:
     """What was due for a pipeline and how it ended; a failure's sentence where it could not go on."""
 
@@ -174,10 +183,10 @@ def score(
     """
     pipeline = workspace.settings.pipeline(name)
     if paths:
-        return _score(workspace, pipeline, paths, progress, score_one)
+        return _score(workspace, pipeline, paths, progress, _Round(score_one))
     begin_run(workspace.ledger, pipeline.name)
     try:
-        reports = _score(workspace, pipeline, paths, progress, score_one)
+        reports = _score(workspace, pipeline, paths, progress, _Round(score_one))
     except Exception as error:
         _end(workspace, pipeline, str(error) or type(error).__name__, progress)
         raise
@@ -191,15 +200,9 @@ def failures(reports: Sequence[BatchReport]) -> str:
 
 
 def _score(
-    workspace: Workspace,
-    pipeline: PipelineConfig,
-    paths: Sequence[Path],
-    progress: Progress,
-    score_one: ScoreOne,
-    settled: timedelta | None = None,
-    stopped: Callable[[], bool] = never,
+    workspace: Workspace, pipeline: PipelineConfig, paths: Sequence[Path], progress: Progress, due: _Round
 ) -> tuple[BatchReport, ...]:
-    reports = _score_due(workspace, pipeline, paths, progress, score_one, settled, stopped)
+    reports = _score_due(workspace, pipeline, paths, progress, due)
     if not workspace.tracking.answers():
         return reports  # the next run that reaches it adds what the monitor run lacks
     try:
@@ -210,13 +213,7 @@ def _score(
 
 
 def _score_due(
-    workspace: Workspace,
-    pipeline: PipelineConfig,
-    paths: Sequence[Path],
-    progress: Progress,
-    score_one: ScoreOne,
-    settled: timedelta | None,
-    stopped: Callable[[], bool],
+    workspace: Workspace, pipeline: PipelineConfig, paths: Sequence[Path], progress: Progress, due: _Round
 ) -> tuple[BatchReport, ...]:
     send_alerts(workspace, progress)
     if workspace.tracking.answers():
@@ -224,7 +221,7 @@ def _score_due(
         make_missing_queues(pipeline, workspace, progress)
         retire_queues(pipeline, workspace, progress)
     batches = (
-        path_batches(paths, pipeline.data) if paths else due_batches(pipeline, workspace.ledger, progress, settled)
+        path_batches(paths, pipeline.data) if paths else due_batches(pipeline, workspace.ledger, progress, due.settled)
     )
     if not batches:
         return ()
@@ -233,9 +230,9 @@ def _score_due(
     challenger = _challenger(pipeline, workspace, progress)
     reports = []
     for batch in batches:
-        if stopped():
+        if due.stopped():
             break
-        reports.append(score_one(pipeline, batch, champion, workspace, progress, bool(paths)))
+        reports.append(due.score_one(pipeline, batch, champion, workspace, progress, bool(paths)))
         if challenger is not None:
             _shadow(batch, reports[-1], challenger, workspace, progress)
         if reports[-1].alarm:
@@ -279,25 +276,18 @@ def run(
     try:
         pipeline = workspace.settings.pipeline(name)
         begin_run(workspace.ledger, pipeline.name)
-        report = _run(workspace, pipeline, progress, score_one, settled, stopped)
+        report = _run(workspace, pipeline, progress, _Round(score_one, settled, stopped))
         _end(workspace, pipeline, report.failure or failures(report.batches), progress)
     except Exception as error:  # the other pipelines go on
         return RunReport(name, failure=str(error) or type(error).__name__, wrong_input=isinstance(error, InputError))
     return report
 
 
-def _run(
-    workspace: Workspace,
-    pipeline: PipelineConfig,
-    progress: Progress,
-    score_one: ScoreOne,
-    settled: timedelta | None,
-    stopped: Callable[[], bool],
-) -> RunReport:
+def _run(workspace: Workspace, pipeline: PipelineConfig, progress: Progress, due: _Round) -> RunReport:
     name, training, calibration = pipeline.name, None, None
     batches: tuple[BatchReport, ...] = ()
     if not workspace.tracking.answers():
-        return _scored_alone(workspace, pipeline, progress, score_one, settled, stopped)
+        return _scored_alone(workspace, pipeline, progress, due)
     try:
         with _alone(workspace, pipeline, progress):
             if workspace.tracking.latest_training(name) is None:
@@ -310,21 +300,14 @@ def _run(
         if pipeline.data.inbox is None:
             progress.say(f"Pipeline {name} has no data.inbox, so there is nothing to score.")
         else:
-            batches = _score(workspace, pipeline, (), progress, score_one, settled, stopped)
+            batches = _score(workspace, pipeline, (), progress, due)
     except Exception as error:
         failure = str(error) or type(error).__name__
         return RunReport(name, training, calibration, batches, failure, isinstance(error, InputError))
     return RunReport(name, training, calibration, batches)
 
 
-def _scored_alone(
-    workspace: Workspace,
-    pipeline: PipelineConfig,
-    progress: Progress,
-    score_one: ScoreOne,
-    settled: timedelta | None,
-    stopped: Callable[[], bool],
-) -> RunReport:
+def _scored_alone(workspace: Workspace, pipeline: PipelineConfig, progress: Progress, due: _Round) -> RunReport:
     """What can be done while the MLflow server does not answer: new batches are decided, and nothing else."""
     batches: tuple[BatchReport, ...] = ()
     try:
@@ -332,7 +315,7 @@ def _scored_alone(
         last_champion(workspace.tracking, workspace.settings.workspace, pipeline.name)
         progress.warn(f"The MLflow server {workspace.tracking.shown_uri} does not answer: only new batches are scored.")
         if pipeline.data.inbox is not None:
-            batches = _score(workspace, pipeline, (), progress, score_one, settled, stopped)
+            batches = _score(workspace, pipeline, (), progress, due)
     except Exception as error:
         return RunReport(pipeline.name, failure=str(error), wrong_input=isinstance(error, InputError))
     return RunReport(pipeline.name, batches=batches)
