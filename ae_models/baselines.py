@@ -1,6 +1,7 @@
 """Principal components: what a network has to beat."""
 
 import math
+from typing import Self
 
 import numpy as np
 import torch
@@ -28,6 +29,14 @@ class PrincipalComponents(nn.Module):
         self.register_buffer("mean", torch.zeros(pixels))
         self.register_buffer("components", torch.zeros(code_size, pixels))
 
+    @classmethod
+    def of(cls, spec: FeatureSpec, mean: NDArray[np.float32], components: NDArray[np.float32]) -> Self:
+        """The network with this mean (p,) and these components (code_size, p) of flat images, in evaluation mode."""
+        network = cls(spec, len(components))
+        network.mean.copy_(torch.from_numpy(mean))
+        network.components.copy_(torch.from_numpy(components))
+        return network.eval()
+
     def encode(self, images: Tensor) -> Tensor:
         """Codes (N, code_size) of images (N, C, H, W) in [0, 1]."""
         return (images.flatten(1) - self.mean) @ self.components.T
@@ -45,13 +54,20 @@ def fit_principal_components(
     images: NDArray[np.float32], spec: FeatureSpec, code_size: int = 32, seed: int = 0
 ) -> PrincipalComponents:
     """Principal components of images (N, C, H, W) in [0, 1]; at most N - 1 and a quarter of the pixels of them."""
+    return PrincipalComponents.of(spec, *leading_components(images, code_size, seed))
+
+
+def leading_components(
+    images: NDArray[np.float32], code_size: int, seed: int
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """The mean (p,) and the leading principal components (k, p) of images (N, ...) of p values each.
+
+    There are `code_size` of them, or what there is: at most N - 1, and a quarter of the values.
+    """
     from sklearn.utils.extmath import randomized_svd  # takes half a second to import, which scoring can do without
 
     flat = images.reshape(len(images), -1)
     code_size = max(1, min(code_size, len(flat) - 1, flat.shape[1] // 4))
     mean = flat.mean(axis=0)
     _, _, components = randomized_svd(flat - mean, code_size, random_state=seed)
-    baseline = PrincipalComponents(spec, code_size)
-    baseline.mean.copy_(torch.from_numpy(mean))
-    baseline.components.copy_(torch.from_numpy(components))
-    return baseline.eval()
+    return mean, components

@@ -4,11 +4,12 @@ import copy
 import hashlib
 import json
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import safetensors
@@ -33,9 +34,52 @@ CACHED_PIXELS = 2**18
 LEAST_OPINION = -3.0  # nominal spreads
 
 
+class _Scoring(ABC):
+    """Scores images and maps their errors, by a graph where there is one for the device and else by PyTorch."""
+
+    if TYPE_CHECKING:  # fields of one kind of detector, properties of the other
+
+        @property
+        def spec(self) -> ImageSpec: ...
+        @property
+        def device(self) -> str: ...
+        @property
+        def graph(self) -> Graph | None: ...
+
+    @property
+    def scoring_graph(self) -> Graph | None:
+        """The graph that gives scores and maps; None where PyTorch does."""
+        return self.graph if self.device == "cpu" else None
+
+    def score(self, images: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Scores (N,) float64, higher is more anomalous, of images (N, C, H, W) float32 in [0, 1]."""
+        if self.scoring_graph is not None:
+            return self.scoring_graph.score(images)
+        parts = [self._scores(batch) for batch in self._batches(images)]
+        return np.concatenate(parts) if parts else np.empty(0, np.float64)
+
+    def error_maps(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Error maps (N, H, W) float32, a value a pixel, of images (N, C, H, W) float32 in [0, 1]."""
+        if self.scoring_graph is not None:
+            return self.scoring_graph.error_maps(images)
+        parts = [self._maps(batch).cpu().numpy() for batch in self._batches(images)]
+        return np.concatenate(parts) if parts else np.empty((0, self.spec.height, self.spec.width), np.float32)
+
+    @abstractmethod
+    def _scores(self, images: Tensor) -> NDArray[np.float64]:
+        """PyTorch's scores (n,) of images (n, C, H, W) on the device."""
+
+    @abstractmethod
+    def _maps(self, images: Tensor) -> Tensor:
+        """PyTorch's error maps (n, H, W) of images (n, C, H, W) on the device."""
+
+    def _batches(self, images: NDArray[np.float32]) -> Iterator[Tensor]:
+        return batches(images, self.spec, self.device)
+
+
 @dataclass(frozen=True)
-class Detector:
-    """Scores images by how badly one network reconstructs them.
+class Detector(_Scoring):
+    """Scores images by how badly one network reconstructs them; by default the mean squared error of each.
 
     Attributes:
         spec: size and channels of the images that it takes.
@@ -80,6 +124,11 @@ class Detector:
         """The network's name, and that of the front end where it is not the pixels."""
         return self.network_name if self._on_pixels else f"{self.network_name} on {self.front_end_name}"
 
+    @property
+    def view(self) -> str:
+        """The same for detectors whose networks see the same of an image."""
+        return repr((self.front_end_name, dict(self.front_end_parameters)))
+
     def on(self, device: torch.device) -> "Detector":
         """The same detector on another device."""
         return replace(
@@ -102,25 +151,6 @@ class Detector:
         with torch.inference_mode():
             parts = [network(batch).clamp(0, 1).cpu().numpy() for batch in self._batches(images)]
         return np.concatenate(parts) if parts else np.empty_like(images)
-
-    @property
-    def scoring_graph(self) -> Graph | None:
-        """The graph that gives scores and maps; None where PyTorch does."""
-        return self.graph if self.device == "cpu" else None
-
-    def error_maps(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Squared error by the score's design at every pixel (N, H, W) float32 of images (N, C, H, W) in [0, 1]."""
-        if self.scoring_graph is not None:
-            return self.scoring_graph.error_maps(images)
-        parts = [self.maps_at_pixels(self.scorer.maps(self.errors(batch))).cpu() for batch in self._batches(images)]
-        return np.concatenate(parts) if parts else np.empty((0, self.spec.height, self.spec.width), np.float32)
-
-    def score(self, images: NDArray[np.float32]) -> NDArray[np.float64]:
-        """Scores (N,) float64 of images (N, C, H, W) float32 in [0, 1]: by default mean squared errors."""
-        if self.scoring_graph is not None:
-            return self.scoring_graph.score(images)
-        parts = [self.scorer(self.errors(batch)).numpy() for batch in self._batches(images)]
-        return np.concatenate(parts) if parts else np.empty(0, np.float64)
 
     def errors(self, images: Tensor) -> Tensor:
         """Squared errors (N, h, w) of images (N, C, H, W) in [0, 1] on the detector's device."""
@@ -148,8 +178,12 @@ class Detector:
     def _on_pixels(self) -> bool:
         return self.front_end_name == "pixels" and not self.front_end_parameters
 
-    def _batches(self, images: NDArray[np.float32]) -> Iterator[Tensor]:
-        return batches(images, self.spec, self.device)
+    def _scores(self, images: Tensor) -> NDArray[np.float64]:
+        scores: NDArray[np.float64] = self.scorer(self.errors(images)).numpy()
+        return scores
+
+    def _maps(self, images: Tensor) -> Tensor:
+        return self.maps_at_pixels(self.scorer.maps(self.errors(images)))
 
     def save(self, folder: Path) -> None:
         """Write `detector.json` and `weights.safetensors`, and the graph, into `folder`, made if absent."""
@@ -182,11 +216,12 @@ class Detector:
 
 
 @dataclass(frozen=True)
-class FusedDetector:
+class FusedDetector(_Scoring):
     """Scores images by the opinions of several detectors, each in units of its own nominal spread.
 
     An image's score is the weighted mean of (log s - centre) / scale over the members, none of them below -3: a member
-    that finds an image very usual does not outweigh one that finds it far off. The centre and scale are the median and
+    that finds an image very usual does not outweigh one that finds it far off. Its error map is the weighted mean of
+    the members', each relative to its usual score. The centre and scale are the median and
     1.4826 times the median absolute deviation of the logarithm of a member's scores on held-out nominal images.
 
     Attributes:
@@ -225,31 +260,12 @@ class FusedDetector:
         picture = self.picture and copy.deepcopy(self.picture).to(device)
         return replace(self, members=tuple(member.on(device) for member in self.members), picture=picture)
 
-    @property
-    def scoring_graph(self) -> Graph | None:
-        """The graph that gives scores and maps; None where PyTorch does."""
-        return self.graph if self.device == "cpu" else None
-
-    def score(self, images: NDArray[np.float32]) -> NDArray[np.float64]:
-        """Scores (N,) float64 of images (N, C, H, W) float32 in [0, 1], in nominal spreads above the usual."""
-        if self.scoring_graph is not None:
-            return self.scoring_graph.score(images)
-        parts = [self._scores(batch) for batch in batches(images, self.spec, self.device)]
-        return np.concatenate(parts) if parts else np.empty(0, np.float64)
-
-    def error_maps(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The members' error maps, each relative to its usual score, in a weighted mean: (N, H, W) float32."""
-        if self.scoring_graph is not None:
-            return self.scoring_graph.error_maps(images)
-        parts = [self._maps(batch) for batch in batches(images, self.spec, self.device)]
-        return np.concatenate(parts) if parts else np.empty((0, self.spec.height, self.spec.width), np.float32)
-
     def reconstruct(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """Reconstructions (N, C, H, W) float32 in [0, 1] by principal components: members may see features only."""
         if self.picture is None:
             return self.members[0].reconstruct(images)
         with torch.inference_mode():
-            parts = [self.picture(batch).clamp(0, 1).cpu() for batch in batches(images, self.spec, self.device)]
+            parts = [self.picture(batch).clamp(0, 1).cpu() for batch in self._batches(images)]
         return np.concatenate(parts) if parts else np.empty_like(images)
 
     def save(self, folder: Path) -> None:
@@ -275,24 +291,22 @@ class FusedDetector:
         mean: NDArray[np.float64] = np.sum(opinions, axis=0)  # NaN stays NaN
         return mean
 
-    def _maps(self, images: Tensor) -> NDArray[np.float32]:
+    def _maps(self, images: Tensor) -> Tensor:
         relative = [
             member.maps_at_pixels(member.scorer.maps(errors)) * (weight / float(np.exp(centre)))
             for member, errors, centre, weight in zip(
                 self.members, self._errors(images), self.centres, self.weights, strict=True
             )
         ]
-        maps: NDArray[np.float32] = torch.stack(relative).sum(0).cpu().numpy()
-        return maps
+        return torch.stack(relative).sum(0)
 
     def _errors(self, images: Tensor) -> Iterator[Tensor]:
         """The squared errors of each member; what several members see alike is computed once."""
         seen: dict[str, Tensor] = {}
         for member in self.members:
-            view = repr((member.front_end_name, member.front_end_parameters))
-            if view not in seen:
-                seen[view] = member.features(images)
-            yield member.errors_in(seen[view])
+            if member.view not in seen:
+                seen[member.view] = member.features(images)
+            yield member.errors_in(seen[member.view])
 
 
 AnyDetector = Detector | FusedDetector
@@ -314,11 +328,15 @@ def batches(images: NDArray[np.float32], spec: ImageSpec, device: str) -> Iterat
 
 def in_parts(images: NDArray[np.float32], device: str = "cpu") -> Iterator[NDArray[np.float32]]:
     """Images (N, C, H, W) in parts that a device computes fast: on a CPU small ones, to stay in its cache."""
-    at_once = BATCH_SIZE
-    if device == "cpu":
-        at_once = max(1, min(BATCH_SIZE, CACHED_PIXELS // max(1, images.shape[2] * images.shape[3])))
+    at_once = part_size(images) if device == "cpu" else BATCH_SIZE
     for start in range(0, len(images), at_once):
         yield images[start : start + at_once]
+
+
+def part_size(images: NDArray[np.float32]) -> int:
+    """How many of images (N, C, H, W) are a part on a CPU."""
+    pixels: int = images.shape[2] * images.shape[3]
+    return max(1, min(BATCH_SIZE, CACHED_PIXELS // max(1, pixels)))
 
 
 def load_detector(folder: Path) -> AnyDetector:

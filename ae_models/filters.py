@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-BLOCK = 128  # positions computed at once: a filter of few pixels leaves most of a large matrix empty
+BLOCK = 32  # positions computed at once: a filter of few pixels leaves most of a large matrix empty
 
 Matrix = NDArray[np.float64]
 

@@ -104,11 +104,10 @@ class ScoringPath(nn.Module):
         """The squared errors of each member; what several members see alike is computed once."""
         seen: dict[str, Tensor] = {}
         for member, front_end, network in zip(self.members, self.front_ends, self.networks, strict=True):
-            view = repr((member.front_end_name, member.front_end_parameters))
-            if view not in seen:
-                seen[view] = front_end(images)
-            errors = squared_errors(seen[view], network(seen[view]))
-            yield relative_errors(errors, seen[view], member.scorer.design.energy)
+            if member.view not in seen:
+                seen[member.view] = front_end(images)
+            features = seen[member.view]
+            yield relative_errors(squared_errors(features, network(features)), features, member.scorer.design.energy)
 
 
 def with_fewer_sums(network: nn.Module) -> nn.Module:

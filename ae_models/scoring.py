@@ -1,7 +1,7 @@
 """From features and their reconstruction to an error map and one score; the lesson's mean squared error by default."""
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Self
 
 import torch
@@ -78,13 +78,15 @@ class Score(nn.Module):
 
     def fit(self, errors: Tensor) -> None:
         """Take what is usual at each position from the error maps (N, h, w) of held-out nominal images."""
-        if self.design.positional:
-            mean = self._smoothed(errors).mean(0)
-            self.usual = mean + STEADY * mean.mean() + LEAST
+        fit_scores([self], [errors])
 
     def maps(self, errors: Tensor) -> Tensor:
         """Error maps (N, h, w) by the design, of squared errors (N, h, w)."""
-        maps = self._smoothed(errors) / self.usual
+        return self.maps_of(smoothed(errors, self.design.smoothing))
+
+    def maps_of(self, smooth: Tensor) -> Tensor:
+        """The same, of squared errors that are smoothed already."""
+        maps = smooth / self.usual
         if self.design.relative == 0:
             return maps
         faintest = FAINTEST * maps.mean((1, 2), keepdim=True) + LEAST
@@ -93,15 +95,49 @@ class Score(nn.Module):
 
     def forward(self, errors: Tensor) -> Tensor:
         """Scores (N,) float64, higher is more anomalous, of squared errors (N, h, w)."""
-        positions = self.maps(errors).flatten(1).cpu().double()  # Apple's GPUs have no float64
-        if self.design.pooling == 1:
-            return positions.mean(1)
-        kept = max(1, round(self.design.pooling * positions.shape[1]))
-        return positions.topk(kept, dim=1).values.mean(1)
+        return self.pooled(self.maps(errors))
 
-    def _smoothed(self, errors: Tensor) -> Tensor:
-        side = self.design.smoothing
-        return errors if side == 1 else local_mean(errors[:, None], side, side)[:, 0]
+    def pooled(self, maps: Tensor) -> Tensor:
+        """Scores (N,) float64 of error maps (N, h, w)."""
+        positions = maps.flatten(1)
+        if self.design.pooling < 1:
+            kept = max(1, round(self.design.pooling * positions.shape[1]))
+            positions = positions.topk(kept, dim=1).values
+        return positions.cpu().double().mean(1)  # Apple's GPUs have no float64
+
+
+def smoothed(errors: Tensor, side: int) -> Tensor:
+    """Means of errors (N, h, w) over a window of that odd side about every position."""
+    return errors if side == 1 else local_mean(errors[:, None], side, side)[:, 0]
+
+
+def fit_scores(scores: Sequence[Score], parts: Iterable[Tensor]) -> None:
+    """`Score.fit` of several scores, by errors in parts (n, h, w) that are gone through once and not kept."""
+    positional = [score for score in scores if score.design.positional]
+    sums, count = {score.design.smoothing: torch.zeros_like(score.usual).cpu().double() for score in positional}, 0
+    for errors in parts if sums else ():
+        for side, total in sums.items():
+            total += smoothed(errors, side).sum(0).cpu()
+        count += len(errors)
+    for score in positional:
+        mean = (sums[score.design.smoothing] / count).to(score.usual)
+        score.usual = mean + STEADY * mean.mean() + LEAST
+
+
+def scores_by(scores: Sequence[Score], parts: Iterable[Tensor]) -> Tensor:
+    """What each score gives each image, (scores, N) float64, of errors in parts (n, h, w); none of them is kept.
+
+    Smoothing, and maps that differ in their pooling only, are computed once. The scores were fitted to the same errors.
+    """
+    but_pooling = [replace(score.design, pooling=1.0) for score in scores]
+    of_maps = dict(zip(but_pooling, scores, strict=True))
+    found = []
+    for errors in parts:
+        smooth = {side: smoothed(errors, side) for side in {design.smoothing for design in of_maps}}
+        maps = {design: score.maps_of(smooth[design.smoothing]) for design, score in of_maps.items()}
+        pooled = [score.pooled(maps[design]) for design, score in zip(but_pooling, scores, strict=True)]
+        found.append(torch.stack(pooled))
+    return torch.cat(found, dim=1)
 
 
 def relative_errors(errors: Tensor, features: Tensor, power: float) -> Tensor:

@@ -6,8 +6,9 @@ taken from the second, and the third, with synthetic defects made from it, says 
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -20,19 +21,20 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
 from ae_models.backbone import Backbone
-from ae_models.baselines import fit_principal_components
+from ae_models.baselines import PrincipalComponents, fit_principal_components
 from ae_models.curves import Auroc, auroc
-from ae_models.detector import LEAST_OPINION, Detector, FusedDetector, in_parts, log_score
+from ae_models.detector import LEAST_OPINION, Detector, FusedDetector, log_score
 from ae_models.front_ends import build_front_end
 from ae_models.images import FeatureSpec, ImageSpec
 from ae_models.networks import build_network
 from ae_models.networks.code import fit_code_distance
 from ae_models.networks.feature_restoration import FeatureRestoration
-from ae_models.networks.gaussian import fit_positional_gaussian
+from ae_models.networks.gaussian import PositionalGaussian, fit_positional_gaussian
 from ae_models.networks.whitened import fit_whitened_components
-from ae_models.scoring import Score, ScoreDesign
+from ae_models.scoring import Score, ScoreDesign, fit_scores, scores_by
 from ae_models.synthetic_defects import SyntheticDefectCorruption, SyntheticDefects
 from ae_models.training import TrainingSettings, fit
+from ae_models.views import Views
 
 CODE_SIZE, WHITENED_CODE_SIZE = 64, 128
 DISTANCE_CODE_SIZES = (8, 16, 32)
@@ -68,11 +70,14 @@ class Recipe:
     network_parameters: dict[str, Any] = field(default_factory=dict)
 
     @property
+    def view(self) -> str:
+        """The same for recipes whose networks see the same of an image."""
+        return repr((self.front_end, self.front_end_parameters))
+
+    @property
     def network_key(self) -> str:
         """The same for recipes that differ in their score only, so that one network's errors serve them."""
-        return repr(
-            (self.front_end, self.front_end_parameters, self.network, self.network_parameters, self.design.energy)
-        )
+        return repr((self.view, self.network, self.network_parameters, self.design.energy))
 
     @property
     def kind(self) -> str:
@@ -249,9 +254,9 @@ class NominalParts:
     other: NDArray[np.float32] | None = None
 
     @property
-    def compared(self) -> NDArray[np.float32]:
+    def compared(self) -> tuple[NDArray[np.float32], ...]:
         """The nominal images that defects are compared with."""
-        return self.selection if self.other is None else np.concatenate([self.selection, self.other])
+        return (self.selection,) if self.other is None else (self.selection, self.other)
 
     @property
     def spec(self) -> ImageSpec:
@@ -270,6 +275,7 @@ class Fitting:
         on_epoch: called after each epoch of a network in training, with its number and how many there will be.
         seconds: that the training of a network may take.
         checkpoints: a folder for where the training of each network stands; None for none.
+        views: what front ends made of the images already.
     """
 
     seed: int = 0
@@ -277,6 +283,7 @@ class Fitting:
     on_epoch: Callable[[int, int], None] = lambda epoch, epochs: None
     seconds: float = math.inf
     checkpoints: Path | None = None
+    views: Views = field(default_factory=Views)
 
 
 @dataclass(frozen=True)
@@ -346,9 +353,10 @@ def select(
     chosen = [(one, share) for one, share in zip(tried, shares, strict=True) if share > 0]
     detector = _fused(chosen, parts, fitting)
     told = np.isin(defects.kinds, np.array(kinds)[counts.all(axis=0)])
-    truth = np.concatenate([np.zeros(len(parts.compared), np.bool_), np.ones(int(told.sum()), np.bool_)])
+    compared = sum(map(len, parts.compared))
+    truth = np.concatenate([np.zeros(compared, np.bool_), np.ones(int(told.sum()), np.bool_)])
     sources = defects.sources[told].tolist()  # a defect and the image it was made of are one group; -1 for real defects
-    groups = [*map(str, range(len(parts.compared)))]
+    groups = [*map(str, range(compared))]
     groups += [str(source) if source >= 0 else f"defect {place}" for place, source in enumerate(sources)]
     fused_scores = np.sum([share * _spreads(one, told) for one, share in chosen], axis=0)
     return Selection(
@@ -389,27 +397,29 @@ def by_network(recipes: Sequence[Recipe]) -> list[list[Recipe]]:
 
 
 def _try(group: Sequence[Recipe], parts: NominalParts, defects: SyntheticDefects, fitting: Fitting) -> list[_Tried]:
-    base = fit_recipe(group[0], parts, parts.fit, fitting)
-    usual, nominal, defective = (errors_of(base, images) for images in (parts.usual, parts.compared, defects.images))
-    tried = []
-    for recipe in group:
-        detector = replace(base, fitted_score=fit_score(recipe.design, usual))
-        scores = (log_score(detector.scorer(errors).numpy()) for errors in (nominal, defective))
-        tried.append(_Tried(recipe, detector, *scores))
-    return tried
+    base = fit_recipe(group[0], parts, fitting)
+    scores = fit_designs(base, [recipe.design for recipe in group], parts.usual, fitting.views)
+    nominal, defective = (
+        log_score(scores_by(scores, errors_of(base, images, fitting.views)).numpy())
+        for images in (parts.compared, (defects.images,))
+    )
+    return [
+        _Tried(recipe, replace(base, fitted_score=score), *logarithms)
+        for recipe, score, *logarithms in zip(group, scores, nominal, defective, strict=True)
+    ]
 
 
 def _fused(chosen: Sequence[tuple[_Tried, float]], parts: NominalParts, fitting: Fitting) -> FusedDetector:
     """The chosen recipes, those in closed form fitted again, selection images included; their nominal spread stays
     that of unseen images."""
-    images = np.concatenate([parts.fit, parts.selection])
     members = []
     for one, _ in chosen:
-        if one.recipe.trained:
+        if one.recipe.trained or one.recipe.network == "none":
             members.append(one.detector)
             continue
-        base = fit_recipe(one.recipe, parts, images, fitting)
-        members.append(with_score(base, one.recipe.design, parts.usual))
+        base = fit_recipe(one.recipe, parts, fitting, with_selection=True)
+        (score,) = fit_designs(base, [one.recipe.design], parts.usual, fitting.views)
+        members.append(replace(base, fitted_score=score))
     spreads = [robust_spread(one.nominal[: len(parts.selection)]) for one, _ in chosen]
     centres, scales = zip(*spreads, strict=True)
     return FusedDetector(tuple(members), centres, scales, tuple(share for _, share in chosen))
@@ -421,8 +431,8 @@ def robust_spread(values: NDArray[np.float64]) -> tuple[float, float]:
     return centre, max(1e-6, MAD_TO_DEVIATION * float(np.median(np.abs(values - centre))))
 
 
-def fit_recipe(recipe: Recipe, parts: NominalParts, images: NDArray[np.float32], fitting: Fitting) -> Detector:
-    """The recipe's front end and network, fitted to nominal images (N, C, H, W); its score is the mean error.
+def fit_recipe(recipe: Recipe, parts: NominalParts, fitting: Fitting, with_selection: bool = False) -> Detector:
+    """The recipe's front end and network, fitted to `parts.fit`, or `parts.selection` too; its score is the mean error.
 
     Of the parts, `usual` says when training has to stop.
     """
@@ -430,30 +440,32 @@ def fit_recipe(recipe: Recipe, parts: NominalParts, images: NDArray[np.float32],
     if isinstance(front_end, Backbone):
         front_end.load_pretrained()
     features: FeatureSpec = front_end.spec  # type: ignore[assignment]  # torch types attributes as modules
+    images = (parts.fit, parts.selection) if with_selection else (parts.fit,)
+    count = sum(map(len, images))
+
+    def seen(*some: NDArray[np.float32]) -> Iterator[Tensor]:
+        return chain.from_iterable(fitting.views.parts(recipe.view, front_end, each) for each in some)
+
+    parameters = dict(recipe.network_parameters)
     if recipe.network == "pca":
-        values = np.concatenate([part.numpy() for part in _features(front_end, images)])
-        code_size = min(recipe.network_parameters["code_size"], len(images) // 2)
-        network: nn.Module = fit_principal_components(values, features, code_size, fitting.seed)
-        parameters = {"code_size": len(network.components)}  # type: ignore[arg-type]  # torch types buffers as modules
+        code_size = min(parameters["code_size"], count // 2)
+        network: nn.Module = fit_principal_components(_whole(seen(*images)), features, code_size, fitting.seed)
     elif recipe.network == "code":
-        values, held_out = (
-            np.concatenate([part.numpy() for part in _features(front_end, some)]) for some in (images, parts.usual)
-        )
-        code_size = min(recipe.network_parameters["code_size"], len(images) // 2)
-        network = distance = fit_code_distance(values, held_out, features, code_size, fitting.seed)
-        parameters = {"code_size": len(distance.components)}
+        code_size = min(parameters["code_size"], count // 2)
+        held_out = _whole(seen(parts.usual))
+        network = fit_code_distance(_whole(seen(*images)), held_out, features, code_size, fitting.seed)
     elif recipe.network == "whitened_pca":
-        code_size = min(recipe.network_parameters["code_size"], len(images) // 4)
-        network = whitened = fit_whitened_components(
-            list(_features(front_end, images)), features, code_size, fitting.seed
-        )
-        parameters = {"code_size": len(whitened.components)}
+        code_size = min(parameters["code_size"], count // 4)
+        network = fit_whitened_components(list(seen(*images)), features, code_size, fitting.seed)
     elif recipe.network == "gaussian":
-        network, parameters = fit_positional_gaussian(_features(front_end, images), features), {}
+        network = fit_positional_gaussian(seen(*images), features)
     elif recipe.trained:
-        network, parameters = _trained(recipe, front_end, parts, images, fitting), dict(recipe.network_parameters)
+        usual = fit_positional_gaussian(seen(*images), features)
+        network = _trained(recipe, front_end, usual, parts, np.concatenate(images), fitting)
     else:
-        network, parameters = build_network(recipe.network, features, recipe.network_parameters), {}
+        network = build_network(recipe.network, features, parameters)
+    if isinstance(network, PrincipalComponents):
+        parameters = {"code_size": len(network.components)}
     return Detector(
         parts.spec,
         recipe.network,
@@ -486,10 +498,14 @@ class _OnFeatures(nn.Module):
 
 
 def _trained(
-    recipe: Recipe, front_end: nn.Module, parts: NominalParts, images: NDArray[np.float32], fitting: Fitting
+    recipe: Recipe,
+    front_end: nn.Module,
+    usual: PositionalGaussian,
+    parts: NominalParts,
+    images: NDArray[np.float32],
+    fitting: Fitting,
 ) -> nn.Module:
     features: FeatureSpec = front_end.spec  # type: ignore[assignment]  # torch types attributes as modules
-    usual = fit_positional_gaussian(_features(front_end, images), features)
 
     def build() -> nn.Module:
         network = FeatureRestoration(features, **recipe.network_parameters)
@@ -520,28 +536,31 @@ def _file_name(recipe: Recipe) -> str:
 
 def with_score(detector: Detector, design: ScoreDesign, usual: NDArray[np.float32]) -> Detector:
     """The detector with a score of that design, fitted to held-out nominal images (N, C, H, W) in [0, 1]."""
+    (score,) = fit_designs(detector, [design], usual)
+    return replace(detector, fitted_score=score)
+
+
+def fit_designs(
+    detector: Detector, designs: Sequence[ScoreDesign], usual: NDArray[np.float32], views: Views | None = None
+) -> list[Score]:
+    """A score of each design, fitted to the detector's errors of held-out nominal images (N, C, H, W) in [0, 1]."""
     features: FeatureSpec = detector.front_end.spec  # type: ignore[assignment]  # torch types attributes as modules
-    scored = replace(detector, fitted_score=Score(design, features.height, features.width))
-    scored.scorer.fit(errors_of(scored, usual))
-    return scored
+    scores = [Score(design, features.height, features.width) for design in designs]
+    fit_scores(scores, errors_of(detector, (usual,), views))
+    return scores
 
 
-def fit_score(design: ScoreDesign, usual: Tensor) -> Score:
-    """The score of a design, fitted to the errors (N, h, w) of held-out nominal images."""
-    score = Score(design, *usual.shape[1:])
-    score.fit(usual)
-    return score
+def errors_of(
+    detector: Detector, images: Sequence[NDArray[np.float32]], views: Views | None = None
+) -> Iterator[Tensor]:
+    """Squared errors, in parts (n, h, w), of arrays of images (N, C, H, W) in [0, 1]; `views` as in `Fitting`."""
+    views = views or Views(0)
+    for each in images:
+        yield from map(detector.errors_in, views.parts(detector.view, detector.front_end, each))
 
 
-def _features(front_end: nn.Module, images: NDArray[np.float32]) -> Iterator[Tensor]:
-    with torch.inference_mode():
-        for part in in_parts(images):
-            yield front_end(torch.from_numpy(part))
-
-
-def errors_of(detector: Detector, images: NDArray[np.float32]) -> Tensor:
-    """Squared errors (N, h, w) of images (N, C, H, W) in [0, 1]."""
-    return torch.cat([detector.errors(torch.from_numpy(part)) for part in in_parts(images)])
+def _whole(parts: Iterable[Tensor]) -> NDArray[np.float32]:
+    return np.concatenate([part.numpy() for part in parts])
 
 
 def _spreads(tried: _Tried, told: NDArray[np.bool_]) -> NDArray[np.float64]:

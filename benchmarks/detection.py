@@ -22,6 +22,7 @@ from rich.table import Table
 from sklearn.metrics import roc_auc_score
 
 from ae_models.curves import Auroc, auroc
+from ae_models.scoring import scores_by
 from ae_models.selection import (
     BASELINE,
     Fitting,
@@ -29,8 +30,8 @@ from ae_models.selection import (
     Recipe,
     by_network,
     errors_of,
+    fit_designs,
     fit_recipe,
-    fit_score,
     linear_recipes,
     select,
     trained_recipes,
@@ -96,13 +97,12 @@ def recipe_scores(
     parts: NominalParts, recipes: Sequence[Recipe], data: DetectionSet, seed: int
 ) -> dict[str, np.ndarray[tuple[int], np.dtype[np.float64]]]:
     """Scores of the test images by each recipe alone, fitted to as many images as auto's own."""
-    images = np.concatenate([parts.fit, parts.selection])
-    scores = {}
+    scores, fitting = {}, Fitting(seed)
     for group in by_network(recipes):
-        base = fit_recipe(group[0], parts, images, Fitting(seed))
-        usual, errors = errors_of(base, parts.usual), errors_of(base, data.test_images)
-        for recipe in group:
-            scores[recipe.name] = fit_score(recipe.design, usual)(errors).numpy()
+        base = fit_recipe(group[0], parts, fitting, with_selection=True)
+        fitted = fit_designs(base, [recipe.design for recipe in group], parts.usual, fitting.views)
+        rows = scores_by(fitted, errors_of(base, (data.test_images,), fitting.views)).numpy()
+        scores |= {recipe.name: row for recipe, row in zip(group, rows, strict=True)}
     return scores
 
 

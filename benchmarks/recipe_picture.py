@@ -64,11 +64,11 @@ def _seen_and_maps(
     """What is seen of the image, one channel (h, w) or the strength of all, and three error maps (h, w) of it."""
     first_usual = round(len(nominal) * (1 - USUAL_SHARE))
     fit, usual_images = nominal[:first_usual], nominal[first_usual:]
-    detector = fit_recipe(recipe, NominalParts(fit, usual_images, usual_images), fit, Fitting())
+    detector = fit_recipe(recipe, NominalParts(fit, usual_images, usual_images), Fitting())
     with torch.inference_mode():
         features = detector.front_end(torch.from_numpy(image))[0]
     seen = features[0] if recipe.front_end != "gradients" else features.square().sum(0).sqrt()
-    usual, errors = errors_of(detector, usual_images), errors_of(detector, image)
+    usual, errors = (torch.cat([*errors_of(detector, (some,))]) for some in (usual_images, image))
     maps = []
     for design in (ScoreDesign(), ScoreDesign(3), ScoreDesign(3, True)):
         score = Score(design, *errors.shape[1:])

@@ -125,7 +125,7 @@ class TestWeights:
         )
         parts = NominalParts(*(images(12, seed=seed) for seed in range(3)))
         (recipe, *_) = backbone_recipes(parts.spec, "resnet18")
-        detector = fit_recipe(recipe, parts, parts.fit, Fitting())
+        detector = fit_recipe(recipe, parts, Fitting())
         assert detector.name == "gaussian on backbone"
         assert torch.equal(dict(detector.front_end.named_parameters())["stem.0.weight"], weights["conv1.weight"])
         detector.save(tmp_path / "detector")

@@ -254,7 +254,7 @@ def recipe(front_end: str, network: str, design: ScoreDesign, parameters: dict[s
     """A detector with a front end and a score, both fitted to the images."""
     code = {"code_size": 3} if network == "pca" else {}
     parts = NominalParts(images(30), images(20, seed=1), images(20, seed=1))
-    fitted = fit_recipe(Recipe(front_end, network, design, parameters, code), parts, parts.fit, Fitting())
+    fitted = fit_recipe(Recipe(front_end, network, design, parameters, code), parts, Fitting())
     errors = fitted.errors(torch.from_numpy(images(20, seed=1)))
     score = Score(design, *errors.shape[1:])
     score.fit(errors)

@@ -14,7 +14,7 @@ from ae_models.detector import BATCH_SIZE, Detector
 from ae_models.errors import InputError
 from ae_models.images import ImageSpec
 from ae_models.networks import build_network
-from ae_models.scoring import Score, ScoreDesign, relative_errors, squared_errors
+from ae_models.scoring import Score, ScoreDesign, fit_scores, relative_errors, scores_by, squared_errors
 
 
 def mean_squared_errors(images: Tensor, reconstructions: Tensor) -> Tensor:
@@ -213,6 +213,33 @@ class TestDesigns:
         loaded.load_state_dict(score.state_dict())
         given = torch.from_numpy(errors_of(4))
         assert loaded(given).tolist() == score(given).tolist()
+
+
+class TestSeveralDesigns:
+    """Scores by several designs at once, of errors that come in parts."""
+
+    DESIGNS = (
+        ScoreDesign(),
+        ScoreDesign(3, True, 1.0),
+        ScoreDesign(3, True, 0.05),
+        ScoreDesign(3, False, 0.05),
+        ScoreDesign(5, True, 0.05, relative=0.5),
+    )
+
+    def test_each_is_what_it_is_alone(self) -> None:
+        """To the rounding of sums."""
+        usual, errors = torch.from_numpy(errors_of(50, seed=1)), torch.from_numpy(errors_of(7))
+        scores = [Score(design, 9, 7) for design in self.DESIGNS]
+        fit_scores(scores, torch.split(usual, 16))
+        together = scores_by(scores, torch.split(errors, 3))
+        alone = [scored(design, errors.numpy(), usual.numpy())[1] for design in self.DESIGNS]
+        np.testing.assert_allclose(together, alone, rtol=1e-6)
+
+    def test_errors_are_not_gone_through_where_nothing_is_taken_from_them(self) -> None:
+        """Without a positional design there is no need to compute them."""
+        parts = iter([torch.zeros(1, 9, 7)])
+        fit_scores([Score(ScoreDesign(3), 9, 7)], parts)
+        assert next(parts, None) is not None
 
 
 class TestDesignAsJson:

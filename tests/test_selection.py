@@ -127,7 +127,7 @@ class TestChoice:
         parts = parts_of()
         further = nominal_images(10, seed=5)
         more = NominalParts(parts.fit, parts.usual, parts.selection, further)
-        assert len(more.compared) == len(parts.selection) + 10
+        assert [len(images) for images in more.compared] == [len(parts.selection), 10]
         drawn = draw_defects(nominal_images(10, seed=6), 20, 0, ["spots"])
         defects = SyntheticDefects(drawn.images, drawn.masks, drawn.kinds, np.full(20, -1, np.int64))
         with_more, without = (select(part, defects, [SEES_DETAIL], fused=1) for part in (more, parts))
@@ -211,7 +211,7 @@ class TestDetector:
         parts = parts_of()
         selection = select(parts, planted(parts.selection, ["brightness"]), [], fused=1)
         (member,) = selection.detector.members
-        without = fit_recipe(BASELINE, parts, parts.fit, Fitting())
+        without = fit_recipe(BASELINE, parts, Fitting())
         assert member.score(parts.selection).mean() < 0.9 * without.score(parts.selection).mean()
 
     def test_one_of_each_kind_of_network_is_fused(self) -> None:

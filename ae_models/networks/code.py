@@ -5,7 +5,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ae_models.baselines import PrincipalComponents, fit_principal_components
+from ae_models.baselines import PrincipalComponents, leading_components
 from ae_models.images import FeatureSpec
 
 LEAST = 1e-6  # a rounding error: the deviation of a code that never varies
@@ -42,9 +42,7 @@ def fit_code_distance(
 
     Deviations of the features that the components were fitted to would be too small for others.
     """
-    fitted = fit_principal_components(features, spec, code_size, seed)
-    network = CodeDistance(spec, len(fitted.components))
-    network.load_state_dict(fitted.state_dict(), strict=False)
+    network = CodeDistance.of(spec, *leading_components(features, code_size, seed))
     codes = network.encode(torch.from_numpy(held_out))
     network.deviations.copy_(codes.square().mean(0).sqrt() + LEAST)
-    return network.eval()
+    return network

@@ -49,8 +49,8 @@ def fit_positional_gaussian(parts: Iterable[Tensor], spec: FeatureSpec) -> Posit
         first = part.mean(0) if first is None else first
         differences = (part - first).flatten(2)  # (n, c, h w)
         sums += differences.sum(0)
-        by_position = differences.permute(2, 0, 1)  # (h w, n, c)
-        products += by_position.mT @ by_position
+        by_position = differences.permute(2, 1, 0).contiguous()  # (h w, c, n): four times as fast as without
+        products.baddbmm_(by_position, by_position.mT)
         count += len(part)
     assert first is not None  # there is at least one image
     mean = sums / count

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ae_models.baselines import PrincipalComponents, fit_principal_components
+from ae_models.baselines import PrincipalComponents, leading_components
 from ae_models.images import FeatureSpec
 from ae_models.networks.gaussian import PositionalGaussian, fit_positional_gaussian
 
@@ -38,8 +38,6 @@ def fit_whitened_components(
     """The Gaussians of nominal features, given in parts (n, c, h, w), and the components of what they whitened."""
     usual = fit_positional_gaussian(parts, spec)
     whitened = np.concatenate([(part - usual(part)).numpy() for part in parts])
-    fitted = fit_principal_components(whitened, spec, code_size, seed)
-    network = WhitenedComponents(spec, len(fitted.components))
-    network.load_state_dict(fitted.state_dict(), strict=False)
+    network = WhitenedComponents.of(spec, *leading_components(whitened, code_size, seed))
     network.usual.load_state_dict(usual.state_dict())
-    return network.eval()
+    return network
