@@ -14,6 +14,7 @@ from ae_models.panels import compact_picture, heat_overlay, histogram_edges
 
 PAGE = Path(__file__).with_name("batch_page.html")
 LONGEST = 256  # pixels of a picture's long side, at most
+PLAIN = ("title", "state", "alarm", "shown", "n_unreadable", "left_out", "labels")  # go to the page as they are
 LETTERS = 300  # of a path or a reason, at most
 
 
@@ -68,6 +69,7 @@ class BatchPage:
         unreadable: some or all of the files that cannot be read, each with its reason.
         n_unreadable: how many there are in all.
         left_out: what is said of files that are no images by name.
+        labels: where the images are labelled; empty where they are not.
     """
 
     title: str
@@ -85,13 +87,14 @@ class BatchPage:
     unreadable: Sequence[tuple[str, str]]
     n_unreadable: int
     left_out: str = ""
+    labels: str = ""
 
     def html(self) -> str:
         """The page as one HTML file that needs no network, no storage and no other page."""
         marks = [mark for image in self.images for mark in image.marks]
         kinds = {"all": len(self.images)} | {mark: marks.count(mark) for mark in dict.fromkeys(marks)}
         data = {
-            **{name: getattr(self, name) for name in ("title", "state", "alarm", "shown", "n_unreadable", "left_out")},
+            **{name: getattr(self, name) for name in PLAIN},
             "sentences": list(self.sentences),
             "more": list(self.more),
             "facts": list(self.facts.items()),

@@ -1,5 +1,7 @@
 "use strict";
-const data = JSON.parse(document.getElementById("data").textContent);
+const at = (id) => document.getElementById(id);
+const data = JSON.parse(at("data").textContent);
+at("title").textContent = document.title = data.title;
 
 // An element that holds the words as text, whatever they are.
 function element(tag, text, kind) {

@@ -12,7 +12,8 @@ from typing import Any
 
 from PIL import Image
 
-PARTS = {  # that pages share: the colours, light and dark; how data becomes text and shapes
+PARTS = {  # that pages share: what they may load; colours, light and dark, and type; how data becomes text and shapes
+    "__HEAD__": Path(__file__).with_name("page_head.html"),
     "__STYLE__": Path(__file__).with_name("page.css"),
     "__SCRIPT__": Path(__file__).with_name("page.js"),
 }

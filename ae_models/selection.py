@@ -56,6 +56,8 @@ SMALLEST_TRAINED = 8  # positions along the short side
 HELD_OUT = 256  # images that say when to stop, at most
 SHORTEST_TRAINING = 20.0  # seconds; with less left nothing is trained
 MAD_TO_DEVIATION = 1.4826
+MIDDLE_90 = 3.29  # deviations between these quantiles
+LEAST_SPREAD = 0.01  # of the logarithm of a score: a hundredth of the score
 BASELINE_CODE_SIZE = 32
 
 
@@ -426,9 +428,14 @@ def _fused(chosen: Sequence[tuple[_Tried, float]], parts: NominalParts, fitting:
 
 
 def robust_spread(values: NDArray[np.float64]) -> tuple[float, float]:
-    """Median and 1.4826 times the median absolute deviation of values (n,), the second always above 0."""
-    centre = float(np.median(values))
-    return centre, max(1e-6, MAD_TO_DEVIATION * float(np.median(np.abs(values - centre))))
+    """Median and 1.4826 times the median absolute deviation of values (n,), the second always above 0.
+
+    Where most values are alike, and any other would outweigh all else, it is a tenth of what lies between the 5% and
+    the 95% quantile, in deviations of a normal distribution.
+    """
+    low, centre, high = np.quantile(values, (0.05, 0.5, 0.95)).tolist()
+    deviation = MAD_TO_DEVIATION * float(np.median(np.abs(values - centre)))
+    return centre, max(LEAST_SPREAD, (high - low) / (10 * MIDDLE_90), deviation)
 
 
 def fit_recipe(recipe: Recipe, parts: NominalParts, fitting: Fitting, with_selection: bool = False) -> Detector:

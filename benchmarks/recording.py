@@ -104,8 +104,8 @@ def cost(workspace: Workspace, champion: ChampionVersion, batch: Batch, model: s
     asked = asked_images(scored.table, pipeline.review.flagged, manifest)
     queue = open_queue(pipeline, batch.id, claim.key, asked, tracking, PROGRESS)
     with tempfile.TemporaryDirectory() as name:
-        note = write_batch(Path(name), pipeline, batch, champion, scored, stream, claim, manifest)
-        run_id = log_batch(note, Path(name), Surroundings("monitor", None), tracking)
+        note = write_batch(Path(name), pipeline, batch, champion, scored, stream, claim, manifest, queue=queue)
+        run_id = log_batch(note, Path(name), Surroundings("monitor", None, queue), tracking)
     verdict = scored.verdict
     counts = {name: getattr(verdict, name) for name in ("scored", "flagged", "unreadable")}
     ledger.finish(

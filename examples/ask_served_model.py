@@ -28,7 +28,8 @@ def main() -> None:
 
 def ask(server: str, images: list[bytes], heat_maps: bool = False) -> list[dict[str, Any]]:
     """One row an image: score, threshold, flag, p_value, status, reason and, where wished, heat_map."""
-    document = {"inputs": [base64.b64encode(image).decode() for image in images], "params": {"heat_map": heat_maps}}
+    records = [{"image": base64.b64encode(image).decode()} for image in images]
+    document = {"dataframe_records": records, "params": {"heat_map": heat_maps}}
     request = urllib.request.Request(
         f"{server.rstrip('/')}/invocations", json.dumps(document).encode(), {"Content-Type": "application/json"}
     )

@@ -22,6 +22,7 @@ from flows.sources import Batch, inbox_batches
 from flows.streams import stream_of
 from flows.tracking import ChampionVersion
 from flows.verdicts import NOMINAL_BATCHES
+from flows.words import reason_of
 from flows.workspace import Workspace
 
 KIND = "backfill"  # of the runs in MLflow
@@ -98,7 +99,7 @@ def backfill(
             try:
                 report = _decide(plan.pipeline, past.batch, plan.version, workspace, progress)
             except Exception as error:
-                reason = str(error) or type(error).__name__
+                reason = reason_of(error)
                 report = BatchReport(plan.pipeline.name, past.batch.id, "failed", reason=reason)
             reports.append(report)
             done(report)

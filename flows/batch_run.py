@@ -69,9 +69,11 @@ def write_batch(
     claim: Claim,
     manifest_hash: str,
     replaced: str | None = None,
+    queue: ReviewQueue | None = None,
 ) -> BatchNote:
     """Write the files of a batch's run into `folder`; what its run says beside them. `stream` is with this batch."""
-    report = report_on(batch, champion, scored, _more(scored, stream), utc_now())
+    labels = queue.url if queue else ""
+    report = report_on(batch, champion, scored, _more(scored, stream), utc_now(), labels)
     (folder / REPORT).write_text(report.html, encoding="utf-8")
     if report.sheet is not None:
         report.sheet.save(folder / WORST)
@@ -119,6 +121,11 @@ def log_batch(
     return run_id
 
 
+def label_link(queue: ReviewQueue) -> str:
+    """What in a batch's description leads to the queue of its images, in Markdown."""
+    return f"**[Label its images]({queue.url})**"
+
+
 def _metrics(champion: ChampionVersion, scored: ScoredBatch, stream: Stream) -> dict[str, float | None]:
     verdict, table = scored.verdict, scored.table
     metrics: dict[str, float | None] = {
@@ -156,10 +163,11 @@ def _description(note: BatchNote, around: Surroundings, run_id: str, tracking: T
     def link(words: str, run: str, artifact: str = "") -> str:
         return f"[{words}]({tracking.addresses.run(note.pipeline, run, artifact)})"
 
+    labels = f" · {label_link(around.queue)}" if around.queue else ""
     number, calibration, training = note.deciders
     version = f"[version {number}]({tracking.addresses.version(note.pipeline, number)})"
     lines = [
-        f"**{note.state}. {link('Open the report', run_id, REPORT)}**",
+        f"**{note.state}. {link('Open the report', run_id, REPORT)}**{labels}",
         "",
         *note.verdict,
         "",
@@ -170,8 +178,6 @@ def _description(note: BatchNote, around: Surroundings, run_id: str, tracking: T
     if note.replaced is not None:
         before = link("that decision", note.replaced)
         lines += ["", f"A batch of this name was decided before, with other images: {before}."]
-    if around.queue is not None:
-        lines += ["", f"**[Label its images]({around.queue.url})**: the flagged ones, and some drawn at random."]
     return "\n".join([*lines, *note.files])
 
 

@@ -42,6 +42,7 @@ from flows.terminal import flow_or_plain as _flow_or_plain
 from flows.terminal import plain as _plain
 from flows.terminal import print_replay as _print_replay
 from flows.terminal import progress as _progress
+from flows.words import reason_of
 
 if TYPE_CHECKING:
     from flows.progress import Progress
@@ -491,7 +492,7 @@ def _sentences_for_failures() -> Iterator[None]:
     except Exception as error:
         if os.environ.get("RECONWATCH_DEBUG"):
             raise
-        complain(f"{str(error) or type(error).__name__} (RECONWATCH_DEBUG=1 shows where)")
+        complain(f"{reason_of(error)} (RECONWATCH_DEBUG=1 shows where)")
         sys.exit(FAILED)
 
 

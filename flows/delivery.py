@@ -1,6 +1,5 @@
 """The run of a decided batch on its way to MLflow: logged at once, or kept and delivered once MLflow answers again."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,8 +8,6 @@ from flows.config import PipelineConfig
 from flows.ledger import BatchRecord
 from flows.monitor import monitor_run
 from flows.progress import Progress
-from flows.review_queue import open_queue
-from flows.reviewing import ReviewImage
 from flows.spool import Damaged, Kept, Spool
 from flows.tracking import ReviewQueue, TrackingUnavailable
 from flows.words import one_line
@@ -35,17 +32,21 @@ class Shown:
 def show_or_keep(
     note: BatchNote,
     files: Path,
-    asked: Sequence[ReviewImage],
+    queue: ReviewQueue | None,
     pipeline: PipelineConfig,
     workspace: Workspace,
     progress: Progress,
     again: bool,
+    there: bool,
 ) -> Shown:
-    """Log a batch's run; where an MLflow server does not take it, keep it: what is found is decided either way."""
+    """Log a batch's run; where an MLflow server does not take it, keep it: what is found is decided either way.
+
+    `there` says whether it answered a moment ago, so that one that hangs is waited for once.
+    """
     try:
-        if not workspace.tracking.answers():
+        if not there:
             raise TrackingUnavailable("it does not answer")
-        return _shown(note, files, asked, pipeline, workspace, progress, again)
+        return _shown(note, files, queue, pipeline, workspace, again)
     except Exception as error:
         if workspace.tracking.embedded:  # what a disk refuses it would refuse the spool
             raise
@@ -60,16 +61,14 @@ def show_or_keep(
 def _shown(
     note: BatchNote,
     files: Path,
-    asked: Sequence[ReviewImage],
+    queue: ReviewQueue | None,
     pipeline: PipelineConfig,
     workspace: Workspace,
-    progress: Progress,
     again: bool,
 ) -> Shown:
     tracking, ledger = workspace.tracking, workspace.ledger
     before = ledger.batches.history(pipeline.name, 1)
     monitor = monitor_run(pipeline.name, tracking, ledger)
-    queue = open_queue(pipeline, note.batch, note.key, asked, tracking, progress)
     around = Surroundings(monitor, (before[0].batch, before[0].run_id) if before else None, queue)
     run_id = log_batch(note, files, around, tracking, again)
     return Shown(run_id, tracking.addresses.run(pipeline.name, run_id), queue)

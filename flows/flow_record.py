@@ -19,6 +19,7 @@ from flows.progress import LogProgress, Progress, TerminalProgress
 from flows.status import COLUMNS, PipelineState, pipeline_states
 from flows.tracking import TrackingUnavailable
 from flows.turns import TurnTaken, turn
+from flows.words import reason_of
 from flows.workspace import Patience, Workspace, open_workspace
 
 
@@ -55,7 +56,7 @@ def failed(error: Exception) -> State[Any]:
         return Cancelled(name="Skipped", message=f"Skipped: {error}.")
     if not isinstance(error, (InputError, TrackingUnavailable, PartFailedError)):
         get_run_logger().error("What stopped this run:", exc_info=error)
-    return Failed(message=str(error) or type(error).__name__, data=error)
+    return Failed(message=reason_of(error), data=error)
 
 
 def report_of(state: State[Any]) -> Any:

@@ -15,7 +15,7 @@ from ae_models.detector import AnyDetector, Detector
 from ae_models.errors import InputError
 from ae_models.synthetic_defects import draw_defects
 from ae_models.training import choose_device
-from flows.calibration import calibration_items, judging_items
+from flows.calibration import calibration_items, judging_items, learnt_uris
 from flows.config import PipelineConfig
 from flows.labels import opinions
 from flows.progress import Progress
@@ -124,27 +124,33 @@ def comparison(
 
 
 def false_alarms(pipeline: PipelineConfig, challenger: ChampionVersion, workspace: Workspace) -> Check:
-    """Whether the challenger keeps its false-alarm rate on nominal images of audits, or on batches without an alarm."""
+    """Whether the challenger keeps its false-alarm rate on nominal images of audits, or on batches without an alarm.
+
+    Images that it learnt from take no part: it knows them, and flags fewer of them than of others.
+    """
     seen = shadows(pipeline, workspace, challenger.version, SHADOWED)
     if not seen:
         sentence = "no batch was scored in its shadow yet: 'reconwatch run' does so with each new one"
         return Check("false alarms", False, sentence)
+    learnt = learnt_uris(workspace.tracking, challenger.training_run)
+    unseen = [(shadow.record, shadow.table[~shadow.table["uri"].isin(learnt)]) for shadow in seen]
     known = opinions(workspace.ledger.labels.of(pipeline.name))
     nominal = {image for image, opinion in known.items() if opinion.verdict == "nominal" and opinion.label.audit}
     labelled = [
         flagged
-        for shadow in seen
-        for uri, flagged in zip(shadow.table["uri"], shadow.table["challenger_flagged"], strict=True)
-        if (shadow.record.key, uri) in nominal
+        for record, table in unseen
+        for uri, flagged in zip(table["uri"], table["challenger_flagged"], strict=True)
+        if (record.key, uri) in nominal
     ]
-    calm = [shadow.table["challenger_flagged"] for shadow in seen if not shadow.record.alarm]
+    calm = [table["challenger_flagged"] for record, table in unseen if len(table) and not record.alarm]
     if len(labelled) >= ENOUGH_LABELS:
-        flagged, total, words = sum(labelled), len(labelled), "nominal images of audits"
+        flagged, total, words = sum(labelled), len(labelled), "nominal images of audits that it did not learn from"
     elif calm:
         flagged, total = int(sum(flags.sum() for flags in calm)), sum(map(len, calm))
-        words = f"images of {len(calm)} batches without an alarm"
+        words = f"images of {len(calm)} batches without an alarm that it did not learn from"
     else:
-        return Check("false alarms", False, "no batch without an alarm was scored in its shadow, nor enough labels")
+        sentence = "of batches without an alarm it scored no image that it did not learn from, nor are enough labelled"
+        return Check("false alarms", False, sentence)
     threshold = challenger.champion.threshold
     chance = flagged_p_value(int(flagged), total, threshold)
     sentence = (

@@ -9,7 +9,7 @@ from flows.config import PipelineConfig
 from flows.gate import Check, gate
 from flows.ledger import utc_now
 from flows.progress import Progress
-from flows.tracking import BEFORE, CHALLENGER, CHAMPION, REASON, RegisteredVersion, Tracking
+from flows.tracking import BEFORE, CHAMPION, REASON, RegisteredVersion, Tracking
 from flows.words import one_line
 from flows.workspace import Workspace
 
@@ -103,7 +103,7 @@ def rollback(
 
 def _chosen(name: str, version: str | None, tracking: Tracking) -> RegisteredVersion:
     if version is None:
-        challenger = tracking.registry.version_by_alias(name, CHALLENGER)
+        challenger = tracking.registry.challenger(name)
         if challenger is None:
             raise InputError(f"nobody challenges the champion of {name!r}: run 'reconwatch retrain {name}' first")
         return challenger

@@ -84,11 +84,13 @@ class Replay:
         changed = [batch for batch in self.decided if batch.changed]
         more = [batch for batch in changed if batch in self.alarms and not batch.then.alarm]
         fewer = [batch for batch in changed if batch.then.alarm and batch not in self.alarms]
+        others = len(changed) - len(more) - len(fewer)
+        other = f", {others} alarm for another reason" if others else ""
         rate = self.false_alarm_rate
         how = "With the new threshold" if rate is None else f"At a false-alarm rate of {rate:g}"
         sentences = [
             f"{how}, {len(changed)} of {len(self.decided)} batches of "
-            f"{self.pipeline} are decided otherwise: {len(more)} alarm that did not, {len(fewer)} no longer do."
+            f"{self.pipeline} are decided otherwise: {len(more)} alarm that did not, {len(fewer)} no longer do{other}."
         ]
         if self.alarms:
             first = self.alarms[0]

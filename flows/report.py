@@ -56,9 +56,12 @@ class Report:
 
 
 def report_on(
-    batch: Batch, champion: ChampionVersion, scored: ScoredBatch, more: Sequence[str], time: datetime
+    batch: Batch, champion: ChampionVersion, scored: ScoredBatch, more: Sequence[str], time: datetime, labels: str = ""
 ) -> Report:
-    """The report of a scored batch. What it shows is read a second time: memory does not grow with the batch."""
+    """The report of a scored batch. What it shows is read a second time: memory does not grow with the batch.
+
+    `labels` is where a browser shows the queue of its images; empty where they have none.
+    """
     marks = _marks(scored)
     drawing = _Drawing(champion.champion.detector, scored.table, marks)
     images = tuple(drawing.images(batch))
@@ -70,6 +73,7 @@ def report_on(
         alarm=verdict.alarm,
         sentences=verdict.sentences(),
         more=more,
+        labels=labels,
         facts=_facts(champion, scored, time),
         spec=champion.champion.detector.spec,
         calibration_scores=champion.champion.calibration_scores,

@@ -11,6 +11,7 @@ from ae_models.champion import Champion
 from ae_models.errors import InputError
 from ae_models.images import stream
 from ae_models.review_pictures import review_pictures
+from flows.batch_run import label_link
 from flows.config import PipelineConfig
 from flows.labels import SHOWN, read_verdict
 from flows.ledger import BatchRecord, Ledger
@@ -19,7 +20,7 @@ from flows.progress import Progress
 from flows.reviewing import BatchReview, BatchReviews, ReviewImage, batch_review, review_of
 from flows.sources import Batch, Item, inbox_batches
 from flows.tracking import Question, ReviewQueue, Tracking
-from flows.words import one_line
+from flows.words import one_line, reason_of
 from flows.workspace import Workspace
 
 INSTRUCTION = (
@@ -41,12 +42,8 @@ def open_queue(
     if not asked:
         return None
     name = f"{one_line(batch, LONGEST)} {key[:8]}"
-    reviewers = pipeline.review.reviewers
     try:
-        queue = tracking.review.queue(pipeline.name, name, tuple(SHOWN.values()), INSTRUCTION, reviewers)
-        for failed in tracking.review.admit(pipeline.name, reviewers):
-            progress.warn(f"Review of {pipeline.name} in MLflow does not let in {one_line(failed, 200)}")
-        return queue
+        return tracking.review.queue(pipeline.name, name, tuple(SHOWN.values()), INSTRUCTION, pipeline.review.reviewers)
     except Exception as error:
         progress.warn(f"Batch {batch} has no queue in MLflow's Review tab: {_first_line(error)}")
         return None
@@ -92,6 +89,19 @@ def fill_queue(
     ]
     tracking.review.ask(review.record.pipeline, queue.id, questions)
     ledger.queues.note(review.record.key, queue.id)
+
+
+def let_reviewers_in(pipeline: PipelineConfig, workspace: Workspace, progress: Progress) -> None:
+    """Let who is named in review.reviewers label the batches to come, and those whose queues are there."""
+    name, reviewers, review = pipeline.name, pipeline.review.reviewers, workspace.tracking.review
+    if not reviewers:
+        return
+    try:
+        for failed in review.admit(name, reviewers):
+            progress.warn(f"Review of {name} in MLflow does not let in {one_line(failed, 300)}")
+        review.assign(name, reviewers)
+    except Exception as error:
+        progress.warn(f"Reviewers of {name} are not let into MLflow's Review tab: {_first_line(error)}")
 
 
 def make_missing_queues(pipeline: PipelineConfig, workspace: Workspace, progress: Progress) -> None:
@@ -162,6 +172,7 @@ def _make_queue(record: BatchRecord, pipeline: PipelineConfig, workspace: Worksp
     items = {item.uri: item for batch in found if batch.id == record.batch for item in batch.items}
     champion = workspace.tracking.registry.decider(record.calibration_version)
     fill_queue(review, queue, items, champion, workspace.tracking, workspace.ledger)
+    workspace.tracking.add_to_description(record.run_id, label_link(queue))
 
 
 def _log_pictures(review: BatchReview, contents: Contents, champion: Champion, tracking: Tracking) -> dict[str, str]:
@@ -199,4 +210,4 @@ def _question(review: BatchReview, place: int, picture: str, image: ReviewImage)
 
 
 def _first_line(error: Exception) -> str:
-    return one_line(str(error) or type(error).__name__, 200)
+    return one_line(reason_of(error), 400)

@@ -9,7 +9,7 @@ from flows.labels import opinions
 from flows.markdown import as_text
 from flows.progress import Progress
 from flows.review_measures import Measures, Part, measure_parts, table_of
-from flows.review_queue import make_missing_queues, read_answers
+from flows.review_queue import let_reviewers_in, make_missing_queues, read_answers
 from flows.reviewing import BatchReview, newest_reviews
 from flows.sources import groups_of
 from flows.tracking import TrackingUnavailable
@@ -57,6 +57,7 @@ class ReviewReport:
 def review(pipeline: PipelineConfig, workspace: Workspace, progress: Progress) -> ReviewReport:
     """Take in what people answered in MLflow, measure, and show it there on the pipeline's review run."""
     tracking, ledger = workspace.tracking, workspace.ledger
+    let_reviewers_in(pipeline, workspace, progress)
     make_missing_queues(pipeline, workspace, progress)
     new = read_answers(pipeline, workspace, progress)
     labels = ledger.labels.of(pipeline.name)

@@ -29,7 +29,7 @@ from flows.heap import old_objects_left_alone
 from flows.inbox import due_batches
 from flows.monitor import update_monitor
 from flows.progress import Progress
-from flows.review_queue import make_missing_queues, read_answers, retire_queues
+from flows.review_queue import let_reviewers_in, make_missing_queues, read_answers, retire_queues
 from flows.scoring import BatchReport, score_and_record
 from flows.shadow import challenger_of, score_in_shadow
 from flows.shards import RunShards, sharding_of
@@ -37,6 +37,7 @@ from flows.sources import Batch, path_batches
 from flows.torchrun import together
 from flows.tracking import ChampionVersion
 from flows.watchdog import begin_run, end_run, look_after
+from flows.words import reason_of
 from flows.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -165,7 +166,7 @@ def score_one(
     try:
         return score_and_record(pipeline, batch, champion, workspace, progress, again, sharding)
     except Exception as error:
-        return BatchReport(pipeline.name, batch.id, "failed", reason=str(error) or type(error).__name__)
+        return BatchReport(pipeline.name, batch.id, "failed", reason=reason_of(error))
 
 
 def score(
@@ -189,7 +190,7 @@ def score(
     try:
         reports = _score(workspace, pipeline, paths, progress, _Round(score_one))
     except Exception as error:
-        _end(workspace, pipeline, str(error) or type(error).__name__, progress)
+        _end(workspace, pipeline, reason_of(error), progress)
         raise
     _end(workspace, pipeline, failures(reports), progress)
     return reports
@@ -220,6 +221,7 @@ def _score_due(
     send_alerts(workspace, progress)
     if workspace.tracking.answers():
         deliver_runs(pipeline, workspace, progress)
+        let_reviewers_in(pipeline, workspace, progress)
         make_missing_queues(pipeline, workspace, progress)
         retire_queues(pipeline, workspace, progress)
     batches = (
@@ -281,7 +283,7 @@ def run(
         report = _run(workspace, pipeline, progress, _Round(score_one, settled, stopped))
         _end(workspace, pipeline, report.failure or failures(report.batches), progress)
     except Exception as error:  # the other pipelines go on
-        return RunReport(name, failure=str(error) or type(error).__name__, wrong_input=isinstance(error, InputError))
+        return RunReport(name, failure=reason_of(error), wrong_input=isinstance(error, InputError))
     return report
 
 
@@ -304,7 +306,7 @@ def _run(workspace: Workspace, pipeline: PipelineConfig, progress: Progress, due
         else:
             batches = _score(workspace, pipeline, (), progress, due)
     except Exception as error:
-        failure = str(error) or type(error).__name__
+        failure = reason_of(error)
         return RunReport(name, training, calibration, batches, failure, isinstance(error, InputError))
     return RunReport(name, training, calibration, batches)
 

@@ -24,7 +24,7 @@ from flows.ledger import AlreadyDone, Busy, Claim, IncidentBook
 from flows.monitor import point_of
 from flows.progress import Progress
 from flows.report import ScoredBatch
-from flows.review_queue import ask_about
+from flows.review_queue import ask_about, open_queue
 from flows.reviewing import asked_images
 from flows.rows import rows_of
 from flows.shards import Sharding, score_items
@@ -151,10 +151,12 @@ def score_and_record(
         if counts_in_stream(scored.verdict):
             stream = stream.after(scored.verdict.flagged, scored.verdict.scored)
         asked = asked_images(scored.table, pipeline.review.flagged, manifest_hash)
+        there = tracking.answers()  # asked first: to open the queue would wait for a minute
+        queue = open_queue(pipeline, batch.id, claim.key, asked, tracking, progress) if there else None
         with tempfile.TemporaryDirectory() as name:
             files = Path(name)
-            note = write_batch(files, pipeline, batch, champion, scored, stream, claim, manifest_hash, replaced)
-            shown = show_or_keep(note, files, asked, pipeline, workspace, progress, again=claim.attempt > 1)
+            note = write_batch(files, pipeline, batch, champion, scored, stream, claim, manifest_hash, replaced, queue)
+            shown = show_or_keep(note, files, queue, pipeline, workspace, progress, claim.attempt > 1, there)
         step = StreamStep(pipeline, champion, scored.verdict, _stream_alert(pipeline, claim, shown.url))
         alert = _alert(pipeline, batch, champion, scored, claim, shown)
         ledger.finish(

@@ -20,6 +20,7 @@ from flows.progress import terminal_or_log
 from flows.served_runs import ServedRuns
 from flows.served_watch import Watcher, watched_pipelines
 from flows.stopping import until_signal
+from flows.words import reason_of
 
 EVERY = 2.0  # seconds between two looks at the file and the server
 SWEEP_EVERY = 60.0  # seconds between two looks for runs without a process
@@ -127,7 +128,7 @@ def serve(
                 runs.start_due(datetime.now(UTC))
                 away.is_right("The Prefect server answers again.")
             except httpx.HTTPError as error:
-                why = str(error) or type(error).__name__
+                why = reason_of(error)
                 away.is_wrong(
                     f"The Prefect server does not answer ({why}); runs under way go on, and it is asked again."
                 )

@@ -1,4 +1,4 @@
-"""The registered model: images in; score, threshold and flag out. MLflow copies this file beside the weights.
+"""The registered model: a table of images in, one of scores and flags out. MLflow copies this file beside the weights.
 
 It imports `ae_models` alone, which travels with it, so whoever serves it needs no reconwatch.
 """
@@ -18,8 +18,6 @@ from numpy.typing import NDArray
 from ae_models.champion import Champion
 from ae_models.images import ImageInput, stream
 
-COLUMNS = ("score", "threshold", "flag", "p_value", "status", "reason")
-
 
 class ServedDetector(PythonModel):
     """Scores images given as bytes, base64 text or arrays; never as paths, which a stranger could choose."""
@@ -28,7 +26,6 @@ class ServedDetector(PythonModel):
         """Read the detector, its threshold and its calibration scores from the model's folder."""
         self.champion = Champion.load(Path(context.artifacts["champion"]))
 
-    # The type of model_input is the one that MLflow takes without a warning; it lets the others through as they are.
     def predict(
         self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
     ) -> pd.DataFrame:
@@ -39,12 +36,12 @@ class ServedDetector(PythonModel):
 
         Args:
             context: unused.
-            model_input: a DataFrame whose first column (or the one named `image`), or a list, holds the encoded bytes
-                of an image file, the same in base64, or an array (H, W) or (H, W, C), uint8 or float in [0, 1]; or one
-                array of such images (N, H, W) or (N, H, W, C).
+            model_input: its column `image` holds the encoded bytes of image files, the same in base64, or arrays (H, W)
+                or (H, W, C), uint8, uint16 or float in [0, 1].
             params: {"heat_map": True} asks for the heat maps, whose scale is one for the images of a request.
         """
-        images, wants_maps = _images(model_input), bool((params or {}).get("heat_map", False))
+        images: list[ImageInput] = [_image(value) for value in model_input["image"]]
+        wants_maps = bool((params or {}).get("heat_map", False))
         scores, reasons = np.full(len(images), np.nan), np.full(len(images), "", dtype=object)
         seen: dict[int, tuple[NDArray[np.float32], NDArray[np.float32]]] = {}
         for batch in stream(images, self.champion.detector.spec):
@@ -85,13 +82,6 @@ def _or_none(numbers: NDArray[np.float64], readable: NDArray[np.bool_]) -> NDArr
     known = numbers.astype(object)
     known[~readable] = None
     return numbers if readable.all() else known
-
-
-def _images(model_input: Any) -> list[ImageInput]:
-    if isinstance(model_input, pd.DataFrame):
-        column = "image" if "image" in model_input else model_input.columns[0]
-        model_input = model_input[column].tolist()
-    return [_image(value) for value in model_input]
 
 
 def _image(value: Any) -> ImageInput:

@@ -16,7 +16,7 @@ from flows.fetching import contents_of
 from flows.ledger import BatchRecord
 from flows.progress import Progress
 from flows.sources import Batch, inbox_batches
-from flows.tracking import CHALLENGER, ArtifactMissing, ChampionVersion, Tracking
+from flows.tracking import ArtifactMissing, ChampionVersion, Tracking
 from flows.workspace import Workspace
 
 FOLDER = "shadow"  # of the challengers' scores among the artifacts of a batch's run
@@ -34,7 +34,7 @@ class Shadow:
 
 def challenger_of(pipeline: PipelineConfig, tracking: Tracking) -> ChampionVersion | None:
     """The version that is scored in the shadow; None where nobody challenges the champion."""
-    found = tracking.registry.version_by_alias(pipeline.name, CHALLENGER)
+    found = tracking.registry.challenger(pipeline.name)
     if found is None:
         return None
     return tracking.registry.loaded(pipeline.name, found).on(choose_device(pipeline.training.device), pipeline.engine)

@@ -28,6 +28,7 @@ from ae_models.images import ImageSpec
 from flows.config_runner import RunnerUnion, ThreadsRunner
 from flows.items import Item
 from flows.rows import STEP, Look, Scorer, Scores, score_here
+from flows.words import reason_of
 
 if TYPE_CHECKING:
     from ae_models.detector import AnyDetector
@@ -137,7 +138,7 @@ def _refuse_what_no_retry_mends(lost: Sequence[tuple[Shard, BaseException]], att
     if attempt == ROUNDS:
         raise WorkerLost(
             f"{len(lost)} shards of the batch could not be scored in {ROUNDS} attempts; the first, from image "
-            f"{shard.start + 1:,} on: {str(error) or type(error).__name__}"
+            f"{shard.start + 1:,} on: {reason_of(error)}"
         ) from error
 
 

@@ -11,6 +11,7 @@ from flows.config import PathSource, PipelineConfig
 from flows.folders import folder_of
 from flows.inbox import InboxState
 from flows.progress import Progress, time_in_words
+from flows.words import reason_of
 
 SETTLED = timedelta(seconds=2)  # without change, of a folder whose source says nothing of when it is complete
 TICK = 0.5  # seconds between two looks at the clock
@@ -81,7 +82,7 @@ def _turn(one: _Watched, look: Look, ready: Ready, progress: Progress, clock: Ca
         took = clock() - start
         failure = ready(one.pipeline) if state.due else ""
     except Exception as error:  # whatever it is, the next look may be better
-        failure, took, state = str(error) or type(error).__name__, 0.0, None
+        failure, took, state = reason_of(error), 0.0, None
     if failure:
         delay = DELAYS[min(one.failures, len(DELAYS) - 1)]
         one.failures += 1

@@ -10,6 +10,7 @@ from urllib.parse import unquote, urljoin, urlsplit
 from ae_models.images import UnreadableImage
 from flows.items import Item
 from flows.remote import LARGEST, SourceUnavailable, shown
+from flows.words import reason_of
 
 WEB = ("http", "https")
 CONNECT_SECONDS, ANSWER_SECONDS = 10.0, 30.0
@@ -43,7 +44,7 @@ def fetch(url: str, allowed: Sequence[str], networks: Sequence[str]) -> bytes:
         try:
             content, onward = _answer(url, _address(url, networks))
         except httpx.HTTPError as error:
-            words = str(error) or type(error).__name__
+            words = reason_of(error)
             raise SourceUnavailable(f"{shown(url)} did not answer, and its batch stays due: {words}") from error
         if not onward:
             return content

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, expect, sync_playwright
 
 from tests.ports import free_port
 from tests.postgresql import PostgreSQL, PostgreSQLMissing
@@ -231,6 +231,7 @@ def browser() -> Iterator[Browser]:
     found = [path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))]
     if not found:
         pytest.skip("no Chromium is installed (on Debian: apt-get install chromium)")
+    expect.set_options(timeout=60_000)  # milliseconds that pages may take on a busy machine
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=found[0], args=["--no-sandbox", "--disable-gpu"])
         yield browser

@@ -84,6 +84,7 @@ class TestInMlflow:
         expect(cards.first).to_contain_text("1. FLAGGED", timeout=SECONDS)
         expect(framed(page).locator("#state")).to_have_text("WARNING: defects")
         assert framed(page).locator(".card.flag").count() == 10
+        expect(framed(page).locator("#labels")).to_contain_text("The run's page, under Overview")
 
     def test_keys_work_within_the_frame(self, page: Page, workspace: Workspace, damaged: BatchReport) -> None:
         """Enter enlarges an image, arrows lead on and back, plus enlarges further, Escape closes."""
@@ -126,6 +127,10 @@ class TestInMlflow:
         expect(readout).to_contain_text("Batch 3: 3-unreadable", timeout=SECONDS)
         expect(readout).to_contain_text("ALARM: critical: unreadable")
         assert framed(page).locator("figure svg .series").count() >= 9
+        first = framed(page).locator("figure svg").first
+        assert first.locator(".limit").count() == 2
+        assert first.locator(".band").count() >= 1
+        assert (first.locator(".alarms").get_attribute("d") or "").count("M") == 2
         framed(page).locator("#charts").focus()
         page.keyboard.press("ArrowLeft")
         expect(readout).to_contain_text("Batch 2: 2-damaged")
@@ -134,6 +139,8 @@ class TestInMlflow:
         """Its page has the certificate, and a link to the runs of the batches that it decided."""
         page.goto(workspace.tracking.addresses.version("tiles", "1"))
         expect(page.get_by_text(re.compile("^It holds for weights"))).to_be_visible(timeout=SECONDS)
+        page.get_by_text("Inputs (1)").click()
+        expect(page.get_by_text("image (required)")).to_be_visible()
         link = page.get_by_role("link", name="The batches that it decided")
         page.goto(link.get_attribute("href") or "")
         for batch in report.batches:
@@ -158,6 +165,14 @@ class TestByThemselves:
         page.fill("#words", "")
         page.select_option("#kind", "flagged")
         expect(page.locator("#count")).to_have_text(re.compile(r"^10 of \d+$"))
+
+    def test_it_leads_to_where_its_images_are_labelled(
+        self, page: Page, workspace: Workspace, damaged: BatchReport, tmp_path: Path
+    ) -> None:
+        """From a page that no frame holds, a click opens the batch's queue in MLflow."""
+        opened(page, workspace, damaged.run_id, "report.html", tmp_path)
+        page.get_by_role("link", name="Label its images").click()
+        expect(page.get_by_role("button", name="Start review")).to_be_visible(timeout=SECONDS)
 
     def test_unreadable_files_have_their_reasons(
         self, page: Page, workspace: Workspace, report: RunReport, tmp_path: Path

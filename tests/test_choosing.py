@@ -211,7 +211,7 @@ class TestWithoutLabels:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", workspace.tracking.uri)
         monkeypatch.setattr(sys, "path", sys.path.copy())  # the model's own code is put there
         model = mlflow.pyfunc.load_model("models:/tiles@champion")
-        served = model.predict([Path(uri).read_bytes() for uri in batch.table["uri"]])
+        served = model.predict(pd.DataFrame({"image": [Path(uri).read_bytes() for uri in batch.table["uri"]]}))
         np.testing.assert_allclose(served["score"].astype(float), batch.table["score"], rtol=0, atol=1e-6)
         assert served["flag"].tolist() == batch.table["flagged"].tolist()
 

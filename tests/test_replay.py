@@ -18,7 +18,7 @@ from ae_models.errors import InputError
 from flows.calibration import calibrate
 from flows.cli import main
 from flows.progress import LogProgress
-from flows.replay import Replay, ReplayedBatch, moment, replay
+from flows.replay import Decision, Replay, ReplayedBatch, moment, replay
 from flows.running import run
 from flows.workspace import Workspace, open_workspace
 
@@ -84,6 +84,22 @@ def artifacts(workspace: Workspace, run_id: str) -> Path:
     """The folder of a run's artifacts."""
     uri = MlflowClient(workspace.tracking.uri).get_run(run_id).info.artifact_uri
     return Path(unquote(urlparse(str(uri)).path))
+
+
+@pytest.mark.parametrize(
+    ("then", "now", "words"),
+    [
+        ("nominal", "defects", "1 alarm that did not, 0 no longer do."),
+        ("moved", "nominal", "0 alarm that did not, 1 no longer do."),
+        ("moved", "defects", "0 alarm that did not, 0 no longer do, 1 alarm for another reason."),
+    ],
+)
+def test_every_verdict_that_changes_is_counted(then: str, now: str, words: str) -> None:
+    """Also where a batch alarms as before, for another reason."""
+    before, after = (Decision(0.5, 3, verdict, verdict != "nominal") for verdict in (then, now))
+    batch = ReplayedBatch("monday", datetime(2024, 1, 1, tzinfo=UTC), "1", "run", 20, 0, before, after, True, "")
+    said = Replay("tiles", None, None, (batch,)).sentences()[0]
+    assert said == f"With the new threshold, 1 of 1 batches of tiles are decided otherwise: {words}"
 
 
 class TestDecisions:

@@ -11,14 +11,17 @@ from pathlib import Path
 
 import pytest
 from mlflow.entities import AssessmentSource, Feedback
+from mlflow.exceptions import MlflowException
 from mlflow.tracing.client import TracingClient
 from mlflow.utils.credentials import get_default_host_creds
 from mlflow.utils.rest_utils import http_request
 from playwright.sync_api import Browser, expect
 
+from flows.calibration import calibrate
 from flows.progress import LogProgress
-from flows.review_queue import read_answers
+from flows.review_queue import let_reviewers_in, read_answers
 from flows.running import run
+from flows.words import reason_of
 from flows.workspace import Workspace, open_workspace
 from tests.conftest import Dashboard
 from tests.ports import free_port
@@ -26,19 +29,20 @@ from tests.ports import free_port
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationWarning:(mlflow|sqlalchemy).*")]
 
 SECONDS = 60_000  # milliseconds that MLflow's pages may take on a busy machine
+QUIET = LogProgress(logging.getLogger("quiet"))
 PASSWORD = "planted-password-1"
 
 
 @pytest.fixture(scope="module")
 def server(project: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dashboard]:
-    """A project, and an MLflow server with basic authentication whose users are admin, ada and bob."""
+    """A project, and an MLflow server with basic authentication; who runs the pipeline there is no administrator."""
     folder = tmp_path_factory.mktemp("login")
     config = project(folder / "project", review={"audit": 4, "flagged": 4, "reviewers": ["ada", "nobody"]})
     port = free_port()
     users = folder / "users.ini"
     users.write_text(
         f"[mlflow]\ndatabase_uri = sqlite:///{folder / 'users.db'}\ndefault_permission = EDIT\n"
-        f"admin_username = admin\nadmin_password = {PASSWORD}\n"
+        f"auth_cache_ttl_seconds = 60\nadmin_username = admin\nadmin_password = {PASSWORD}\n"
     )
     command = [sys.executable, "-m", "mlflow", "server", "--app-name", "basic-auth", "--port", str(port)]
     command += ["--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}", "--workers", "1"]
@@ -57,10 +61,11 @@ def server(project: Callable[..., Path], tmp_path_factory: pytest.TempPathFactor
             monkeypatch.setenv(name if name == "NO_PROXY" else f"MLFLOW_TRACKING_{name}", value)
         try:
             dashboard.wait()
-            for name in ("ada", "bob"):
+            for name in ("line", "ada", "bob", "cid"):
                 user = {"username": name, "password": PASSWORD}
                 login = get_default_host_creds(dashboard.url)  # type: ignore[no-untyped-call]
                 assert http_request(login, "/api/2.0/mlflow/users/create", "POST", json=user).ok  # type: ignore[no-untyped-call]
+            monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "line")
             yield dashboard
         finally:
             os.killpg(process.pid, signal.SIGTERM)
@@ -99,10 +104,16 @@ def queue_of(workspace: Workspace, batch: str) -> tuple[str, str]:
     return queue, workspace.tracking.review.url("tiles", queue)
 
 
+def test_a_pipeline_is_begun_by_who_is_no_administrator(workspace: Workspace) -> None:
+    """Training, calibration and the first batches need no grant but the server's default."""
+    assert workspace.tracking.registry.champion("tiles").version == "1"
+    assert {batch.batch for batch in workspace.ledger.batches.decided("tiles")} >= {"1-nominal", "2-damaged"}
+
+
 def test_who_is_no_user_is_said(workspace: Workspace, progress: Listening) -> None:
     """The queues are there all the same."""
     told = "Review of tiles in MLflow does not let in nobody (User with username=nobody not found)"
-    assert told in progress.said
+    assert progress.said.count(told) == 1
 
 
 def test_a_reviewer_labels_in_the_browser(workspace: Workspace, server: Dashboard, browser: Browser) -> None:
@@ -149,3 +160,41 @@ def test_who_is_no_reviewer_cannot_begin(workspace: Workspace, browser: Browser)
     assert items.value.status == 403
     expect(page.get_by_role("button", name="Start review")).to_have_count(0)
     context.close()
+
+
+def test_who_is_named_later_labels_the_queues_that_are_there(workspace: Workspace, server: Dashboard) -> None:
+    """The next run gives them to cid, too, and takes them from nobody."""
+    queue, _ = queue_of(workspace, "2-damaged")
+    pipeline = workspace.settings.pipeline("tiles")
+    review = pipeline.review.model_copy(update={"reviewers": ("ada", "Cid")})
+    progress = Listening()
+    let_reviewers_in(pipeline.model_copy(update={"review": review}), workspace, progress)
+    assert TracingClient(server.url)._get_review_queue(queue).users == ["ada", "cid", "nobody"]
+    assert progress.said == ["Review of tiles in MLflow does not let in Cid (User with username=Cid not found)"]
+
+
+def test_a_colleague_promotes(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who may change a model and delete nothing of it can let a challenger decide, which then challenges nobody."""
+    registry = workspace.tracking.registry
+    calibrate(workspace.settings.pipeline("tiles"), workspace.tracking, QUIET)
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "bob")
+    registry.challenge("tiles", "1")
+    assert registry.challenger("tiles") is not None
+    registry.promote("tiles", "1")
+    champion = registry.champion_version("tiles")
+    assert champion is not None
+    assert (champion[0], registry.challenger("tiles")) == ("1", None)
+
+
+def test_what_a_login_may_not_is_said(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the grant that it lacks; the same from each command."""
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "bob")
+    queue, _ = queue_of(workspace, "2-damaged")
+    with pytest.raises(MlflowException) as raised:
+        workspace.tracking.review.delete("tiles", queue)
+    assert "needs a grant of MANAGE on its experiments" in reason_of(raised.value)
+    progress = Listening()
+    let_reviewers_in(workspace.settings.pipeline("tiles"), workspace, progress)
+    assert [sentence.partition(" (")[0] for sentence in progress.said] == [
+        "Review of tiles in MLflow does not let in ada, nobody, unless they were let in before"
+    ]

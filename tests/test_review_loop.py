@@ -14,6 +14,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from flows.cli import main
 from flows.demo import BATCH, DAMAGED, NOMINAL, write_demo
+from flows.monitor import monitor_run
 from flows.progress import LogProgress
 from flows.running import run
 from flows.workspace import Workspace, open_workspace
@@ -140,5 +141,9 @@ def test_the_loop(workspace: Workspace, page: Page, tmp_path: Path, capfd: pytes
     assert [(batch.batch, batch.version) for batch in report.batches] == [("4-next", "3")]
     page.goto(report.batches[0].run_url or "")
     expect(page.get_by_role("link", name="version 3")).to_be_visible(timeout=SECONDS)
+    monitor = monitor_run("digits", workspace.tracking, workspace.ledger)
+    page.goto(workspace.tracking.addresses.run("digits", monitor, "monitor.html"))
+    marks = page.frame_locator("iframe.mlflow-html-iframe").locator("figure").first
+    expect(marks.get_by_text("version 3", exact=True)).to_be_visible(timeout=SECONDS)
     page.goto(workspace.tracking.addresses.version("digits", "3"))
     expect(page.get_by_text(re.compile(r"it learnt from <b>bob</b> \(by "))).to_be_visible(timeout=SECONDS)

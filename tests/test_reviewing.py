@@ -196,6 +196,12 @@ class TestQueue:
         (incident,) = [one for one in workspace.ledger.incidents.newest("tiles") if one.kind == "defects"]
         assert incident.alert["review_url"].startswith(f"{address}&selectedQueueId=rq-")
 
+    def test_the_report_leads_there(self, first: RunReport, workspace: Workspace, tmp_path: Path) -> None:
+        """Its page has the queue's address."""
+        for record in workspace.ledger.batches.decided("tiles"):
+            page = workspace.tracking.artifact(record.run_id, "report.html", tmp_path).read_text(encoding="utf-8")
+            assert f'selectedQueueId={workspace.ledger.queues.of(record.key)}"' in page
+
     def test_nothing_is_made_twice(self, copy: Workspace) -> None:
         """Whoever dies between the queue and the note of it makes the same questions again."""
         before = len(traces(copy))
@@ -222,6 +228,8 @@ class TestQueue:
         pictures = [t.info.response_preview for t in traces(copy) if t.info.tags["reconwatch.key"] == left.key]
         assert len(pictures) >= 6
         assert all("![panel]" in text for text in pictures)
+        described = MlflowClient(copy.tracking.uri).get_run(left.run_id).data.tags["mlflow.note.content"]
+        assert described.count("[Label its images](") == 1
 
     def test_images_that_are_gone_are_asked_about_without_a_picture(
         self, copy: Workspace, small_images: Callable[[Path, int, int], list[Path]]

@@ -18,6 +18,7 @@ import mlflow
 import numpy as np
 import pandas as pd
 import pytest
+from mlflow.exceptions import MlflowException
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -103,6 +104,11 @@ def files(table: pd.DataFrame) -> list[bytes]:
     return [Path(uri).read_bytes() for uri in table["uri"]]
 
 
+def column(images: Any) -> pd.DataFrame:
+    """The table that the model takes."""
+    return pd.DataFrame({"image": pd.Series(list(images), dtype=object)})
+
+
 def base64_of(contents: list[bytes]) -> list[str]:
     return [base64.b64encode(content).decode() for content in contents]
 
@@ -118,44 +124,47 @@ def assert_same(given: Any, expected: pd.DataFrame) -> None:
 class TestScores:
     """Whatever form images are given in, their scores are those of the files."""
 
-    def test_a_list_of_bytes(self, model: Any, expected: pd.DataFrame) -> None:
+    def test_bytes(self, model: Any, expected: pd.DataFrame) -> None:
         """Contents of files, as they are."""
-        assert_same(model.predict(files(expected)), expected)
+        assert_same(model.predict(column(files(expected))), expected)
 
-    def test_a_frame_of_bytes(self, model: Any, expected: pd.DataFrame) -> None:
-        """The column `image` counts, wherever it stands."""
-        frame = pd.DataFrame({"camera": "left", "image": files(expected)})
-        assert_same(model.predict(frame), expected)
+    def test_base64(self, model: Any, expected: pd.DataFrame) -> None:
+        """Text, as JSON carries it."""
+        assert_same(model.predict(pd.DataFrame({"image": base64_of(files(expected))})), expected)
 
-    def test_a_frame_of_base64(self, model: Any, expected: pd.DataFrame) -> None:
-        """Text, as JSON carries it; without a column `image` the first one counts."""
-        assert_same(model.predict(pd.DataFrame({"content": base64_of(files(expected))})), expected)
-
-    def test_a_list_of_arrays(self, model: Any, expected: pd.DataFrame) -> None:
+    def test_arrays(self, model: Any, expected: pd.DataFrame) -> None:
         """Decoded images of any size, grey or colour, 8-bit or float."""
-        assert_same(model.predict([decode(Path(uri)) for uri in expected["uri"]]), expected)
+        assert_same(model.predict(column(decode(Path(uri)) for uri in expected["uri"])), expected)
+
+    def test_other_columns_are_left_alone(self, model: Any, expected: pd.DataFrame) -> None:
+        """The column `image` counts, wherever it stands."""
+        assert_same(model.predict(column(files(expected)).assign(camera="left")[["camera", "image"]]), expected)
+
+    def test_a_table_without_images_is_refused(self, model: Any) -> None:
+        """By the model's signature, which names what is missing."""
+        with pytest.raises(MlflowException, match=r"missing inputs \['image'\]"):
+            model.predict(pd.DataFrame({"content": ["aGk="]}))
 
     @pytest.mark.parametrize("name", ["grey.png", "colour.png"])
     @pytest.mark.parametrize("dtype", [np.uint8, np.float32, np.float64])
-    def test_an_array_of_images(self, model: Any, expected: pd.DataFrame, name: str, dtype: type[Any]) -> None:
-        """(N, H, W) and (N, H, W, 3), as bytes or as floats in [0, 1]."""
+    def test_types_of_arrays(self, model: Any, expected: pd.DataFrame, name: str, dtype: type[Any]) -> None:
+        """(H, W) and (H, W, 3), as bytes or as floats in [0, 1]."""
         row = expected[expected["uri"].str.endswith(name)]
         pixels: NDArray[Any] = decode(Path(row["uri"].iloc[0]))
-        given = pixels if dtype is np.uint8 else pixels.astype(dtype) / 255
-        both = pd.concat([row, row])
-        assert_same(model.predict(np.stack([given, given])), both)
+        assert_same(model.predict(column([pixels if dtype is np.uint8 else pixels.astype(dtype) / 255])), row)
 
     def test_16_bit_arrays(self, model: Any, expected: pd.DataFrame) -> None:
         """uint16 means 0 to 65535."""
         row = expected[expected["uri"].str.endswith("deep.png")]
         pixels = np.asarray(Image.open(row["uri"].iloc[0])).astype(np.uint16)
-        assert_same(model.predict(pixels[None]), row)
+        assert_same(model.predict(column([pixels])), row)
 
-    def test_every_row_has_all_columns(self, model: Any, expected: pd.DataFrame) -> None:
-        """The columns are those that the model's signature promises."""
-        given = model.predict(files(expected))
+    def test_the_signature(self, model: Any, expected: pd.DataFrame) -> None:
+        """It names the column that is taken and those that are given, which every row has."""
+        given = model.predict(column(files(expected)))
         columns = ["score", "threshold", "flag", "p_value", "status", "reason"]
         assert list(given.columns) == columns
+        assert model.metadata.signature.inputs.input_names() == ["image"]
         assert model.metadata.signature.outputs.input_names() == [*columns, "heat_map"]
         assert (given["flag"] == (given["score"] > given["threshold"])).all()
         assert given["reason"].tolist() == [""] * len(given)
@@ -166,7 +175,7 @@ class TestHeatMaps:
 
     def test_they_come_on_request(self, model: Any, expected: pd.DataFrame) -> None:
         """One picture an image, of the network's size, and the same scores as without."""
-        given = model.predict(files(expected), params={"heat_map": True})
+        given = model.predict(column(files(expected)), params={"heat_map": True})
         assert_same(given, expected)
         for text in given["heat_map"]:
             with Image.open(io.BytesIO(base64.b64decode(text))) as picture:
@@ -174,13 +183,13 @@ class TestHeatMaps:
 
     def test_an_unreadable_image_has_none(self, model: Any, expected: pd.DataFrame) -> None:
         """The others keep theirs."""
-        given = model.predict([b"no image", files(expected)[0]], params={"heat_map": True})
+        given = model.predict(column([b"no image", files(expected)[0]]), params={"heat_map": True})
         assert [bool(text) for text in given["heat_map"]] == [False, True]
-        assert model.predict([b""], params={"heat_map": True})["heat_map"].tolist() == [""]
+        assert model.predict(column([b""]), params={"heat_map": True})["heat_map"].tolist() == [""]
 
     def test_an_unknown_wish_is_no_wish(self, model: Any, expected: pd.DataFrame) -> None:
         """Nor is one that says no."""
-        assert "heat_map" not in model.predict(files(expected), params={"heat_map": False})
+        assert "heat_map" not in model.predict(column(files(expected)), params={"heat_map": False})
 
 
 class TestUnreadable:
@@ -202,7 +211,7 @@ class TestUnreadable:
     )
     def test_it_is_flagged_and_said(self, model: Any, expected: pd.DataFrame, broken: Any) -> None:
         """It has no score, it is flagged, it says why, and it moves no other row."""
-        given = model.predict([files(expected)[0], broken, files(expected)[1]])
+        given = model.predict(column([files(expected)[0], broken, files(expected)[1]]))
         assert given["status"].tolist() == ["scored", "unreadable", "scored"]
         assert bool(given["flag"].iloc[1])
         assert given["score"].iloc[1] is None
@@ -212,8 +221,8 @@ class TestUnreadable:
         )
 
     def test_no_image_at_all(self, model: Any) -> None:
-        """An empty list has an empty answer."""
-        assert len(model.predict([])) == 0
+        """An empty table has an empty answer."""
+        assert len(model.predict(column([]))) == 0
 
 
 @pytest.fixture(scope="module")
@@ -279,23 +288,25 @@ class TestServing:
         done = subprocess.run(command, cwd=tmp_path, env=without_reconwatch, capture_output=True, text=True)
         assert f"ModuleNotFoundError: No module named '{package}'" in done.stderr
 
-    @pytest.mark.parametrize("form", ["dataframe_split", "dataframe_records", "inputs"])
+    @pytest.mark.parametrize("form", ["dataframe_split", "dataframe_records", "inputs", "instances"])
     def test_base64_images_are_scored(self, server: str, expected: pd.DataFrame, form: str) -> None:
-        """In each form that MLflow's protocol has for a table or a list, the scores are those of the folder."""
+        """In each form that MLflow's protocol has for a table, the scores are those of the folder."""
         texts = base64_of(files(expected))
         documents = {
             "dataframe_split": {"columns": ["image"], "data": [[text] for text in texts]},
             "dataframe_records": [{"image": text} for text in texts],
-            "inputs": texts,
+            "inputs": {"image": texts},
+            "instances": [{"image": text} for text in texts],
         }
         answer = json.loads(invoke(server, {form: documents[form]}))
         assert_same(pd.DataFrame(answer["predictions"]), expected)
 
     def test_an_unreadable_image_is_a_row(self, server: str) -> None:
         """It is flagged, and says why."""
-        (row,) = json.loads(invoke(server, {"dataframe_records": [{"image": "bm8gaW1hZ2U="}]}))["predictions"]
-        assert (row["status"], row["flag"]) == ("unreadable", True)
-        assert row["reason"] != ""
+        records = [{"image": text} for text in ("bm8gaW1hZ2U=", "no base64!", None)]
+        rows = json.loads(invoke(server, {"dataframe_records": records}))["predictions"]
+        assert [(row["status"], row["flag"]) for row in rows] == [("unreadable", True)] * 3
+        assert "" not in [row["reason"] for row in rows]
 
     def test_its_answer_is_json(self, server: str) -> None:
         """Readers of JSON other than Python's refuse NaN, and with it the scores of all other images."""
@@ -307,7 +318,7 @@ class TestServing:
 
     def test_heat_maps_come_on_request(self, server: str, expected: pd.DataFrame) -> None:
         """By `params`, as MLflow's protocol has it."""
-        document = {"inputs": base64_of(files(expected)[:2]), "params": {"heat_map": True}}
+        document = {"inputs": {"image": base64_of(files(expected)[:2])}, "params": {"heat_map": True}}
         rows = json.loads(invoke(server, document))["predictions"]
         with Image.open(io.BytesIO(base64.b64decode(rows[0]["heat_map"]))) as picture:
             assert picture.size == (16, 16)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from mlflow.entities.model_registry import ModelVersion
+from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 from mlflow.exceptions import MlflowException
 from numpy.typing import NDArray
 
@@ -105,7 +105,8 @@ class Registry:
         self._store.client.set_registered_model_alias(pipeline, CHAMPION, version)
         challenger = self.version_by_alias(pipeline, CHALLENGER)
         if challenger is not None and challenger.version == version:
-            self._store.client.delete_registered_model_alias(pipeline, CHALLENGER)
+            with _denied_or_done():  # a login may be let move aliases and not delete them: `challenger` knows
+                self._store.client.delete_registered_model_alias(pipeline, CHALLENGER)
 
     def go_back(self, pipeline: str, version: str, reason: str) -> None:
         """Let a version that decided before decide again; both versions keep why."""
@@ -119,6 +120,14 @@ class Registry:
         """Let a version be scored in the shadow of the champion from now on, in place of who was before."""
         self._store.client.set_registered_model_alias(pipeline, CHALLENGER, version)
 
+    def challenger(self, pipeline: str) -> RegisteredVersion | None:
+        """The version that challenges the champion; None where there is none, or where it is the champion by now."""
+        found = self.version_by_alias(pipeline, CHALLENGER)
+        if found is None:
+            return None
+        champion = self.version_by_alias(pipeline, CHAMPION)
+        return None if champion is not None and champion.version == found.version else found
+
     def version_by_alias(self, pipeline: str, alias: str) -> RegisteredVersion | None:
         """The version with that alias; None where there is none."""
         try:
@@ -126,17 +135,26 @@ class Registry:
         except MlflowException as error:
             if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
                 return None
+            # Behind a login the aliases of a model that is not there are "denied" to all but administrators.
+            if error.error_code == "PERMISSION_DENIED" and self._model(pipeline) is None:
+                return None
             raise
         return _registered(found, (alias,))
 
-    def versions(self, pipeline: str) -> tuple[RegisteredVersion, ...]:
-        """Every version of the pipeline's model, the oldest first."""
+    def _model(self, pipeline: str) -> RegisteredModel | None:
         try:
-            aliases: dict[str, str] = self._store.client.get_registered_model(pipeline).aliases
+            return self._store.client.get_registered_model(pipeline)
         except MlflowException as error:
             if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-                return ()
+                return None
             raise
+
+    def versions(self, pipeline: str) -> tuple[RegisteredVersion, ...]:
+        """Every version of the pipeline's model, the oldest first."""
+        model = self._model(pipeline)
+        if model is None:
+            return ()
+        aliases: dict[str, str] = model.aliases
         found = list(self._search(f"name = '{pipeline}'"))
         named = {
             str(each.version): tuple(alias for alias in aliases if str(aliases[alias]) == str(each.version))
@@ -235,6 +253,16 @@ class Registry:
 
         with tempfile.TemporaryDirectory() as folder:
             return load_detector(self._artifacts.fetched(run_id, "detector", Path(folder)))
+
+
+@contextmanager
+def _denied_or_done() -> Iterator[None]:
+    """Nothing where the server does not let this login do it."""
+    try:
+        yield
+    except MlflowException as error:
+        if error.error_code != "PERMISSION_DENIED":
+            raise
 
 
 def _registered(found: ModelVersion, aliases: tuple[str, ...]) -> RegisteredVersion:

@@ -17,7 +17,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.genai.label_schemas import InputCategorical
 from mlflow.tracing.client import TracingClient
 
-from flows.tracking.store import Store
+from flows.tracking.store import Store, paged
 
 VERDICT = "verdict"  # the question of a review queue, and the name of its answers
 
@@ -134,9 +134,23 @@ class ReviewQueues:
                 "permission": "EDIT",
             }
             answer = self._store.asked("/api/3.0/mlflow/users/permissions/grant", "POST", json=grant)
+            if answer.status_code == 403:
+                return [
+                    f"{', '.join(reviewers)}, unless they were let in before (this login may give no grants: "
+                    "whoever began the pipeline may, or an administrator)"
+                ]
             if answer.status_code >= 400 and "RESOURCE_ALREADY_EXISTS" not in answer.text:
                 failed.append(f"{name} ({_reason(answer)})")
         return failed
+
+    def assign(self, pipeline: str, reviewers: Sequence[str]) -> None:
+        """Add users to those whom the pipeline's queues are for; nobody is taken from one."""
+        client, wanted = TracingClient(self._store.uri), [name.lower() for name in reviewers]  # as MLflow keeps them
+        experiment = self._review_experiment(pipeline)
+        for queue in paged(lambda page: client._list_review_queues(experiment, page_token=page)):
+            lacking = [name for name in wanted if name not in queue.users]
+            if lacking and str(queue.queue_type) == "custom":
+                client._update_review_queue(queue.queue_id, users=[*queue.users, *lacking])
 
     def ask(self, pipeline: str, queue_id: str, questions: Sequence[Question]) -> None:
         """Put questions into a queue; those that are in it stay as they are."""

@@ -29,6 +29,8 @@ SERVED_REQUIREMENTS = (
 
 def save_pyfunc(model: Path, parts: Path, spec: ImageSpec) -> None:
     example = _base64_png(np.full((spec.height, spec.width), 128, np.uint8))
+    # Text is what a request carries; MLflow lets the bytes and arrays of a caller's own table through as they are.
+    inputs = Schema([ColSpec("string", "image")])
     outputs = Schema(
         [
             ColSpec("double", "score"),
@@ -48,8 +50,7 @@ def save_pyfunc(model: Path, parts: Path, spec: ImageSpec) -> None:
             python_model=str(Path(__file__).parents[1] / "served_model.py"),
             code_paths=[str(Path(ae_models.__file__).parent)],
             artifacts={"champion": str(parts)},
-            # An input schema would refuse lists and arrays of images.
-            signature=ModelSignature(outputs=outputs, params=asked),
+            signature=ModelSignature(inputs, outputs, asked),
             input_example=pd.DataFrame({"image": [example]}),
             pip_requirements=[f"{name}=={version(name).partition('+')[0]}" for name in SERVED_REQUIREMENTS],
         )

@@ -179,6 +179,12 @@ class Tracking:
             synchronous=True,
         )
 
+    def add_to_description(self, run_id: str, paragraph: str) -> None:
+        """Add a paragraph, in Markdown, to what the page of a run says; nothing where it says so already."""
+        said = self._store.client.get_run(run_id).data.tags.get("mlflow.note.content", "")
+        if paragraph not in said:
+            self._store.client.set_tag(run_id, "mlflow.note.content", f"{said}\n\n{paragraph}".strip())
+
     def log_points(self, run_id: str, points: Iterable[LoggedPoint]) -> None:
         """Metrics of many steps. One that is there already, with the same step, time and value, is not added again."""
         metrics = [
