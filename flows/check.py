@@ -9,9 +9,10 @@ from ae_models.errors import InputError
 from ae_models.images import infer_spec
 from flows.config import PipelineConfig, load
 from flows.due import changes_since_training
+from flows.folders import loose_files
 from flows.prefect_server import find_server
 from flows.requirements import require_device, require_enough, require_size
-from flows.sources import inbox_batches, labelled_items, loose_files, nominal_items
+from flows.sources import inbox_batches, labelled_items, nominal_items
 from flows.tracking import TrackingUnavailable
 from flows.workspace import Workspace, open_workspace
 

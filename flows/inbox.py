@@ -8,10 +8,11 @@ from datetime import UTC, datetime, timedelta
 from flows.completeness import SETTLING, still_arriving
 from flows.config import PipelineConfig
 from flows.fence import Fence
+from flows.folders import loose_files
 from flows.items import Batch
 from flows.ledger import Ledger, utc_now
 from flows.progress import Progress
-from flows.sources import inbox_batches, loose_files
+from flows.sources import inbox_batches
 
 LINKED_OUT = "is a link that leads out of the inbox (set data.allow_outside: true where that is meant)"
 

@@ -13,7 +13,7 @@ import yaml
 from ae_models.errors import InputError
 from flows.config import json_schema
 from flows.config_types import NAME, PATTERNS
-from flows.sources import images_in
+from flows.folders import images_in
 
 NOMINAL_FOLDERS = ("nominal", "train/good", "train/nominal", "good", "normal", "ok", "train")
 INBOX_FOLDERS = ("inbox", "incoming", "new", "batches")

@@ -161,10 +161,9 @@ def content_hash(item: Item) -> str:
     try:
         content = item.content()
         if isinstance(content, Path):
-            with content.open("rb") as file:
-                hashed = (
-                    hashlib.sha256()
-                )  # hashlib.file_digest takes a quarter of a megabyte for each file, however small
+            with open(content, "rb", buffering=0) as file:
+                # hashlib.file_digest takes a quarter of a megabyte for each file, however small
+                hashed = hashlib.sha256()
                 while part := file.read(BLOCK):
                     hashed.update(part)
                 return hashed.hexdigest()

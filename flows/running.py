@@ -25,6 +25,7 @@ from flows.config_runner import DaskRunner, RayRunner
 from flows.deciding_champion import deciding_champion, last_champion
 from flows.delivery import deliver_runs
 from flows.due import calibration_is_due, changes_since_training
+from flows.heap import old_objects_left_alone
 from flows.inbox import due_batches
 from flows.monitor import update_monitor
 from flows.progress import Progress
@@ -54,6 +55,15 @@ def never() -> bool:
 
 ScoreOne = Callable[[PipelineConfig, Batch, ChampionVersion, Workspace, Progress, bool], BatchReport]
 """Scores one batch; the last value says whether also one that another version has decided."""
+
+
+@dataclass(frozen=True)
+class _Round:
+    """How the batches that are due are found and scored: once stopped, no further one is begun."""
+
+    score_one: ScoreOne
+    settled: timedelta | None = None
+    stopped: Callable[[], bool] = never
 
 
 @dataclass(frozen=True)
@@ -175,10 +185,10 @@ def score(
     """
     pipeline = workspace.settings.pipeline(name)
     if paths:
-        return _score(workspace, pipeline, paths, progress, score_one)
+        return _score(workspace, pipeline, paths, progress, _Round(score_one))
     begin_run(workspace.ledger, pipeline.name)
     try:
-        reports = _score(workspace, pipeline, paths, progress, score_one)
+        reports = _score(workspace, pipeline, paths, progress, _Round(score_one))
     except Exception as error:
         _end(workspace, pipeline, reason_of(error), progress)
         raise
@@ -192,15 +202,10 @@ def failures(reports: Sequence[BatchReport]) -> str:
 
 
 def _score(
-    workspace: Workspace,
-    pipeline: PipelineConfig,
-    paths: Sequence[Path],
-    progress: Progress,
-    score_one: ScoreOne,
-    settled: timedelta | None = None,
-    stopped: Callable[[], bool] = never,
+    workspace: Workspace, pipeline: PipelineConfig, paths: Sequence[Path], progress: Progress, due: _Round
 ) -> tuple[BatchReport, ...]:
-    reports = _score_due(workspace, pipeline, paths, progress, score_one, settled, stopped)
+    with old_objects_left_alone():
+        reports = _score_due(workspace, pipeline, paths, progress, due)
     if not workspace.tracking.answers():
         return reports  # the next run that reaches it adds what the monitor run lacks
     try:
@@ -211,13 +216,7 @@ def _score(
 
 
 def _score_due(
-    workspace: Workspace,
-    pipeline: PipelineConfig,
-    paths: Sequence[Path],
-    progress: Progress,
-    score_one: ScoreOne,
-    settled: timedelta | None,
-    stopped: Callable[[], bool],
+    workspace: Workspace, pipeline: PipelineConfig, paths: Sequence[Path], progress: Progress, due: _Round
 ) -> tuple[BatchReport, ...]:
     send_alerts(workspace, progress)
     if workspace.tracking.answers():
@@ -226,7 +225,7 @@ def _score_due(
         make_missing_queues(pipeline, workspace, progress)
         retire_queues(pipeline, workspace, progress)
     batches = (
-        path_batches(paths, pipeline.data) if paths else due_batches(pipeline, workspace.ledger, progress, settled)
+        path_batches(paths, pipeline.data) if paths else due_batches(pipeline, workspace.ledger, progress, due.settled)
     )
     if not batches:
         return ()
@@ -235,9 +234,9 @@ def _score_due(
     challenger = _challenger(pipeline, workspace, progress)
     reports = []
     for batch in batches:
-        if stopped():
+        if due.stopped():
             break
-        reports.append(score_one(pipeline, batch, champion, workspace, progress, bool(paths)))
+        reports.append(due.score_one(pipeline, batch, champion, workspace, progress, bool(paths)))
         if challenger is not None:
             _shadow(batch, reports[-1], challenger, workspace, progress)
         if reports[-1].alarm:
@@ -281,25 +280,18 @@ def run(
     try:
         pipeline = workspace.settings.pipeline(name)
         begin_run(workspace.ledger, pipeline.name)
-        report = _run(workspace, pipeline, progress, score_one, settled, stopped)
+        report = _run(workspace, pipeline, progress, _Round(score_one, settled, stopped))
         _end(workspace, pipeline, report.failure or failures(report.batches), progress)
     except Exception as error:  # the other pipelines go on
         return RunReport(name, failure=reason_of(error), wrong_input=isinstance(error, InputError))
     return report
 
 
-def _run(
-    workspace: Workspace,
-    pipeline: PipelineConfig,
-    progress: Progress,
-    score_one: ScoreOne,
-    settled: timedelta | None,
-    stopped: Callable[[], bool],
-) -> RunReport:
+def _run(workspace: Workspace, pipeline: PipelineConfig, progress: Progress, due: _Round) -> RunReport:
     name, training, calibration = pipeline.name, None, None
     batches: tuple[BatchReport, ...] = ()
     if not workspace.tracking.answers():
-        return _scored_alone(workspace, pipeline, progress, score_one, settled, stopped)
+        return _scored_alone(workspace, pipeline, progress, due)
     try:
         with _alone(workspace, pipeline, progress):
             if workspace.tracking.latest_training(name) is None:
@@ -312,21 +304,14 @@ def _run(
         if pipeline.data.inbox is None:
             progress.say(f"Pipeline {name} has no data.inbox, so there is nothing to score.")
         else:
-            batches = _score(workspace, pipeline, (), progress, score_one, settled, stopped)
+            batches = _score(workspace, pipeline, (), progress, due)
     except Exception as error:
         failure = reason_of(error)
         return RunReport(name, training, calibration, batches, failure, isinstance(error, InputError))
     return RunReport(name, training, calibration, batches)
 
 
-def _scored_alone(
-    workspace: Workspace,
-    pipeline: PipelineConfig,
-    progress: Progress,
-    score_one: ScoreOne,
-    settled: timedelta | None,
-    stopped: Callable[[], bool],
-) -> RunReport:
+def _scored_alone(workspace: Workspace, pipeline: PipelineConfig, progress: Progress, due: _Round) -> RunReport:
     """What can be done while the MLflow server does not answer: new batches are decided, and nothing else."""
     batches: tuple[BatchReport, ...] = ()
     try:
@@ -334,7 +319,7 @@ def _scored_alone(
         last_champion(workspace.tracking, workspace.settings.workspace, pipeline.name)
         progress.warn(f"The MLflow server {workspace.tracking.shown_uri} does not answer: only new batches are scored.")
         if pipeline.data.inbox is not None:
-            batches = _score(workspace, pipeline, (), progress, score_one, settled, stopped)
+            batches = _score(workspace, pipeline, (), progress, due)
     except Exception as error:
         return RunReport(pipeline.name, failure=reason_of(error), wrong_input=isinstance(error, InputError))
     return RunReport(pipeline.name, batches=batches)

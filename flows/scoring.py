@@ -191,7 +191,7 @@ def score_and_record(
 def _changed(items: Sequence[Item], stats: Sequence[str]) -> str:
     """The address of an image that was written while it was scored; one that was deleted is merely unreadable."""
     pairs = zip(items, stats, strict=True)
-    return next((item.uri for item, stat in pairs if not item.is_gone() and item.stat() != stat), "")
+    return next((item.uri for item, stat in pairs if item.stat() != stat and not item.is_gone()), "")
 
 
 def past_batches(workspace: Workspace, name: str, limit: int = 20) -> tuple[BatchReport, ...]:

@@ -1,10 +1,8 @@
 """Where images come from, as items and batches: folders, globs, URLs, manifests, tables and torchvision data sets."""
 
-import glob
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -12,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from ae_models.errors import InputError
-from ae_models.images import is_a_document_name, looks_like_a_document
 from flows.config import (
     DataConfig,
     LabelledFolders,
@@ -24,6 +21,7 @@ from flows.config import (
     UrlSource,
 )
 from flows.fence import Fence
+from flows.folders import files_of, folder_batch, folder_batches, is_left_out
 from flows.items import Batch, Found, Item, Seen, as_text, content_hash, file_item, name_of
 from flows.remote import RemoteFile, files_below, remote_item, shown
 from flows.words import one_line
@@ -35,18 +33,12 @@ __all__ = [
     "Seen",
     "as_text",
     "content_hash",
-    "folder_of",
     "groups_of",
-    "images_in",
     "inbox_batches",
     "labelled_items",
-    "loose_files",
     "nominal_items",
     "path_batches",
 ]
-
-
-ESCAPED = re.compile(r"\[([*?[])\]")  # what glob.escape makes of the wildcards in a folder's own name
 
 
 def nominal_items(data: DataConfig) -> Found:
@@ -121,15 +113,8 @@ def inbox_batches(data: DataConfig) -> tuple[Batch, ...]:
     if isinstance(source, UrlSource):
         return _url_batches(source)
     if isinstance(source, PathSource):
-        return tuple(_without_marker(batch, source.marker) for batch in _folder_batches(source, data))
+        return tuple(_without_marker(batch, source.marker) for batch in folder_batches(source, data))
     return _listed_batches(source, data)
-
-
-def loose_files(data: DataConfig) -> tuple[str, ...]:
-    """Images that lie in the inbox itself and so belong to no batch."""
-    if not isinstance(data.inbox, PathSource) or data.inbox.glob or not data.inbox.path.is_dir():
-        return ()
-    return tuple(as_text(p) for p in sorted(data.inbox.path.iterdir()) if p.is_file() and not looks_like_a_document(p))
 
 
 def path_batches(paths: Sequence[Path], data: DataConfig | None = None) -> tuple[Batch, ...]:
@@ -148,7 +133,7 @@ def path_batches(paths: Sequence[Path], data: DataConfig | None = None) -> tuple
     folders, files = [path for path in whole if path.is_dir()], [path for path in whole if not path.is_dir()]
     names = [folder.name for folder in folders]
     batches = [
-        _folder_batch(f, Fence(f, data) if data else None, as_text(f) if names.count(f.name) > 1 else None)
+        folder_batch(f, Fence(f, data) if data else None, as_text(f) if names.count(f.name) > 1 else None)
         for f in folders
     ]
     if files:
@@ -156,31 +141,6 @@ def path_batches(paths: Sequence[Path], data: DataConfig | None = None) -> tuple
         together = f"{len(items)} files of {as_text(Path(files[0].parent.name))}"
         batches.append(Batch(items[0].uri if len(items) == 1 else together, items))
     return tuple(batches)
-
-
-def images_in(folder: Path, fence: Fence | None = None) -> Found:
-    """The images in a folder and its subfolders, by name; a link that leads nowhere counts as an unreadable one."""
-    by_parts = sorted(_files_below(folder), key=lambda file: file[0].split(os.sep))
-    return _images_among(by_parts, folder, fence)
-
-
-def _files_below(folder: Path) -> Iterator[tuple[str, bool]]:
-    """Files and links that lead nowhere, and whether each is a link; no folder is entered that is one."""
-    folders = [str(folder)]
-    while folders:
-        with suppress(PermissionError), os.scandir(folders.pop()) as entries:
-            for entry in entries:
-                if entry.is_dir(follow_symlinks=False):
-                    folders.append(entry.path)
-                elif entry.is_file(follow_symlinks=False):
-                    yield entry.path, False
-                elif entry.is_symlink() and _is_for_us(entry.path):
-                    yield entry.path, True
-
-
-def _is_for_us(link: str) -> bool:
-    """Whether a link leads to a file or nowhere."""
-    return os.path.isfile(link) or not os.path.exists(link)
 
 
 def groups_of(data: DataConfig, uris: Sequence[str]) -> dict[str, str]:
@@ -211,83 +171,20 @@ def _found(source: Source, data: DataConfig) -> Found:
     if isinstance(source, UrlSource):
         found, place = _remote_images(files_below(source.url)), shown(source.url)
     else:
-        found, place = _files_of(source, data), str(source.path)
+        found, place = files_of(source, data), str(source.path)
     if not found.items:
         raise InputError(f"there is no image in {place}: put images there or correct the path")
     return found
 
 
-def _files_of(source: PathSource, data: DataConfig) -> Found:
-    fence = _fence_of(source, data)
-    if source.glob:
-        paths = [match for match in sorted(glob.glob(str(source.path), recursive=True)) if os.path.isfile(match)]
-        if not paths:
-            raise InputError(f"no file matches {source.path}: correct the pattern or put images there")
-        return _images_among([(path, None) for path in paths], source.path, fence)
-    if not source.path.is_dir():
-        raise InputError(f"there is no folder {source.path}: correct the path or put images there")
-    return images_in(source.path, fence)
-
-
-def _fence_of(source: PathSource, data: DataConfig) -> Fence:
-    return Fence(folder_of(source), data)
-
-
-def folder_of(source: PathSource) -> Path:
-    """The folder that all images of the source lie in: its own, or of a glob the part without a wildcard."""
-    plain = source.path
-    while source.glob and glob.has_magic(ESCAPED.sub("", str(plain))) and plain != plain.parent:
-        plain = plain.parent
-    return Path(ESCAPED.sub(r"\1", str(plain))) if source.glob else plain
-
-
-def _images_among(files: Iterable[tuple[str, bool | None]], root: Path, fence: Fence | None = None) -> Found:
-    """The images among files, of each of which is said whether it is a link; None where that is not known."""
-    images, left_out, depth = [], [], max(1, len(root.parts))  # what lies in "." begins with it
-    for path, link in files:
-        parts = path.split(os.sep)
-        if _is_left_out(parts[depth:], parts[-1]):
-            left_out.append(as_text(path))
-        else:
-            images.append(fence.file(path, link) if fence else file_item(path))
-    return Found(tuple(images), tuple(left_out))
-
-
 def _remote_images(files: Iterable[RemoteFile]) -> Found:
     images, left_out = [], []
     for file in files:
-        if _is_left_out(file.parts, file.parts[-1]):
+        if is_left_out(file.parts, file.parts[-1]):
             left_out.append(file.url)
         else:
             images.append(remote_item(file))
     return Found(tuple(images), tuple(left_out))
-
-
-def _is_left_out(parts: Sequence[str], name: str) -> bool:
-    return any(part.startswith(".") for part in parts) or is_a_document_name(name)
-
-
-def _folder_batches(source: PathSource, data: DataConfig) -> tuple[Batch, ...]:
-    fence = _fence_of(source, data)
-    if not source.glob:
-        if not source.path.is_dir():
-            raise InputError(f"the inbox {source.path} is no folder: make it, or correct data.inbox")
-        folders = [path for path in sorted(source.path.iterdir()) if path.is_dir() and not path.name.startswith(".")]
-        return tuple(_folder_batch(folder, fence) for folder in folders)
-    matches = [Path(match) for match in sorted(glob.glob(str(source.path), recursive=True))]
-    if folders := [match for match in matches if match.is_dir()]:
-        return tuple(_folder_batch(folder, fence, as_text(folder)) for folder in folders)
-    parents = sorted({match.parent for match in matches})
-    files = {parent: [(str(match), None) for match in matches if match.parent == parent] for parent in parents}
-    return tuple(_batch(as_text(parent), _images_among(files[parent], parent, fence), parent) for parent in parents)
-
-
-def _folder_batch(folder: Path, fence: Fence | None, name: str | None = None) -> Batch:
-    return _batch(name or as_text(Path(folder.name)), images_in(folder, fence), folder)
-
-
-def _batch(name: str, found: Found, folder: Path) -> Batch:
-    return Batch(name, found.items, found.left_out, folder)
 
 
 def _url_batches(source: UrlSource) -> tuple[Batch, ...]:

@@ -8,9 +8,9 @@ from threading import Event
 from time import monotonic
 
 from flows.config import PathSource, PipelineConfig
+from flows.folders import folder_of
 from flows.inbox import InboxState
 from flows.progress import Progress, time_in_words
-from flows.sources import folder_of
 from flows.words import reason_of
 
 SETTLED = timedelta(seconds=2)  # without change, of a folder whose source says nothing of when it is complete

@@ -11,10 +11,10 @@ from PIL import Image
 
 from ae_models.images import ImageSpec
 from flows import pixels, training_images
+from flows.folders import images_in
 from flows.items import Item
 from flows.pixels import Decoding, file_of, fits, free_memory, of_places, some_of
 from flows.progress import LogProgress
-from flows.sources import images_in
 from flows.training_images import ReadImages, read_images
 
 SPEC = ImageSpec(16, 16, 1)

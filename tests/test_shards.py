@@ -206,7 +206,7 @@ def test_the_items_of_files_travel_to_other_processes(small_images: Callable[...
     """An item's image can be fetched elsewhere than where it was found."""
     import pickle
 
-    from flows.sources import images_in
+    from flows.folders import images_in
 
     small_images(tmp_path, 2, 0)
     contents = [item.content for item in images_in(tmp_path).items]

@@ -14,15 +14,14 @@ from PIL import Image
 
 from ae_models.errors import InputError
 from flows.config import DataConfig
+from flows.folders import images_in, loose_files
 from flows.sources import (
     Batch,
     Found,
     Item,
     content_hash,
-    images_in,
     inbox_batches,
     labelled_items,
-    loose_files,
     nominal_items,
     path_batches,
 )
