@@ -58,6 +58,13 @@ def split_by_group(
     return {side: np.flatnonzero(sides == side).astype(np.int64) for side in shares}
 
 
+def first_copies(images: NDArray[np.float32]) -> list[int]:
+    """For each of images (N, C, H, W) the place of the first that is the same in every pixel: mostly its own."""
+    first: dict[bytes, int] = {}
+    digests = (hashlib.blake2b(np.ascontiguousarray(image).data).digest() for image in images)
+    return [first.setdefault(digest, place) for place, digest in enumerate(digests)]
+
+
 def perceptual_hashes(images: NDArray[np.float32]) -> NDArray[np.float32]:
     """
     What `near_duplicates` compares: each image's 16x16 thumbnail (means of areas), (N, C * 256) float32 in [0, 1].

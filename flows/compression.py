@@ -54,7 +54,7 @@ def compress(
         InputError: the images do not allow a training.
     """
     images = read_nominal(pipeline, nominal_items(pipeline.data), progress)
-    sides = split(pipeline, images.items)
+    sides = split(pipeline, images)
     pixels, validation, held_out = (images.pixels[sides[side]] for side in ("train", "validation", "calibration"))
     wish = pipeline.training
     settings = TrainingSettings(epochs, wish.batch_size, wish.learning_rate, wish.patience, wish.seed, wish.device)

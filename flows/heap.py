@@ -10,7 +10,7 @@ def old_objects_left_alone() -> Iterator[None]:
     """Within it the collector looks through new objects alone; afterwards through all of them, as before.
 
     A full collection takes more than half a second where PyTorch, MLflow and Prefect are imported, and the many small
-    objects of a batch set it off. Several threads may be within: the first to leave ends it for all.
+    objects of most batches set it off. Several threads may be within: the first to leave ends it for all.
     """
     gc.freeze()
     try:

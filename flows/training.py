@@ -80,7 +80,7 @@ def train(
     tracking.end_abandoned(pipeline.name, kind)
     found = nominal_items(pipeline.data)
     images = read_nominal(pipeline, found, progress, cache)
-    sides = split(pipeline, images.items)
+    sides = split(pipeline, images)
     if confirmed:
         images, sides = with_confirmed(images, sides, confirmed, progress)
     if isinstance(pipeline.model, AutoConfig):
@@ -276,7 +276,7 @@ def settings_of(pipeline: PipelineConfig) -> TrainingSettings:
 def follow(pipeline: PipelineConfig, checkpoints: Path, cache: Path, progress: Progress, ranks: Ranks) -> None:
     """Train with the first of the ranks, which records what comes of it: the same images, split and steps."""
     images = read_nominal(pipeline, nominal_items(pipeline.data), progress, cache)
-    sides = split(pipeline, images.items)
+    sides = split(pipeline, images)
     pixels, validation = (of_places(images.pixels, sides[side]) for side in ("train", "validation"))
     fit(
         lambda: build_network(pipeline.model.network, spec_of(pixels), network_parameters(pipeline)),

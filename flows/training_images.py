@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ae_models.errors import InputError
 from ae_models.images import ImageSpec, infer_spec, stream
-from ae_models.splits import split_by_group
+from ae_models.splits import first_copies, split_by_group
 from flows.config import PipelineConfig
 from flows.fetching import contents_of
 from flows.pixels import Decoding, Outcome, file_of, fits, free_memory
@@ -78,17 +78,16 @@ def read_images(
     return _read(items, *known)
 
 
-def split(pipeline: PipelineConfig, items: Sequence[Item]) -> dict[str, NDArray[np.int64]]:
-    """Indices of the items of each side (train, validation, calibration); a group is on one side only."""
+def split(pipeline: PipelineConfig, images: ReadImages) -> dict[str, NDArray[np.int64]]:
+    """Indices of the images of each side (train, validation, calibration); a group is on one side only."""
     training = pipeline.training
     shares = {
         "train": 1 - training.validation_share - training.calibration_share,
         "validation": training.validation_share,
         "calibration": training.calibration_share,
     }
-    return split_by_group(
-        group_names(items), shares, training.seed, {"calibration": calibration_images_needed(pipeline)}
-    )
+    least = {"calibration": calibration_images_needed(pipeline)}
+    return split_by_group(_groups(images), shares, training.seed, least)
 
 
 def with_confirmed(
@@ -108,8 +107,18 @@ def with_confirmed(
 
 
 def training_groups(images: ReadImages, sides: dict[str, NDArray[np.int64]]) -> list[str]:
-    groups = group_names(images.items)
+    """The group of each image of the training side."""
+    groups = _groups(images)
     return [groups[place] for place in sides["train"]]
+
+
+def _groups(images: ReadImages) -> list[str]:
+    """The group of each image; one without a group that is a copy of another, pixel for pixel, is in that one's."""
+    names, first = group_names(images.items), first_copies(images.pixels)
+    return [
+        name if item.group is not None else names[original]
+        for item, name, original in zip(images.items, names, first, strict=True)
+    ]
 
 
 def group_names(items: Sequence[Item]) -> list[str]:

@@ -427,9 +427,10 @@ class TestRefusals:
 def test_near_duplicates_on_both_sides_are_said(
     project: Project, small_images: SmallImages, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Copies of one image under several names are learnt from and judged by: the run holds groups that keep them."""
+    """Pictures of one thing are learnt from and judged by: the run holds groups that keep them."""
     for path in small_images(tmp_path / "twice", 30, 0):
-        Image.open(path).save(path.with_stem(f"{path.stem}-again"))
+        brighter = np.asarray(Image.open(path)).astype(np.uint16) + 1
+        Image.fromarray(brighter.clip(0, 255).astype(np.uint8)).save(path.with_stem(f"{path.stem}-again"))
     workspace = open_workspace(project(tmp_path, model=QUICK, data={"nominal": "twice"}), {})
     with caplog.at_level(logging.WARNING):
         report = train(workspace, "tiles", LogProgress(logging.getLogger("told")))
@@ -437,6 +438,18 @@ def test_near_duplicates_on_both_sides_are_said(
     assert "pairs of near-duplicate nominal images fall on both sides of the split" in caplog.text
     groups = pd.read_csv(workspace.tracking.artifact(report.run_id, "data/groups.csv", tmp_path / "artifact"))
     assert groups["group"].value_counts().min() >= 2
+
+
+def test_copies_stay_on_one_side(project: Project, small_images: SmallImages, tmp_path: Path) -> None:
+    """One image under several names, in whatever format, is not learnt from and judged by."""
+    for path in small_images(tmp_path / "twice", 30, 0):
+        Image.open(path).save(path.with_suffix(".bmp"))
+    workspace = open_workspace(project(tmp_path, model=QUICK, data={"nominal": "twice"}), {})
+    report = train(workspace, "tiles", LogProgress(logging.getLogger("told")))
+    sides = pd.read_parquet(workspace.tracking.artifact(report.run_id, "data/splits.parquet", tmp_path / "artifact"))
+    assert sides["side"].nunique() == 3
+    names = sides["uri"].map(lambda uri: Path(uri).stem)
+    assert (sides.groupby(names)["side"].nunique() == 1).all()
 
 
 def test_what_is_held_out_is_decided_by_the_seed() -> None:

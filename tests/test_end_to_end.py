@@ -22,7 +22,7 @@ from flows.running import RunReport, run
 from flows.sources import nominal_items
 from flows.status import pipeline_states
 from flows.tracking import Tracking
-from flows.training_images import split
+from flows.training_images import read_nominal, split
 from flows.workspace import Workspace, open_workspace
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:(mlflow|sqlalchemy).*")
@@ -249,7 +249,7 @@ class TestSplit:
                 "pipelines: {a: {data: {nominal: nominal}, threshold: {false_alarm_rate: 0.05}}}"
             )
             pipeline = load(folder / "pipelines.yaml", {}).pipeline("a")
-            sides.append(split(pipeline, nominal_items(pipeline.data).items))
+            sides.append(split(pipeline, read_nominal(pipeline, nominal_items(pipeline.data), QUIET)))
         assert sides[0].keys() == sides[1].keys()
         assert all((sides[0][side] == sides[1][side]).all() for side in sides[0])
 
