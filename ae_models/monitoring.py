@@ -68,12 +68,15 @@ class BatchVerdict:
         return self.overdispersion is not None and self.overdispersion >= UNEQUAL
 
     def sentences(self) -> tuple[str, ...]:
-        """One sentence on the flagged images, the moved scores (where tested) and the unreadable files, with numbers.
+        """What is to be known, with the numbers: a sentence on the flagged images and one on all scores and files.
 
-        One more where nominal batches differ by more than chance.
+        Files that could not be read have one of their own, and so has it that nominal batches differ by more than
+        chance.
         """
-        found = (_flagged_sentence(self), _moved_sentence(self), _overdispersion_sentence(self))
-        return *filter(None, found), _unreadable_sentence(self)
+        moved, read = _moved_sentence(self), _unreadable_sentence(self)
+        if moved and not self.unreadable:
+            moved, read = f"{moved[:-1]}; {read[0].lower()}{read[1:]}", ""
+        return tuple(filter(None, (_flagged_sentence(self), moved, _overdispersion_sentence(self), read)))
 
 
 def batch_verdict(

@@ -321,7 +321,7 @@ def test_a_huge_batch_does_not_alarm_on_trifles() -> None:
     assert found.diagnosis == "none"
     assert found.sentences()[1] == (
         "Scores below the threshold moved, but by less than matters (Kolmogorov-Smirnov distance 0.04, median up by "
-        "0.1 nominal deviations; it matters from 0.15 on)."
+        "0.1 nominal deviations; it matters from 0.15 on); all 20,000 files could be read."
     )
 
 
@@ -337,7 +337,8 @@ def test_moved_scores_and_unreadable_files_are_both_named() -> None:
 def test_one_image_alone_cannot_alarm_at_one_per_cent(value: float, diagnosis: str) -> None:
     """Whether flagged or not; nothing is said of scores below the threshold where there are none."""
     found = judged(np.array([value]), np.random.default_rng(21).normal(size=1000))
-    assert (found.diagnosis, len(found.sentences())) == (diagnosis, 3 if value == 0 else 2)
+    assert found.diagnosis == diagnosis
+    assert any("below the threshold" in sentence for sentence in found.sentences()) == (value == 0)
 
 
 def test_twenty_images_and_twenty_calibration_images_are_enough_for_a_verdict() -> None:
@@ -367,8 +368,7 @@ def test_moved_scores_in_words() -> None:
         "170,000,000 nominal batches: as all scores moved, these need not be defects.",
         "All scores moved, below the threshold too (Kolmogorov-Smirnov distance 0.36, median up by 1 nominal "
         "deviations; so large or larger happens by chance less than once in 1,000,000,000 nominal batches): check "
-        "the camera, the light and the focus.",
-        "All 200 files could be read.",
+        "the camera, the light and the focus; all 200 files could be read.",
     )
 
 
@@ -376,7 +376,7 @@ def test_scores_that_nearly_all_lie_above_the_threshold_in_words() -> None:
     """Nothing is left below the threshold to compare, which says it all."""
     assert judged(normal(200) + 9, normal(1000)).sentences()[1] == (
         "Most images lie above the threshold, so all scores moved rather than a few, median up by 9 nominal "
-        "deviations: check the camera, the light and the focus."
+        "deviations: check the camera, the light and the focus; all 200 files could be read."
     )
 
 
@@ -384,7 +384,8 @@ def test_scores_that_did_not_move_in_words() -> None:
     """The distance and how often chance gives it."""
     assert judged(normal(200) + 0.05, normal(1000)).sentences()[1] == (
         "Scores below the threshold are like those of nominal images (Kolmogorov-Smirnov distance 0.02, median up by "
-        "0.05 nominal deviations; so large or larger happens by chance in 100% of nominal batches)."
+        "0.05 nominal deviations; so large or larger happens by chance in 100% of nominal batches); all 200 files "
+        "could be read."
     )
 
 
