@@ -43,6 +43,14 @@ class Finished:
     files: tuple[Path, ...]
 
 
+def empty_journals(folder: Path) -> None:
+    """What the stores' journals hold comes into the files themselves."""
+    for name in STORES:
+        with sqlite3.connect(folder / name) as connection:
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        connection.close()
+
+
 @pytest.fixture(scope="module")
 def finished(project: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Finished:
     """Trained, calibrated and scored: the files are found, not listed."""
@@ -52,10 +60,7 @@ def finished(project: Callable[..., Path], tmp_path_factory: pytest.TempPathFact
     assert not report.failed, report.failure
     workspace.ledger.close()
     folder = config.parent / ".reconwatch"
-    for name in STORES:  # what their journals hold comes into the files themselves
-        with sqlite3.connect(folder / name) as connection:
-            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        connection.close()
+    empty_journals(folder)
     files = tuple(path for path in sorted(folder.rglob("*")) if path.is_file() and not path.name.endswith(NO_STATE))
     return Finished(config, files)
 
@@ -180,6 +185,7 @@ def test_a_damaged_store_is_refused_in_one_sentence(finished: Finished, tmp_path
     alert be sent again: what happened and what to do is said instead."""
     folder = tmp_path / "project"
     shutil.copytree(finished.config.parent, folder)
+    empty_journals(folder / ".reconwatch")  # an earlier test may hold the stores open, and SQLite mends them by these
     store = folder / ".reconwatch" / name
     content = store.read_bytes()
     if kind == "removed":
@@ -203,6 +209,7 @@ def test_a_store_that_was_removed_with_its_note_begins_anew(finished: Finished, 
     """Who means it removes the note as well, as the message says."""
     folder = tmp_path / "project"
     shutil.copytree(finished.config.parent, folder)
+    empty_journals(folder / ".reconwatch")
     for name in STORES:
         (folder / ".reconwatch" / name).unlink()
         (folder / ".reconwatch" / f"{name}.made").unlink()
