@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from os.path import commonpath
 from pathlib import Path
 
@@ -27,6 +28,15 @@ class ReadImages:
     items: tuple[Item, ...]
     pixels: NDArray[np.float32]
     unreadable: tuple[tuple[str, str], ...]
+
+    @cached_property
+    def groups(self) -> list[str]:
+        """The group of each image; one without a group that is a copy of another, pixel for pixel, is in that one's."""
+        names, first = group_names(self.items), first_copies(self.pixels)
+        return [
+            name if item.group is not None else names[original]
+            for item, name, original in zip(self.items, names, first, strict=True)
+        ]
 
 
 def read_nominal(pipeline: PipelineConfig, found: Found, progress: Progress, cache: Path | None = None) -> ReadImages:
@@ -87,7 +97,7 @@ def split(pipeline: PipelineConfig, images: ReadImages) -> dict[str, NDArray[np.
         "calibration": training.calibration_share,
     }
     least = {"calibration": calibration_images_needed(pipeline)}
-    return split_by_group(_groups(images), shares, training.seed, least)
+    return split_by_group(images.groups, shares, training.seed, least)
 
 
 def with_confirmed(
@@ -108,17 +118,7 @@ def with_confirmed(
 
 def training_groups(images: ReadImages, sides: dict[str, NDArray[np.int64]]) -> list[str]:
     """The group of each image of the training side."""
-    groups = _groups(images)
-    return [groups[place] for place in sides["train"]]
-
-
-def _groups(images: ReadImages) -> list[str]:
-    """The group of each image; one without a group that is a copy of another, pixel for pixel, is in that one's."""
-    names, first = group_names(images.items), first_copies(images.pixels)
-    return [
-        name if item.group is not None else names[original]
-        for item, name, original in zip(images.items, names, first, strict=True)
-    ]
+    return [images.groups[place] for place in sides["train"]]
 
 
 def group_names(items: Sequence[Item]) -> list[str]:
