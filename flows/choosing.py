@@ -1,5 +1,7 @@
 """`model: auto`: the recipe for a pipeline's images chosen, and what was tried recorded in MLflow."""
 
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -95,7 +97,7 @@ def choose(
     recipes = linear_recipes(parts.spec) + backbone_recipes(parts.spec, backbone) + trained_recipes(parts.spec)
     networks = len({one.network_key for one in recipes}) + 1
     weights = {str(kind): weight for kind, weight in (model.defects or {}).items()}
-    with progress.track("Trying recipes", networks) as advance:
+    with TrialBars(progress, networks) as bars:
         found = select(
             parts,
             defects,
@@ -103,8 +105,8 @@ def choose(
             weights,
             model.fused,
             seed,
-            lambda name: advance(1, name.partition(", ")[0]),
-            lambda epoch, epochs: advance(0, f"training, epoch {epoch} of {epochs}"),
+            bars.on_network,
+            bars.on_epoch,
             model.time_budget.total_seconds(),
             device,
             checkpoints,
@@ -118,6 +120,37 @@ def choose(
     _log(tracking, run_id, found, words)
     detector = replace(found.detector, picture=picture)
     return Choice(detector, found.auroc, found.baseline_auroc, len(found.trials), found.chosen, words)
+
+
+class TrialBars(ExitStack):
+    """How far choosing is: recipes one after the other, and the epochs of one that is trained in a bar of their own."""
+
+    def __init__(self, progress: Progress, networks: int) -> None:
+        super().__init__()
+        self._progress, self._networks = progress, networks
+        self._fitted, self._name, self._epoch = -1, "", 0
+        self._advance: Callable[..., None] | None = None  # of the recipes' bar, while that is the one shown
+        self._advance_training: Callable[..., None] | None = None
+
+    def on_network(self, name: str) -> None:
+        """A network begins, so the one before it is done."""
+        self._fitted, self._name, self._epoch = self._fitted + 1, name.partition(", ")[0], 0
+        if self._advance:
+            self._advance(1, self._name)
+            return
+        self._advance, self._advance_training = self._show("Trying recipes", self._networks), None
+        self._advance(self._fitted, self._name)
+
+    def on_epoch(self, epoch: int, epochs: int) -> None:
+        """An epoch is done; where training goes on from a checkpoint the first is not 1."""
+        if not self._advance_training:
+            self._advance, self._advance_training = None, self._show(f"Training {self._name}", epochs)
+        self._advance_training(epoch - self._epoch)
+        self._epoch = epoch
+
+    def _show(self, what: str, total: int) -> Callable[..., None]:
+        self.close()
+        return self.enter_context(self._progress.track(what, total))
 
 
 REAL, SYNTHETIC = "labelled defects", "synthetic defects"

@@ -24,7 +24,7 @@ from ae_models.errors import InputError
 from ae_models.images import stream
 from ae_models.scoring import ScoreDesign
 from ae_models.splits import split_by_group
-from flows.choosing import held_out
+from flows.choosing import TrialBars, held_out
 from flows.cli import main
 from flows.progress import LogProgress
 from flows.running import calibrate, score, train
@@ -75,6 +75,24 @@ def test_too_little_time_to_train_is_said(project: Project, tmp_path: Path, capl
         "higher model.time_budget it is tried too."
     ) in caplog.messages
     assert not any(recipe.startswith("restoration") for recipe in report.recipes)
+
+
+def test_progress_counts_what_is_done(caplog: pytest.LogCaptureFixture) -> None:
+    """A recipe counts once it is fitted, and the epochs of a training are counted, and timed, by themselves."""
+    seconds = iter(range(0, 1000, 20))
+    progress = LogProgress(logging.getLogger("bars"), lambda: float(next(seconds)))
+    with caplog.at_level(logging.INFO), TrialBars(progress, 3) as bars:
+        bars.on_network("pca on pixels, mean")
+        bars.on_network("restoration on derivatives, mean")
+        bars.on_epoch(1, 4)
+        bars.on_epoch(3, 4)  # as one that goes on from a checkpoint
+        bars.on_network("none on contrast, mean")
+    assert caplog.messages == [
+        "Trying recipes: 1 of 3, 40.0 s each, 1 min 20 s left, restoration on derivatives",
+        "Training restoration on derivatives: 1 of 4, 20.0 s each, 1 min 0 s left",
+        "Training restoration on derivatives: 3 of 4, 13.3 s each, 13 s left",
+        "Trying recipes: 2 of 3, 10.0 s each, 10 s left, none on contrast",
+    ]
 
 
 def test_a_network_by_name_may_have_another_score(project: Project, tmp_path: Path) -> None:
