@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flows.terminal import ConfigOption, JsonOption, config_path, print_json, print_table, settings_of
+from flows.terminal import ConfigOption, JsonOption, NameArgument, config_path, print_json, print_table, settings_of
 
 if TYPE_CHECKING:
     from flows.codes import CodesReport
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 
-NameArgument = Annotated[str, typer.Argument(help="The pipeline's name in pipelines.yaml.", show_default=False)]
 OutputOption = Annotated[
     Path | None,
     typer.Option("--output", "-o", help="The folder for the files.", show_default="WORKSPACE/COMMAND/NAME"),

@@ -14,6 +14,7 @@ from flows.terminal import (
     WRONG_INPUT,
     ConfigOption,
     JsonOption,
+    NameArgument,
     complain,
     config_path,
     flow_or_plain,
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
     from flows.review_report import ReviewReport
     from flows.reviewing import BatchReview, ReviewImage
     from flows.workspace import Workspace
-
-NameArgument = Annotated[str, typer.Argument(help="The pipeline's name in pipelines.yaml.", show_default=False)]
 
 
 def review(

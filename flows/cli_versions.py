@@ -11,6 +11,7 @@ from flows.terminal import (
     FAILED,
     ConfigOption,
     JsonOption,
+    NameArgument,
     config_hint,
     config_path,
     flow_or_plain,
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from flows.recalibration import Recalibration
     from flows.workspace import Workspace
 
-NameArgument = Annotated[str, typer.Argument(help="The pipeline's name in pipelines.yaml.", show_default=False)]
 ByOption = Annotated[str | None, typer.Option(help="Who says so.", show_default="your user name")]
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do it without asking.")]
 

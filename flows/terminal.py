@@ -24,6 +24,7 @@ DONE, FAILED, WRONG_INPUT, ALARMED = 0, 1, 2, 3
 ConfigOption = Annotated[
     Path | None, typer.Option("--config", "-c", help="The pipelines.yaml to use.", show_default="pipelines.yaml")
 ]
+NameArgument = Annotated[str, typer.Argument(help="The pipeline's name in pipelines.yaml.", show_default=False)]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
 EngineOption = Annotated[
     str | None,
@@ -127,6 +128,15 @@ def progress() -> "Progress":
     from flows.progress import terminal_or_log
 
     return terminal_or_log()
+
+
+def print_report(report: Any, as_json: bool) -> None:
+    if as_json:
+        print_json(plain(report))
+        return
+    for sentence in report.sentences():
+        typer.echo(sentence)
+    typer.echo(f"MLflow: {report.run_url}")
 
 
 def print_replay(report: "Replay", as_json: bool, sentences: Sequence[str] = ()) -> None:
