@@ -25,7 +25,7 @@ from flows.config_runner import DaskRunner, RayRunner
 from flows.deciding_champion import deciding_champion, last_champion
 from flows.delivery import deliver_runs
 from flows.due import calibration_is_due, changes_since_training
-from flows.heap import old_objects_left_alone
+from flows.heap import leave_old_objects_alone
 from flows.inbox import due_batches
 from flows.monitor import update_monitor
 from flows.progress import Progress
@@ -204,8 +204,8 @@ def failures(reports: Sequence[BatchReport]) -> str:
 def _score(
     workspace: Workspace, pipeline: PipelineConfig, paths: Sequence[Path], progress: Progress, due: _Round
 ) -> tuple[BatchReport, ...]:
-    with old_objects_left_alone():
-        reports = _score_due(workspace, pipeline, paths, progress, due)
+    leave_old_objects_alone()
+    reports = _score_due(workspace, pipeline, paths, progress, due)
     if not workspace.tracking.answers():
         return reports  # the next run that reaches it adds what the monitor run lacks
     try:
