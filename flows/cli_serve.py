@@ -1,6 +1,7 @@
 """The commands that run pipelines on their schedules: `reconwatch serve`, `deploy` and `up`."""
 
 import os
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -35,7 +36,13 @@ def serve(
 def deploy(
     context: typer.Context,
     pool: Annotated[str, typer.Option(help="The work pool.", show_default=False)],
-    image: Annotated[str | None, typer.Option(help="The image that runs are made of, in a pool of containers.")] = None,
+    image: Annotated[
+        str | None, typer.Option(help="The image that runs are made of, in a pool of containers.", show_default=False)
+    ] = None,
+    job_variables: Annotated[
+        Path | None,
+        typer.Option(help="A YAML file with the job variables of the runs: volumes, env.", show_default=False),
+    ] = None,
     config_there: Annotated[
         str | None, typer.Option(help="The file's path where runs are.", show_default="its path here")
     ] = None,
@@ -50,8 +57,10 @@ def deploy(
     path = config_path(context, config).absolute()
     settings_of(path)
     from flows.deploy import deploy as deploy_pipelines
+    from flows.deploy import job_variables as variables_in
 
-    changes = deploy_pipelines(path, os.environ, pool, image, config_there or str(path), remove)
+    variables = variables_in(job_variables, image)
+    changes = deploy_pipelines(path, os.environ, pool, config_there or str(path), variables, remove)
     if as_json:
         print_json({name: list(getattr(changes, name)) for name in ("made", "changed", "removed", "busy")})
         return

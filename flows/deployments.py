@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
@@ -51,12 +51,13 @@ class Place:
     Attributes:
         config: the file, as an absolute path here.
         config_there: its path where the runs are.
+        variables: the job variables of a pool's runs.
     """
 
     config: str
     config_there: str
     pool: str | None = None
-    image: str | None = None
+    variables: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def tags(self) -> list[str]:
@@ -163,7 +164,7 @@ def _apply(wanted: Wanted, place: Place) -> UUID:
         enforce_parameter_schema=True,
         paused=False,  # where it was removed and came back
         work_pool_name=place.pool,
-        job_variables={"image": place.image} if place.image else None,
+        job_variables=dict(place.variables),
         entrypoint_type=EntrypointType.MODULE_PATH,
     )
     try:

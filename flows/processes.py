@@ -1,6 +1,8 @@
 """Which process this is, and whether another one still lives."""
 
+import os
 import platform
+import re
 import resource
 import sys
 import uuid
@@ -10,10 +12,15 @@ from pathlib import Path
 
 import psutil  # type: ignore[import-untyped, unused-ignore]  # it ships no types
 
+MACHINE = str(0xEFFFFFFC)  # Linux's number of the machine's own processes, PROC_PID_INIT_INO
+
 
 @dataclass(frozen=True)
 class Process:
-    """A process: its host, its id there, and a start that tells it from a later one of the same id."""
+    """A process: its host, its id there, and a start that tells it from a later one of the same id.
+
+    A container is a host of its own: ids within it say nothing outside, though its name may be that of the machine.
+    """
 
     host: str
     id: int
@@ -26,7 +33,7 @@ class Process:
 
 def this_process() -> Process:
     """The process that asks."""
-    return Process(platform.node(), getpid(), _start_of(getpid()) or "")
+    return Process(platform.node() + _container(), getpid(), _start_of(getpid()) or "")
 
 
 def highest_memory() -> int:
@@ -40,6 +47,15 @@ def owner_is_alive(owner: str, host: str) -> bool | None:
         return None
     owner_host, process_id, start, _ = owner.rsplit(":", 3)
     return _start_of(int(process_id)) == start if owner_host == host else None
+
+
+def _container() -> str:
+    """What tells the processes of a container from those of the machine and of other containers; empty outside."""
+    try:
+        number = re.sub(r"\D", "", os.readlink("/proc/self/ns/pid"))
+    except OSError:  # another system
+        return ""
+    return "" if number == MACHINE else f"/{number}"
 
 
 def _start_of(process_id: int) -> str | None:

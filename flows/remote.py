@@ -1,11 +1,14 @@
 """Folders and files behind URLs: whatever fsspec opens, listed and read, with one sentence where that fails."""
 
+import logging
+import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -28,8 +31,17 @@ CLIENT = {  # of botocore
     "retries": {"max_attempts": RETRIES},
     "max_pool_connections": 32,
 }
-S3 = {"config_kwargs": CLIENT, "max_concurrency": 1}  # of s3fs: an image in one request, without one for its size
-OPTIONS: Mapping[str, Mapping[str, Any]] = {"s3": S3, "s3a": S3}
+S3: dict[str, Any] = {  # of s3fs: an image in one request, without one for its size
+    "config_kwargs": CLIENT,
+    "max_concurrency": 1,
+}
+AZURE: dict[str, Any] = {  # of adlfs, for images; how long it waits for a list cannot be said
+    "connection_timeout": CONNECT_SECONDS,
+    "read_timeout": ANSWER_SECONDS,
+    "max_concurrency": 1,
+}
+DENIED = {"NoCredentialsError", "DefaultCredentialsError", "RefreshError", "ClientAuthenticationError"}
+SAVED_LOGIN = "~/.gcs_tokens"
 LARGEST = 512 * 2**20  # bytes of a file that are fetched
 
 
@@ -110,20 +122,52 @@ def _opened(url: str) -> "tuple[AbstractFileSystem, str]":
     scheme = urlsplit(url).scheme
     if scheme in ("http", "https"):
         raise InputError(f"{shown(url)}: web servers list no folders: give a manifest of the addresses instead")
-    try:
-        with _one_sentence(url):
-            system, path = url_to_fs(url, **OPTIONS.get(scheme, {}))
-    except ImportError as error:
-        package, extra = EXTRAS.get(scheme, ("", ""))
-        install = f"install it with: pip install 'reconwatch[{extra}]'" if extra else str(error)
-        raise InputError(
-            f"{shown(url)}: {scheme}:// needs the package {package or 'that opens it'}: {install}"
-        ) from error
-    except ValueError as error:
-        raise InputError(f"{shown(url)}: nothing here opens {scheme}://: {error}") from error
+    package, extra = EXTRAS.get(scheme, ("", ""))
+    with _one_sentence(url):
+        try:
+            system, path = url_to_fs(url, **_options(extra, os.environ))
+        except InputError:
+            raise
+        except ImportError as error:
+            install = f"install it with: pip install 'reconwatch[{extra}]'" if extra else str(error)
+            raise InputError(
+                f"{shown(url)}: {scheme}:// needs the package {package or 'that opens it'}: {install}"
+            ) from error
+        except ValueError as error:
+            if extra == "az":
+                raise InputError(
+                    f"{shown(url)}: no account is known ({_words(error)}): set AZURE_STORAGE_CONNECTION_STRING, or "
+                    "AZURE_STORAGE_ACCOUNT_NAME with AZURE_STORAGE_ACCOUNT_KEY"
+                ) from error
+            raise InputError(f"{shown(url)}: nothing here opens {scheme}://: {error}") from error
     if hasattr(system, "retries"):
         system.retries = 1  # s3fs would try five times what its client has tried already, one within the other
     return system, path
+
+
+def _options(extra: str, environment: Mapping[str, str]) -> Mapping[str, Any]:
+    """How the library of an extra is to ask its store; what it says on the way stays with it."""
+    for library in {"gs": ("gcsfs",), "az": ("azure",)}.get(extra, ()):
+        logging.getLogger(library).setLevel(logging.CRITICAL)
+    if extra == "gs":
+        return _google(environment)
+    return {"s3": S3, "az": AZURE}.get(extra, {})
+
+
+def _google(environment: Mapping[str, str]) -> Mapping[str, Any]:
+    if Path(SAVED_LOGIN).expanduser().exists():
+        raise InputError(
+            f"{SAVED_LOGIN} holds logins of a browser as a pickle, which can run code and which gcsfs would load: "
+            "delete it, and set GOOGLE_APPLICATION_CREDENTIALS"
+        )
+    os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")  # asks another service what kind a bucket is
+    from aiohttp import ClientTimeout
+
+    token = "anon" if environment.get("STORAGE_EMULATOR_HOST") else None  # None: whatever there is, or none at all
+    if environment.get("GOOGLE_APPLICATION_CREDENTIALS"):
+        token = "google_default"  # so that what is wrong with them is said
+    seconds = ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=ANSWER_SECONDS)
+    return {"token": token, "requests_timeout": seconds}
 
 
 @contextmanager
@@ -131,24 +175,32 @@ def _one_sentence(url: str, absent: bool = True) -> Iterator[None]:
     """Whatever the store raises as one sentence; a file that is not there only where its `absent` is wanted so."""
     try:
         yield
-    except (InputError, SourceUnavailable, ImportError, ValueError):
+    except (InputError, SourceUnavailable):
         raise
     except FileNotFoundError as error:
         if not absent:
             raise
         raise InputError(f"there is no {shown(url)}: correct the address, or make the bucket or folder") from error
-    except PermissionError as error:
-        raise SourceUnavailable(
-            f"{shown(url)} may not be read, and its batches stay due: check the credentials in the environment "
-            f"({_words(error)})"
-        ) from error
     except Exception as error:  # each store's library has classes of its own
+        if _is_denied(error):
+            raise SourceUnavailable(
+                f"{shown(url)} may not be read, and its batches stay due: check the credentials in the environment "
+                f"({_words(error)})"
+            ) from error
         raise SourceUnavailable(f"{shown(url)} did not answer, and its batches stay due: {_words(error)}") from error
+
+
+def _is_denied(error: Exception) -> bool:
+    """Whether there are no credentials, or others are needed."""
+    code = getattr(error, "status_code", getattr(error, "code", None))
+    by_words = type(error).__name__ in DENIED or str(error).startswith("Forbidden: ")  # gcsfs has no class for it
+    return isinstance(error, PermissionError) or by_words or code in (401, 403)
 
 
 def _words(error: Exception) -> str:
     """What the store's library says, without what may be secret in an address: a password, or a signed query."""
-    text = re.sub(r"(://[^\s?]*)\?\S*", r"\1", re.sub(r"://[^\s/@]*@", "://", str(error)))
+    text = str(error).partition("\nContent: ")[0]  # Azure's whole answer
+    text = re.sub(r"(://[^\s?]*)\?\S*", r"\1", re.sub(r"://[^\s/@]*@", "://", text))
     return " ".join(text.split())[:200] or type(error).__name__
 
 

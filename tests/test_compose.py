@@ -1,10 +1,12 @@
 """`mlflow/compose.yaml`, as Docker Compose and its servers would read it: its form, its values, flags and variables.
 
-Where there is no Docker nothing starts it; what can be compared with the specification, and with the servers that are
-installed here in the same versions, is.
+Where there is no Docker nothing starts it; what can be compared with the specification, with what Docker Compose itself
+makes of it, and with the servers that are installed here in the same versions, is.
 """
 
 import configparser
+import json
+import os
 import re
 import subprocess
 import sys
@@ -142,6 +144,43 @@ def test_nothing_starts_without_its_secrets(name: str) -> None:
     """And it is said where to set them."""
     with pytest.raises(AssertionError, match=f"{name} is not set: set it in .env beside compose.yaml"):
         read({key: value for key, value in SET.items() if key != name})
+
+
+def compose(variables: dict[str, str], folder: Path) -> "subprocess.CompletedProcess[str]":
+    """What Docker Compose reads in the file, as JSON; it needs no daemon for that."""
+    (folder / ".env").touch()  # in place of the one beside the file
+    program, file = str(Path(sys.executable).parent / "docker-compose"), str(ROOT / "mlflow" / "compose.yaml")
+    command = [program, "--file", file, "--env-file", str(folder / ".env"), "config"]
+    environment = variables | {"PATH": os.defpath, "HOME": str(folder)}
+    return subprocess.run(
+        [*command, "--format", "json"], env=environment, capture_output=True, text=True, check=False, timeout=60
+    )
+
+
+def test_docker_compose_reads_what_is_tested_here(tmp_path: Path) -> None:
+    """Images, commands, variables, conditions and contents are those of this file; every port is on loopback."""
+    read_by_it = compose(SET, tmp_path)
+    assert (read_by_it.returncode, read_by_it.stderr) == (0, "")
+    theirs = json.loads(read_by_it.stdout)
+    assert set(theirs["services"]) == set(SERVICES)
+    for name, ours in SERVICES.items():
+        service = theirs["services"][name]
+        assert [service.get(key) for key in ("image", "command")] == [ours["image"], ours.get("command")]
+        assert (service.get("environment") or {}) == ours.get("environment", {})
+        conditions = {other: how["condition"] for other, how in (service.get("depends_on") or {}).items()}
+        assert conditions == {other: how["condition"] for other, how in ours.get("depends_on", {}).items()}
+        ports = [f"{one['host_ip']}:{one['published']}:{one['target']}" for one in service.get("ports") or ()]
+        assert ports == ours.get("ports", [])
+        assert all(port.startswith("127.0.0.1:") for port in ports)
+    assert theirs["configs"]["users"]["content"] == COMPOSE["configs"]["users"]["content"]
+
+
+def test_docker_compose_says_which_secrets_are_missing(tmp_path: Path) -> None:
+    """All of them at once, and where to set them."""
+    refused = compose({}, tmp_path)
+    assert refused.returncode == 1
+    for name in SET:
+        assert f"required variable {name} is missing a value: set it in .env beside compose.yaml" in refused.stderr
 
 
 def test_who_waits_for_another_can_be_let_go() -> None:

@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
@@ -146,8 +146,8 @@ def test_a_finished_batch_stays_finished_when_released(ledger: Ledger) -> None:
 def start() -> Iterator[Callable[..., "subprocess.Popen[str]"]]:
     processes: list[subprocess.Popen[str]] = []
 
-    def started(database_url: str, model: str = "3") -> "subprocess.Popen[str]":
-        command = [sys.executable, "-c", OPEN_AND_CLAIM, database_url, model, f"calibration of {model}"]
+    def started(database_url: str, model: str = "3", within: Sequence[str] = ()) -> "subprocess.Popen[str]":
+        command = [*within, sys.executable, "-c", OPEN_AND_CLAIM, database_url, model, f"calibration of {model}"]
         environment = os.environ | {"PYTHONPATH": str(ROOT)}
         processes.append(
             subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
@@ -203,6 +203,20 @@ def test_a_reused_process_id_is_not_the_owner(database_url: str, clock: Clock, l
     past = Ledger.open(database_url, clock, lambda: replace(this_process(), start="then"))
     claimed(past)
     assert claimed(ledger).attempt == 2
+
+
+def test_a_container_with_the_name_of_its_machine_is_another_host(
+    database_url: str, start: Callable[..., "subprocess.Popen[str]"]
+) -> None:
+    """Its process has another id there than here: it holds its claim, though the machine knows of no such process."""
+    container = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
+    if subprocess.run([*container, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("namespaces may not be made here (they take root, and a system that allows them)")
+    process = start(database_url, within=container)
+    assert line(process) == "ready"
+    go_on(process)
+    assert line(process) == "Claim"
+    assert isinstance(Ledger.open(database_url).claim("tiles", "lot-7", "images", "3", "calibration of 3"), Busy)
 
 
 def test_a_forked_process_uses_the_ledger_it_was_given(database_url: str, ledger: Ledger) -> None:

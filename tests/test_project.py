@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
@@ -132,3 +133,31 @@ class TestTheChecksThemselves:
         assert forbidden("see https://" + "files.pythonhosted.org/x")
         assert forbidden("HTTPS://" + "mirror.pypi.example/simple")
         assert not forbidden("see https://docs.astral.sh/uv and https://mlflow.org")
+
+
+class TestImage:
+    """`Dockerfile`, as far as it can be read without Docker."""
+
+    TEXT = (ROOT / "Dockerfile").read_text(encoding="utf-8")
+
+    def test_it_copies_what_the_package_is_made_of(self) -> None:
+        """Everything that is copied is there and let through by .dockerignore, and the build needs no more."""
+        copied = {name for line in re.findall(r"^COPY (.+) \S+$", self.TEXT, re.MULTILINE) for name in line.split()}
+        allowed = set(re.findall(r"^!(.+)$", (ROOT / ".dockerignore").read_text(encoding="utf-8"), re.MULTILINE))
+        assert copied == allowed
+        assert all((ROOT / name).exists() for name in copied)
+        described = project()["project"]
+        needed = {*project()["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"], *described["license-files"]}
+        assert needed | {"pyproject.toml", "constraints.txt", described["readme"]} == copied
+
+    def test_its_extras_and_its_python_are_those_of_the_package(self) -> None:
+        """An extra that does not exist would only be warned of."""
+        (extras,) = re.findall(r"^ARG EXTRAS=(\S+)$", self.TEXT, re.MULTILINE)
+        assert set(extras.split(",")) <= set(project()["project"]["optional-dependencies"])
+        (python,) = re.findall(r"^FROM python:([0-9.]+)-slim$", self.TEXT, re.MULTILINE)
+        assert SpecifierSet(project()["project"]["requires-python"]).contains(python)
+
+    def test_a_worker_names_the_command_and_the_user_is_not_root(self) -> None:
+        """Kubernetes gives the command as arguments, which an entry point would take for its own."""
+        assert "ENTRYPOINT" not in re.findall(r"^([A-Z]+)", self.TEXT, re.MULTILINE)
+        assert re.findall(r"^USER (\S+)$", self.TEXT, re.MULTILINE) == ["reconwatch"]

@@ -2,17 +2,24 @@
 
 import importlib
 import logging
+import os
+import shutil
 import socket
+import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Barrier, Thread
+from types import SimpleNamespace
 from typing import Any
 
 import fsspec
 import httpx
 import pytest
+from gcp_storage_emulator.server import create_server
 
 from ae_models.errors import InputError
 from ae_models.images import ImageSpec, Unreadable, read_or_reason, stream
@@ -25,9 +32,11 @@ from flows.remote import SourceUnavailable, files_below
 from flows.sources import inbox_batches, labelled_items, nominal_items
 from flows.workspace import open_workspace
 from tests.outages import Mode, Outage
+from tests.ports import free_port
 
 SmallImages = Callable[[Path, int, int], list[Path]]
 SPEC = ImageSpec(16, 16, 1)
+AZURITE = Path(__file__).parents[1] / ".azurite" / "node_modules" / ".bin"
 PROGRESS = LogProgress(logging.getLogger("test"))
 
 
@@ -83,6 +92,104 @@ class _led_to:  # noqa: N801 (a context, used as one)
         fsspec.filesystem("s3").clear_instance_cache()
 
 
+@pytest.fixture(scope="module")
+def google() -> Iterator[str]:
+    """The address of a server on loopback that speaks Google's protocol."""
+    port = free_port()
+    server = create_server("127.0.0.1", port, in_memory=True)
+    logging.getLogger("gcp_storage_emulator").setLevel(logging.CRITICAL)
+    server.start()
+    yield f"http://127.0.0.1:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def gs(google: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """The server as a file system, with an empty bucket `tiles` alone."""
+    lead_google_to(google, monkeypatch)
+    store = fsspec.filesystem("gs", token="anon", skip_instance_cache=True)
+    store.mkdir("tiles")
+    yield store
+    store.invalidate_cache()
+    store.rm("tiles", recursive=True)
+    type(store).clear_instance_cache()
+
+
+def lead_google_to(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment of who uses that server."""
+    for name, value in (("NO_PROXY", "127.0.0.1"), ("STORAGE_EMULATOR_HOST", url), ("NO_GCE_CHECK", "true")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
+
+
+@pytest.fixture(scope="module")
+def azurite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The connection string of Microsoft's own emulator on loopback; without it its tests are skipped."""
+    command = shutil.which("azurite-blob", path=f"{AZURITE}{os.pathsep}{os.environ['PATH']}")
+    if command is None:
+        pytest.skip("no azurite is installed (with npm: npm install --prefix .azurite azurite@3.35.0)")
+    port, log = free_port(), tmp_path_factory.mktemp("azurite") / "log"
+    options = ["--blobPort", str(port), "--inMemoryPersistence", "--disableTelemetry", "--skipApiVersionCheck"]
+    with log.open("wb") as output:
+        server = subprocess.Popen([command, *options], cwd=log.parent, stdout=output, stderr=output)
+    try:
+        while b"successfully listens" not in log.read_bytes():
+            assert server.poll() is None, log.read_text()
+            time.sleep(0.1)
+        yield azure_string(port)
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def azure_string(port: int) -> str:
+    """The connection string of the account that every emulator of Azure has, by a key that everybody knows."""
+    return (
+        "DefaultEndpointsProtocol=http;AccountName=devstoreaccount1;AccountKey=Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50u"
+        f"SRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw==;BlobEndpoint=http://127.0.0.1:{port}/devstoreaccount1;"
+    )
+
+
+@pytest.fixture
+def az(azurite: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """The emulator as a file system, with an empty container `tiles` alone."""
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setenv("AZURE_STORAGE_CONNECTION_STRING", azurite)
+    store = fsspec.filesystem("az", skip_instance_cache=True)
+    store.mkdir("tiles")
+    yield store
+    store.invalidate_cache()
+    store.rm("tiles", recursive=True)
+    type(store).clear_instance_cache()
+
+
+@contextmanager
+def answering(status: int, answer: bytes) -> Iterator[int]:
+    """The port of a server on loopback that answers everything so."""
+
+    class Answering(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status)
+            self.send_header("Content-Type", "application/xml" if answer.startswith(b"<") else "application/json")
+            self.send_header("Content-Length", str(len(answer)))
+            self.end_headers()
+            self.wfile.write(answer)
+
+        def do_HEAD(self) -> None:
+            self.do_GET()
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Nothing: pytest's output is no place for it."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Answering)
+    Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield server.server_port
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
 @pytest.fixture
 def memory() -> Iterator[Any]:
     """The store in memory, empty."""
@@ -101,7 +208,7 @@ def put(store: Any, folder: str, images: list[Path]) -> None:
 class TestFolders:
     """A folder of a store is what a folder of the machine is."""
 
-    @pytest.fixture(params=["s3", "memory"])
+    @pytest.fixture(params=["s3", "gs", "az", "memory"])
     def store(self, request: pytest.FixtureRequest) -> tuple[Any, str]:
         """Each store, and the address of a folder that its tests use."""
         return request.getfixturevalue(request.param), f"{request.param}://tiles/place"
@@ -236,26 +343,8 @@ class TestWords:
         """Denied and broken each have their sentence."""
         answer = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>no</Message></Error>".encode()
 
-        class Refusing(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                self.send_response(status)
-                self.send_header("Content-Type", "application/xml")
-                self.send_header("Content-Length", str(len(answer)))
-                self.end_headers()
-                self.wfile.write(answer)
-
-            def do_HEAD(self) -> None:
-                self.do_GET()
-
-            def log_message(self, format: str, *args: object) -> None:
-                """Nothing: pytest's output is no place for it."""
-
-        server = ThreadingHTTPServer(("127.0.0.1", 0), Refusing)
-        Thread(target=server.serve_forever, daemon=True).start()
-        with _led_to(f"http://127.0.0.1:{server.server_port}", monkeypatch):
+        with answering(status, answer) as port, _led_to(f"http://127.0.0.1:{port}", monkeypatch):
             assert sentence(SourceUnavailable, "s3://tiles/inbox").startswith(f"s3://tiles/inbox {words}")
-        server.shutdown()
-        server.server_close()
 
     def test_a_server_that_hangs(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """It is waited for as long as is stated, and not for ever."""
@@ -312,6 +401,116 @@ class TestWords:
         assert "secret" not in str(caught.value)
 
 
+ANSWERS = {  # what a server of each kind says where it refuses, and where it is broken
+    "gs": {
+        403: b'{"error": {"code": 403, "message": "no"}}',
+        401: b'{"error": {"code": 401, "message": "Anonymous caller does not have storage.objects.list access"}}',
+        500: b'{"error": {"code": 500, "message": "no"}}',
+    },
+    "az": {
+        403: b"<?xml version='1.0'?><Error><Code>AuthenticationFailed</Code><Message>no</Message></Error>",
+        401: b"<?xml version='1.0'?><Error><Code>NoAuthenticationInformation</Code><Message>no</Message></Error>",
+        500: b"<?xml version='1.0'?><Error><Code>InternalError</Code><Message>no</Message></Error>",
+    },
+}
+
+
+class TestWordsOfOthers:
+    """Google's and Azure's stores fail with the same sentences as S3, each library's own exceptions notwithstanding."""
+
+    @pytest.fixture(params=["gs", "az"])
+    def lead(self, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], str]]:
+        """Leads the environment to a port of loopback, and gives an address; no library waits between attempts."""
+        lead_google_to("http://127.0.0.1:9", monkeypatch)  # before its library is imported
+        from azure.storage.blob._shared.policies_async import AsyncStorageRetryPolicy
+        from gcsfs import retry
+
+        async def no_wait(*_: object) -> None:
+            return
+
+        monkeypatch.setattr(AsyncStorageRetryPolicy, "sleep", no_wait)
+        monkeypatch.setattr(retry, "asyncio", SimpleNamespace(sleep=no_wait))
+        kind: str = request.param
+
+        def to(port: int) -> str:
+            lead_google_to(f"http://127.0.0.1:{port}", monkeypatch)
+            monkeypatch.setenv("AZURE_STORAGE_CONNECTION_STRING", azure_string(port))
+            return f"{kind}://tiles/inbox"
+
+        yield to
+        fsspec.get_filesystem_class(kind).clear_instance_cache()
+
+    def test_a_server_that_is_away(self, lead: Callable[[int], str], caplog: pytest.LogCaptureFixture) -> None:
+        """One sentence, and no traceback of the library's in the log."""
+        url = lead(9)
+        words = sentence(SourceUnavailable, url)
+        assert words.startswith(f"{url} did not answer, and its batches stay due: Cannot connect to host 127.0.0.1:9")
+        assert caplog.records == []
+
+    @pytest.mark.parametrize("status", [401, 403, 500])
+    def test_a_server_that_refuses_or_fails(self, lead: Callable[[int], str], status: int) -> None:
+        """Without credentials or with wrong ones it may not be read; a broken one did not answer."""
+        denied = "may not be read, and its batches stay due: check the credentials in the environment ("
+        kind = lead(9).partition(":")[0]
+        with answering(status, ANSWERS[kind][status]) as port:
+            url = lead(port)
+            words = sentence(SourceUnavailable, url)
+        expected = "did not answer, and its batches stay due: no" if status == 500 else denied
+        assert words.startswith(f"{url} {expected}")
+        assert "<" not in words
+
+    def test_a_server_that_hangs(self, lead: Callable[[int], str], monkeypatch: pytest.MonkeyPatch) -> None:
+        """An image is waited for as long as is stated, and not for ever."""
+        monkeypatch.setattr(remote, "ANSWER_SECONDS", 0.2)
+        monkeypatch.setitem(remote.AZURE, "read_timeout", 0.2)
+        with socket.create_server(("127.0.0.1", 0)) as silent:
+            url = f"{lead(silent.getsockname()[1])}/a.png"
+            with pytest.raises(SourceUnavailable, match=r"did not answer, and its batches stay due: .*[Tt]imeout"):
+                remote.read_bytes(url)
+
+
+class TestCredentials:
+    """What is missing is said with what to set."""
+
+    def test_no_account_of_azure(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """It is named in the environment."""
+        for name in ("CONNECTION_STRING", "ACCOUNT_NAME", "ACCOUNT_KEY"):
+            monkeypatch.delenv(f"AZURE_STORAGE_{name}", raising=False)
+        words = sentence(InputError, "az://tiles/inbox")
+        assert words.startswith("az://tiles/inbox: no account is known (")
+        assert words.endswith(
+            "set AZURE_STORAGE_CONNECTION_STRING, or AZURE_STORAGE_ACCOUNT_NAME with AZURE_STORAGE_ACCOUNT_KEY"
+        )
+
+    def test_no_file_of_google(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        """Where one is named it must be there: otherwise everything would be asked without a name."""
+        lead_google_to("http://127.0.0.1:9", monkeypatch)
+        monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "account.json"))
+        words = sentence(SourceUnavailable, "gs://tiles/inbox")
+        assert words.startswith("gs://tiles/inbox may not be read, and its batches stay due: check the credentials")
+        assert f"File {tmp_path / 'account.json'} was not found" in words
+
+    def test_none_of_s3(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        """Neither in the environment nor in files."""
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+            monkeypatch.delenv(name, raising=False)
+        for name, value in (("HOME", str(tmp_path)), ("AWS_EC2_METADATA_DISABLED", "true")):
+            monkeypatch.setenv(name, value)
+        monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+        fsspec.get_filesystem_class("s3").clear_instance_cache()
+        words = sentence(SourceUnavailable, "s3://tiles/inbox")
+        fsspec.get_filesystem_class("s3").clear_instance_cache()
+        assert words.startswith("s3://tiles/inbox may not be read, and its batches stay due: check the credentials")
+
+    def test_saved_logins_of_google_are_not_unpickled(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        """Its library would load them when it is imported, whatever they hold."""
+        monkeypatch.setenv("HOME", str(tmp_path))
+        (tmp_path / ".gcs_tokens").write_bytes(b"cos\nsystem\n(S'touch harm'\ntR.")
+        words = sentence(InputError, "gs://tiles/inbox")
+        assert words.startswith("~/.gcs_tokens holds logins of a browser as a pickle")
+        assert not Path("harm").exists()
+
+
 class TestReadAhead:
     """Images that wait for a network are fetched beforehand: many at once, and never too many."""
 
@@ -362,6 +561,29 @@ class TestReadAhead:
             contents_of([Item(f"s3://b/{n}", content, waits=True) for n in range(100)]) as contents,
         ):
             list(stream(contents, SPEC))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["gs", "az"])
+@pytest.mark.filterwarnings("ignore::UserWarning:mlflow", "ignore::DeprecationWarning")
+def test_a_pipeline_lives_in_any_store(
+    kind: str,
+    request: pytest.FixtureRequest,
+    project: Callable[..., Path],
+    small_images: SmallImages,
+    tmp_path: Path,
+) -> None:
+    """It trains on Google's and Azure's stores, and decides each batch there once."""
+    store = request.getfixturevalue(kind)
+    put(store, "tiles/nominal", small_images(tmp_path / "a", 60, 0))
+    put(store, "tiles/inbox/lot-1", small_images(tmp_path / "b", 20, 1))
+    path = project(tmp_path / "p", data={"nominal": f"{kind}://tiles/nominal", "inbox": f"{kind}://tiles/inbox"})
+    workspace = open_workspace(path, {})
+    report = running.run(workspace, "tiles", PROGRESS)
+    assert report.failure == ""
+    (scored,) = report.batches
+    assert (scored.outcome, scored.verdict.scored if scored.verdict else 0) == ("scored", 20)
+    assert running.run(workspace, "tiles", PROGRESS).batches == ()
 
 
 @pytest.mark.faults

@@ -3,7 +3,10 @@
 import csv
 import json
 import logging
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
@@ -98,6 +101,22 @@ def call(copy: Workspace, capfd: pytest.CaptureFixture[str]) -> Call:
         return (code if isinstance(code, int) else int(bool(code)), *capfd.readouterr())
 
     return command
+
+
+MAKE_QUEUES = """
+import sys
+from pathlib import Path
+from flows.workspace import open_workspace
+
+workspace = open_workspace(Path(sys.argv[1]), {})
+print("ready", flush=True)
+for number in range(int(sys.argv[2])):
+    sys.stdin.readline()
+    name = f"p{number}"
+    one = workspace.tracking.review.queue(name, sys.argv[3], ("good", "bad"), "?")
+    both = workspace.tracking.review.queue(name, "of both", ("good", "bad"), "?")
+    print(one.id, both.id, flush=True)
+"""
 
 
 def experiment(workspace: Workspace) -> str:
@@ -431,3 +450,55 @@ class TestTerminal:
         document = json.loads(call("--json")[1])
         assert document["labelled"] == 0
         assert {one["batch"] for one in document["newest"]} == {"1-nominal", "2-damaged", "3-unreadable"}
+
+
+@pytest.mark.faults
+def test_processes_that_make_the_first_queues_at_once_each_have_theirs(
+    project: Project, tmp_path: Path, fault_count: Callable[[int], int]
+) -> None:
+    """Of a pipeline that was never reviewed: the question and a queue that both want are made by the faster."""
+    config, rounds = project(tmp_path), fault_count(100)
+    command = [sys.executable, "-c", MAKE_QUEUES, str(config), str(rounds)]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    pipe = subprocess.PIPE
+    both = [
+        subprocess.Popen([*command, name], stdin=pipe, stdout=pipe, text=True, env=environment) for name in ("a", "b")
+    ]
+    try:
+        for process in both:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+        for _ in range(rounds):
+            for process in both:
+                assert process.stdin is not None
+                process.stdin.write("\n")
+                process.stdin.flush()
+            (one, shared), (other, same) = (
+                str(process.stdout and process.stdout.readline()).split() for process in both
+            )
+            assert (shared == same, len({one, other, shared})) == (True, 3)
+    finally:
+        for process in both:
+            process.kill()
+            process.communicate()
+
+
+def test_a_question_that_another_process_makes_meanwhile_is_taken(
+    project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the look and the making, every time."""
+    review, known = open_workspace(project(tmp_path), {}).tracking.review, TracingClient._get_label_schema_by_name
+    first = True
+
+    def look(client: TracingClient, place: str, name: str) -> Any:
+        nonlocal first
+        if not first:
+            return known(client, place, name)
+        first = False
+        try:
+            return known(client, place, name)
+        finally:
+            assert review.queue("tiles", "of the other", ("good", "bad"), "?").id
+
+    monkeypatch.setattr(TracingClient, "_get_label_schema_by_name", look)
+    assert review.queue("tiles", "ours", ("good", "bad"), "?").id != review.queue("tiles", "of the other", (), "").id

@@ -391,7 +391,9 @@ def test_a_worker_of_a_pool_runs_what_was_deployed(
 
     assert "there is no work pool 'line-one'" in command()
     prefect("work-pool", "create", "line-one", "--type", "process")
-    assert "runs of the work pool 'line-one' (process) have no image: leave --image out" in command("--image", "a:1")
+    assert "runs of the work pool 'line-one' (process) have no job variable 'image': leave it out" in command(
+        "--image", "a:1"
+    )
     assert command().startswith("New: run/tiles@line-one, recalibrate/tiles@line-one")
     assert command() == "Nothing changed.\n"
     there = deployments(client, config)["run/tiles@line-one"]

@@ -107,15 +107,14 @@ class ReviewQueues:
     ) -> ReviewQueue:
         """The review queue of that name, made where there is none yet, for these users of a server with a login."""
         experiment, client = self._review_experiment(pipeline), TracingClient(self._store.uri)
-        try:
-            queue = client._get_review_queue_by_name(experiment, name)
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-                raise
+
+        def made() -> Any:
             schema = self._verdict_schema(client, experiment, choices, instruction)
-            queue = client._create_review_queue(
+            return client._create_review_queue(
                 experiment, name=name, queue_type="custom", users=list(reviewers), schema_ids=[schema]
             )
+
+        queue = _found_or_made(lambda: client._get_review_queue_by_name(experiment, name), made)
         return ReviewQueue(queue.queue_id, self._queue_url(experiment, queue.queue_id))
 
     def admit(self, pipeline: str, reviewers: Sequence[str]) -> list[str]:
@@ -211,19 +210,17 @@ class ReviewQueues:
         client._delete_review_queue(queue_id)
 
     def _verdict_schema(self, client: TracingClient, experiment: str, choices: Sequence[str], instruction: str) -> str:
-        try:
-            return str(client._get_label_schema_by_name(experiment, VERDICT).schema_id)
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-                raise
-        schema = client._create_label_schema(
-            experiment_id=experiment,
-            name=VERDICT,
-            type="feedback",
-            input=InputCategorical(options=list(choices)),
-            instruction=instruction,
-            enable_comment=True,
-        )
+        def made() -> Any:
+            return client._create_label_schema(
+                experiment_id=experiment,
+                name=VERDICT,
+                type="feedback",
+                input=InputCategorical(options=list(choices)),
+                instruction=instruction,
+                enable_comment=True,
+            )
+
+        schema = _found_or_made(lambda: client._get_label_schema_by_name(experiment, VERDICT), made)
         return str(schema.schema_id)
 
     def _review_experiment(self, pipeline: str) -> str:
@@ -234,6 +231,21 @@ class ReviewQueues:
             f"{self._store.dashboard}/#/experiments/{experiment}/review-queue"
             f"?workflowType=genai&selectedQueueId={queue_id}"
         )
+
+
+def _found_or_made(find: Callable[[], Any], make: Callable[[], Any]) -> Any:
+    """What is there, or else what is made now; where another process is faster, what that one made."""
+    try:
+        return find()
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+    try:
+        return make()
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    return find()
 
 
 def _answer(tags: Mapping[str, str], given: Assessment, completed_by: str | None) -> Answer:
