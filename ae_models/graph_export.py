@@ -130,7 +130,7 @@ def with_fewer_sums(network: nn.Module) -> nn.Module:
             if _doubles(upsampling) and isinstance(convolution, nn.Conv2d) and _keeps_size(convolution):
                 layers[place], layers[place + 1] = nn.Identity(), _transposed(convolution)
         for place in range(len(layers) - 3):
-            first, between, nothing, second = layers[place : place + 4]
+            first, between, nothing, second = (layers[place + step] for step in range(4))
             plain = isinstance(between, nn.ReLU) and isinstance(nothing, nn.Identity)
             if plain and _is_doubling(first) and _ends_in_an_image(second):
                 layers[place], layers[place + 3] = _Quarters(first), _of_quarters(second)

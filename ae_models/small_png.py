@@ -66,7 +66,8 @@ def _compressed(content: bytes) -> bytes | None:
 
 def _is_sound(content: bytes, place: int, end: int) -> bool:
     """Whether the chunk between these places has its checksum."""
-    return zlib.crc32(content[place + 4 : end - 4]) == CHECKSUM.unpack_from(content, end - 4)[0]
+    (told,) = CHECKSUM.unpack_from(content, end - 4)
+    return bool(zlib.crc32(content[place + 4 : end - 4]) == told)
 
 
 def _is_whole(compressed: bytes, size: int) -> bool:

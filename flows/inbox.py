@@ -9,7 +9,7 @@ from flows.completeness import SETTLING, still_arriving
 from flows.config import PipelineConfig
 from flows.fence import Fence
 from flows.folders import loose_files
-from flows.items import Batch
+from flows.items import KEPT_BYTES, Batch
 from flows.ledger import Ledger, utc_now
 from flows.progress import Progress
 from flows.sources import inbox_batches
@@ -108,8 +108,12 @@ def backfilled(pipeline: str) -> str:
 
 def _undecided(pipeline: PipelineConfig, batches: Sequence[Batch], ledger: Ledger, progress: Progress) -> list[Batch]:
     """Those that no version has decided yet; the ledger is asked of all at once, as inboxes are rarely emptied."""
-    known = ledger.manifests.known_of(pipeline.name, {batch.id: batch.stat_hash() for batch in batches})
-    hashes = {batch.id: known.get(batch.id) or known_manifest(pipeline, batch, ledger, progress) for batch in batches}
+    stats = {batch.id: batch.stat_hash() for batch in batches}
+    hashes, left = ledger.manifests.known_of(pipeline.name, stats), KEPT_BYTES
+    for batch in batches:
+        if batch.id not in hashes:
+            hashes[batch.id] = _read_manifest(pipeline, batch, stats[batch.id], ledger, progress, left)
+            left -= batch.kept.size
     done = ledger.batches.done_of((pipeline.name, backfilled(pipeline.name)), hashes.values())
     return [batch for batch in batches if hashes[batch.id] not in done]
 
@@ -127,13 +131,32 @@ def in_order(batches: list[Batch], order: str) -> tuple[Batch, ...]:
     return tuple(sorted(batches, key=lambda batch: batch.own_time() or datetime.max.replace(tzinfo=UTC)))
 
 
-def known_manifest(pipeline: PipelineConfig, batch: Batch, ledger: Ledger, progress: Progress | None = None) -> str:
-    """The batch's manifest hash; its files are read only where something was touched since they last were."""
-    stat_hash = batch.stat_hash()
-    manifest_hash = ledger.manifests.known(pipeline.name, batch.id, stat_hash)
-    if manifest_hash is None:
-        what = f"Reading {pipeline.name} {batch.id}"
-        with progress.track(what, len(batch.items)) if progress else nullcontext(lambda images: None) as advance:
-            manifest_hash = batch.manifest_hash(advance)
-        ledger.manifests.remember(pipeline.name, batch.id, stat_hash, manifest_hash)
+def known_manifest(
+    pipeline: PipelineConfig,
+    batch: Batch,
+    ledger: Ledger,
+    progress: Progress | None = None,
+    stats: Sequence[str] | None = None,
+) -> str:
+    """The batch's manifest hash; its files are read only where something was touched since they last were.
+
+    `stats` are the batch's own, where they were asked for a moment ago.
+    """
+    stat_hash = batch.stat_hash(stats)
+    known = ledger.manifests.known(pipeline.name, batch.id, stat_hash)
+    return known or _read_manifest(pipeline, batch, stat_hash, ledger, progress)
+
+
+def _read_manifest(
+    pipeline: PipelineConfig,
+    batch: Batch,
+    stat_hash: str,
+    ledger: Ledger,
+    progress: Progress | None,
+    keep: int = KEPT_BYTES,
+) -> str:
+    what = f"Reading {pipeline.name} {batch.id}"
+    with progress.track(what, len(batch.items)) if progress else nullcontext(lambda images: None) as advance:
+        manifest_hash = batch.manifest_hash(advance, keep)
+    ledger.manifests.remember(pipeline.name, batch.id, stat_hash, manifest_hash)
     return manifest_hash

@@ -91,7 +91,8 @@ def score_batch(
             renew()
 
     with progress.track(f"Scoring {pipeline.name} {batch.id}", len(batch.items)) as advance:
-        scored = score_items(batch.items, champion.detector, sharding, advance, renew_in_time)
+        kept = batch.kept.of(manifest_hash)
+        scored = score_items(batch.items, champion.detector, sharding, advance, renew_in_time, kept)
     table = pd.DataFrame(rows_of(batch, champion, scored, pipeline, manifest_hash))
     verdict = verdict_on(table, champion.threshold, champion.calibration_scores, pipeline.monitor, nominal_batches)
     return ScoredBatch(table, verdict, perf_counter() - start)
@@ -114,8 +115,8 @@ def score_and_record(
     if batch.is_gone():
         progress.warn(f"Batch {batch.id} of {pipeline.name} {GONE}.")
         return BatchReport(pipeline.name, batch.id, "gone", reason=GONE)
-    stats = [item.stat() for item in batch.items]
-    manifest_hash = known_manifest(pipeline, batch, ledger, progress)
+    stats = batch.stats()
+    manifest_hash = known_manifest(pipeline, batch, ledger, progress, stats)
     claim = ledger.claim(pipeline.name, batch.id, manifest_hash, champion.version, champion.calibration_run, again)
     if isinstance(claim, AlreadyDone):
         url = tracking.addresses.run(pipeline.name, claim.run_id) if claim.run_id else None
@@ -141,6 +142,7 @@ def score_and_record(
             manifest_hash=manifest_hash,
             sharding=sharding,
         )
+        batch.kept.forget()
         if changed := _changed(batch.items, stats):
             ledger.release(claim)
             reason = f"changed while it was scored ({name_of(changed)}): nothing is recorded, and it stays due"

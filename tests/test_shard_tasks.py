@@ -1,8 +1,10 @@
 """The shards of a big batch as Prefect tasks: the same digits by every runner, a killed worker or not."""
 
 import os
+import pickle
 import signal
 import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +22,7 @@ from ae_models.networks import build_network
 from flows.config_runner import DaskRunner, ProcessesRunner, RayRunner, RunnerUnion, ThreadsRunner
 from flows.items import Item
 from flows.rows import Scores
-from flows.shard_tasks import Work, as_tasks
+from flows.shard_tasks import Here, Work, as_tasks
 from flows.shards import Shard, Sharding, score_items
 
 IMAGES = 256
@@ -74,6 +76,18 @@ def test_dask_tells_works_apart_without_a_look_at_their_images() -> None:
         for start in (0, 64)
     ]
     assert len({tokenize(Work(shard, 1)) for shard in shards}) == 2
+
+
+def test_what_is_done_here_does_not_travel() -> None:
+    """Prefect sends what is around a task along with it, and that may hold all images, the detector and open stores."""
+    cloudpickle = pytest.importorskip("cloudpickle")
+    lock, images = threading.Lock(), bytes(10**6)  # a lock cannot travel at all
+    here = Here(lambda: (lock, images))
+    sent = cloudpickle.dumps(here)
+    assert here() == (lock, images)
+    assert len(sent) < 1000
+    with pytest.raises(RuntimeError, match="by no worker"):
+        pickle.loads(sent)()
 
 
 def items(mark: Path | None = None) -> tuple[Item, ...]:
