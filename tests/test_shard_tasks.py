@@ -1,11 +1,13 @@
 """The shards of a big batch as Prefect tasks: the same digits by every runner, a killed worker or not."""
 
+import logging
 import os
 import pickle
+import shutil
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,11 +21,15 @@ from ae_models.detector import Detector
 from ae_models.errors import InputError
 from ae_models.images import ImageSpec
 from ae_models.networks import build_network
+from flows import running
 from flows.config_runner import DaskRunner, ProcessesRunner, RayRunner, RunnerUnion, ThreadsRunner
 from flows.items import Item
+from flows.progress import LogProgress
 from flows.rows import Scores
+from flows.score import score as score_flow
 from flows.shard_tasks import Here, Work, as_tasks
 from flows.shards import Shard, Sharding, score_items
+from flows.workspace import open_workspace
 
 IMAGES = 256
 
@@ -122,6 +128,22 @@ def test_every_runner_gives_the_same_digits(runner: RunnerUnion, detector: Detec
     together = scored(detector, items(mark), runner, tmp_path / "shards")
     assert together.scores.tobytes() == alone.scores.tobytes()
     assert mark is None or mark.exists()
+
+
+@pytest.mark.parametrize("kind", ["processes", "dask"])
+def test_a_batch_of_the_inbox_in_the_product_s_own_flow(
+    kind: str, project: Callable[..., Path], small_images: Callable[[Path, int, int], list[Path]], tmp_path: Path
+) -> None:
+    """What the flow holds beside the shards, such as open stores, does not keep them from their workers."""
+    config = project(tmp_path, runner={"type": kind, "workers": 2, "shard_size": 64})
+    workspace, progress = open_workspace(config, {}), LogProgress(logging.getLogger("quiet"))
+    running.train(workspace, "tiles", progress)
+    running.calibrate(workspace, "tiles", progress)
+    shutil.rmtree(tmp_path / "data" / "inbox")
+    small_images(tmp_path / "data" / "inbox" / "big", 150, 5)
+    (report,) = score_flow(str(config), "tiles")
+    assert (report.outcome, report.reason) == ("scored", "")
+    assert report.verdict.scored == 150
 
 
 @pytest.mark.parametrize("name", ["dask", "ray"])
