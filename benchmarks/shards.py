@@ -131,7 +131,7 @@ def dask(folder: Path, images: int, rounds: int) -> list[Figure]:
     items = draw(folder / "many", images, 0)
     detector = with_graph(
         Detector(SPEC, "convolutional", {}, build_network("convolutional", SPEC, {}).eval()),
-        np.stack([read(item.path, SPEC) for item in items[:256] if item.path]),
+        np.stack([read(item.content(), SPEC) for item in items[:256]]),
     )
     alone, workers, killed = [], [], []
     alone_busy, workers_busy = [], []

@@ -82,8 +82,9 @@ def _columns(table: "pd.DataFrame") -> dict[str, Any]:
 def _rows(batch: Batch, decider: Decider, pipeline: PipelineConfig, progress: Progress) -> dict[str, Any]:
     manifest_hash = batch.manifest_hash(keep=KEPT_BYTES)
     with progress.track(f"Scoring {pipeline.name} {batch.id}", len(batch.items)) as advance:
-        scored = score_here(batch.items, decider.detector, advance, kept=batch.kept.of(manifest_hash))
-    batch.kept.forget()
+        kept = batch.kept.of(manifest_hash)
+        batch.kept.forget()  # once these are scored
+        scored = score_here(batch.items, decider.detector, advance, kept=kept)
     return rows_of(batch, decider, scored, pipeline, manifest_hash)
 
 
