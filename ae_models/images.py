@@ -23,7 +23,7 @@ from PIL import Image, UnidentifiedImageError
 
 from ae_models.cores import available_cores
 from ae_models.errors import InputError
-from ae_models.small_png import HEADER, SMALL, may_be_plain, plain_pixels
+from ae_models.small_png import HEADER, SMALL, plain_pixels, plain_shape
 
 ImageInput = Path | bytes | NDArray[Any] | Image.Image
 Source = ImageInput | Callable[[], ImageInput]
@@ -310,14 +310,16 @@ def _pixels_or_reason(source: Source, spec: ImageSpec) -> _Pixels | Unreadable:
     """What `read_or_reason` gives, but for plain files of the spec's own size, whose bytes are divided all at once."""
     try:
         got = source() if callable(source) else source
-        picture = _plain_picture(got) if isinstance(got, Path | bytes) else None
-        if picture is None:
+        pixels = _plain_pixels(got)
+        if pixels is None:
             return read(got, spec)
     except UnreadableImage as error:
         return Unreadable(str(error))
-    if picture.colour.shape == (spec.height, spec.width, spec.channels):
-        return np.moveaxis(picture.colour, 2, 0)
-    return _fitted(picture, spec)
+    if spec.channels == 1 and pixels.shape == (spec.height, spec.width):
+        return pixels[None]
+    if pixels.shape == (spec.height, spec.width, spec.channels):
+        return pixels.transpose(2, 0, 1)
+    return _fitted(_plain(pixels), spec)
 
 
 def _assembled(start: int, outcomes: Sequence[_Pixels | Unreadable], spec: ImageSpec) -> ImageBatch:
@@ -365,13 +367,20 @@ def _picture(source: ImageInput) -> _Picture:
 
 def _plain_picture(source: Path | bytes | Image.Image) -> _Picture | None:
     """The picture in a small and plain PNG file, as Pillow gives it; None for whatever is left to Pillow."""
-    if not isinstance(source, Path | bytes):
-        return None
-    content = _small_file(source) if isinstance(source, Path) else source
-    pixels = plain_pixels(content) if content is not None and len(content) <= MAX_SMALL_FILE else None
-    if pixels is None:
-        return None
+    pixels = _plain_pixels(source)
+    return None if pixels is None else _plain(pixels)
+
+
+def _plain(pixels: NDArray[np.uint8]) -> _Picture:
     return _Picture(pixels if pixels.ndim == 3 else pixels[..., None], None)
+
+
+def _plain_pixels(source: ImageInput) -> NDArray[np.uint8] | None:
+    """The pixels (H, W) or (H, W, 3) in a small and plain PNG file; None of whatever is left to Pillow."""
+    content = _small_file(source) if isinstance(source, Path) else source
+    if not isinstance(content, bytes) or len(content) > MAX_SMALL_FILE:
+        return None
+    return plain_pixels(content)
 
 
 def _small_file(path: Path) -> bytes | None:
@@ -382,7 +391,7 @@ def _small_file(path: Path) -> bytes | None:
         file = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
         try:
             content = os.read(file, FIRST_BYTES)
-            if len(content) < FIRST_BYTES or not may_be_plain(content[:HEADER]):
+            if len(content) < FIRST_BYTES or plain_shape(content[:HEADER]) is None:
                 return content
             with open(file, "rb", closefd=False) as rest:
                 return content + rest.read(MAX_SMALL_FILE)

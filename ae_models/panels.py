@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import TYPE_CHECKING
 
 import matplotlib
@@ -303,6 +304,7 @@ def _sheet(panels: Sequence[Image.Image], across: int) -> Image.Image:
     return sheet
 
 
+@cache  # Pillow reads it anew each time
 def _font(size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
     return ImageFont.load_default(size)
 

@@ -1,5 +1,7 @@
 """The picture of one image that a person labels: as it is, as the network sees it, and where they differ."""
 
+from functools import lru_cache
+
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
@@ -33,16 +35,28 @@ def _sheet(
         "reconstruction": to_picture(reconstruction),
         "error": heat_map(error_map, top),
     }
-    tiles = {title: _scaled(picture) for title, picture in cells.items()}
-    width, height = next(iter(tiles.values())).size
-    sheet = Image.new("RGB", (2 * width + 3 * MARGIN, 2 * (height + LINE) + 3 * MARGIN), PAPER)
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(12)
-    for place, (title, tile) in enumerate(tiles.items()):
-        left = MARGIN + place % 2 * (width + MARGIN)
-        upper = MARGIN + place // 2 * (height + LINE + MARGIN)
-        draw.text((left, upper), title, fill=INK, font=font)
+    tiles = [_scaled(picture) for picture in cells.values()]
+    size = tiles[0].size
+    sheet = _empty_sheet(tuple(cells), size).copy()
+    for place, tile in enumerate(tiles):
+        left, upper = _corner(place, size)
         sheet.paste(tile, (left, upper + LINE))
     return sheet
+
+
+@lru_cache(maxsize=1)  # the pictures of a batch have the same size and titles
+def _empty_sheet(titles: tuple[str, ...], size: tuple[int, int]) -> Image.Image:
+    """The titles above the places of four tiles of that size."""
+    width, height = size
+    sheet = Image.new("RGB", (2 * width + 3 * MARGIN, 2 * (height + LINE) + 3 * MARGIN), PAPER)
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(12)
+    for place, title in enumerate(titles):
+        draw.text(_corner(place, size), title, fill=INK, font=font)
+    return sheet
+
+
+def _corner(place: int, size: tuple[int, int]) -> tuple[int, int]:
+    return MARGIN + place % 2 * (size[0] + MARGIN), MARGIN + place // 2 * (size[1] + LINE + MARGIN)
 
 
 def _scaled(picture: Image.Image) -> Image.Image:

@@ -10,6 +10,7 @@ and is not counted where seconds of processors are told; workers are started, an
 
 import argparse
 import asyncio
+import importlib
 import json
 import logging
 import os
@@ -28,7 +29,7 @@ import numpy as np
 import psutil
 import torch
 import yaml
-from distributed import LocalCluster
+from distributed import Client, LocalCluster
 from PIL import Image
 from prefect import flow
 from prefect.testing.utilities import prefect_test_harness
@@ -46,15 +47,15 @@ from flows.items import Item, file_item
 from flows.progress import LogProgress
 from flows.rows import Scores, score_here
 from flows.score import score
-from flows.shard_tasks import as_tasks
+from flows.shard_tasks import Here, as_tasks
 from flows.shards import Sharding, score_items
 from flows.workspace import open_workspace
 
 SPEC = ImageSpec(28, 28, 1)
-WORKERS, SHARDS = 2, 8
+WORKERS, SHARDS = 2, 4
 NOMINAL = 400
 AIMS = {"dask": 1.7, "whole batch": 1.25, "empty flow, s": 0.5}
-WORK: dict[str, tuple[tuple[Item, ...], AnyDetector, Path]] = {}  # by the address of the cluster that does it
+WORK: dict[str, Here[tuple[tuple[Item, ...], AnyDetector, Path]]] = {}  # by the address of the cluster that does it
 PROGRESS = LogProgress(logging.getLogger("quiet"))
 
 
@@ -85,7 +86,7 @@ def draw(folder: Path, count: int, seed: int) -> tuple[Item, ...]:
     for number in range(count):
         pixels = 128 + np.tensordot(random.uniform(-40, 40, 3), patterns, 1) + random.normal(0, 3, (height, width))
         Image.fromarray(pixels.astype(np.uint8)).save(path := folder / f"{number:06d}.png")
-        items.append(file_item(path))
+        items.append(file_item(str(path)))  # as folders are listed
     return tuple(items)
 
 
@@ -121,9 +122,15 @@ def in_shards(address: str) -> Scores:
 
     What it works on is no parameter: Prefect sends the parameters along with each task.
     """
-    items, detector, folder = WORK[address]
+    items, detector, folder = WORK[address]()
     sharding = Sharding(-(-len(items) // SHARDS), folder, "cpu", as_tasks(DaskRunner(address=address)))
     return score_items(items, detector, sharding, lambda steps: None)
+
+
+def import_all() -> None:
+    """What a worker imports for its first shard."""
+    for name in ("prefect.task_engine", "prefect.main", "flows.shard_tasks", "pyarrow.parquet", "onnxruntime"):
+        importlib.import_module(name)
 
 
 def dask(folder: Path, images: int, rounds: int) -> list[Figure]:
@@ -131,39 +138,39 @@ def dask(folder: Path, images: int, rounds: int) -> list[Figure]:
     items = draw(folder / "many", images, 0)
     detector = with_graph(
         Detector(SPEC, "convolutional", {}, build_network("convolutional", SPEC, {}).eval()),
-        np.stack([read(item.path, SPEC) for item in items[:256] if item.path]),
+        np.stack([read(item.content(), SPEC) for item in items[:256]]),
     )
     alone, workers, killed = [], [], []
     alone_busy, workers_busy = [], []
-    cluster = LocalCluster(n_workers=WORKERS, threads_per_worker=1, dashboard_address=":0")
-    with cluster:
+    for _ in range(rounds):
+        with one_thread():
+            before = processor()
+            seconds, expected = timed(lambda: score_here(items, detector, cores=1))
+        alone.append(seconds)
+        alone_busy.append(processor() - before)
+        cluster = LocalCluster(n_workers=WORKERS, threads_per_worker=1, dashboard_address=":0")
+        with cluster, Client(cluster) as client:  # a new one each round: one worker of the last was killed
+            client.wait_for_workers(WORKERS)
+            client.run(import_all)
 
-        def sharded(items: tuple[Item, ...]) -> Scores:
-            WORK[cluster.scheduler_address] = items, detector, folder / "shards"
-            return in_shards(cluster.scheduler_address)
+            def sharded(items: tuple[Item, ...], address: str = cluster.scheduler_address) -> Scores:
+                WORK[address] = Here(lambda: (items, detector, folder / "shards"))
+                with without_heartbeats({}):  # as the command does
+                    return in_shards(address)
 
-        sharded(items[:1000])  # workers import what they need
-        for _ in range(rounds):
-            with one_thread():
-                before = processor()
-                seconds, expected = timed(lambda: score_here(items, detector, cores=1))
-            alone.append(seconds)
-            alone_busy.append(processor() - before)
+            sharded(items[:1000])
             numbers = [worker.pid for worker in cluster.workers.values()]
             before = processor(numbers)
-            seconds, scores = timed(lambda: sharded(items))
+            seconds, scores = timed(lambda sharded=sharded: sharded(items))
             workers.append(seconds)
             workers_busy.append((processor(numbers) - before) / WORKERS)
             assert scores.scores.tobytes() == expected.scores.tobytes()
-            victim = next(iter(cluster.workers.values())).pid
-            timer = threading.Timer(workers[-1] / 2, os.kill, (victim, signal.SIGKILL))
+            timer = threading.Timer(workers[-1] / 2, os.kill, (numbers[0], signal.SIGKILL))
             timer.start()
-            seconds, scores = timed(lambda: sharded(items))
+            seconds, scores = timed(lambda sharded=sharded: sharded(items))
             killed.append(seconds)
             timer.join()
             assert scores.scores.tobytes() == expected.scores.tobytes()
-            cluster.scale(WORKERS)
-            sharded(items[:1000])  # the new worker imports what it needs
     first = "one process, one thread"
     share = f"this process and {WORKERS} workers, shared by {WORKERS} cores"
     return [

@@ -7,7 +7,7 @@ from pydantic import BaseModel, BeforeValidator, Field, Tag
 from flows.config_types import Count, Part, Text, chosen_by, shorthand
 
 SHARD_SIZE = 8192
-SIZE_WORDS = "images of a batch that one worker scores at a time, rounded up to a multiple of 64"
+SIZE_WORDS = "images of a batch that one worker scores at a time, at most; rounded up to a multiple of 64"
 
 
 class ThreadsRunner(Part):

@@ -1,7 +1,6 @@
 """What may be read of what others wrote: files within their folder, links followed, and addresses that are named."""
 
 import os
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -41,7 +40,8 @@ class Fence:
             return file_item(path)
         if self.leads_out(path, link):
             return Item(as_text(path), partial(_refuse, self._root), seen=Seen("leads out of its folder"))
-        return Item(as_text(path), self._content(path), path=str(path))
+        content = partial(_file_within, str(path), self._real_root, self._root)  # no closure: it travels to processes
+        return Item(as_text(path), content, path=str(path))
 
     def leads_out(self, path: Path | str, link: bool | None = None) -> bool:
         """Whether a file or a folder lies outside, links followed."""
@@ -79,14 +79,6 @@ class Fence:
                 "the folder that all of them lie in as root, or set data.allow_outside: true"
             )
         return self.file(path)
-
-    def _content(self, path: Path | str) -> Callable[[], Path]:
-        def content() -> Path:  # looked at again: what was a file may be a link by now
-            if not _lies_within(path, self._real_root):
-                _refuse(self._root)
-            return Path(path)
-
-        return content
 
     def _below_url(self, root: str, text: str, by: str) -> Item:
         parts = text.split("/")
@@ -129,6 +121,13 @@ def _is_path(path: Path) -> bool:
 
 def _within(path: str, root: str) -> bool:
     return path == root or path.startswith(root.rstrip(os.sep) + os.sep)
+
+
+def _file_within(path: str, real_root: str, root: Path | str | None) -> Path:
+    """The file, looked at again when it is read: what was one may be a link out of the root by now."""
+    if not _lies_within(path, real_root):
+        _refuse(root)
+    return Path(path)
 
 
 def _lies_within(path: Path | str, real_root: str) -> bool:

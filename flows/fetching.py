@@ -1,10 +1,11 @@
 """Images that are fetched before they are needed, many at once: from a network most of the time is waiting."""
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
+from types import MappingProxyType
 
 from ae_models.images import ImageInput
 from flows.items import Item
@@ -32,13 +33,16 @@ class _ReadAhead:
 
 
 @contextmanager
-def contents_of(items: Sequence[Item]) -> Iterator[Sequence[Callable[[], ImageInput]]]:
+def contents_of(
+    items: Sequence[Item], kept: Mapping[int, bytes] = MappingProxyType({})
+) -> Iterator[Sequence[Callable[[], ImageInput]]]:
     """What gives each image, for `ae_models.images.stream`; those behind a network are fetched beforehand.
 
-    Memory stays flat: about `AHEAD` files are held that nobody asked for yet.
+    Memory stays flat: about `AHEAD` files are held that nobody asked for yet. `kept` are local files whose bytes are
+    in memory, by their item's place.
     """
     if not any(item.waits for item in items):
-        yield [item.content for item in items]
+        yield [partial(bytes, kept[place]) if place in kept else item.content for place, item in enumerate(items)]
         return
     pool = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="fetch")
     reader = _ReadAhead(items, pool)

@@ -9,7 +9,7 @@ from flows.completeness import SETTLING, still_arriving
 from flows.config import PipelineConfig
 from flows.fence import Fence
 from flows.folders import loose_files
-from flows.items import Batch
+from flows.items import KEPT_BYTES, Batch
 from flows.ledger import Ledger, utc_now
 from flows.progress import Progress
 from flows.sources import inbox_batches
@@ -47,10 +47,12 @@ def inbox_state(
     progress: Progress,
     settled: timedelta | None = None,
     now: Callable[[], datetime] = utc_now,
+    keep: int = 0,
 ) -> InboxState:
     """What no version has decided yet; nothing that is not complete is read.
 
-    `settled` is how long a folder without `settled` or `marker` has to be left alone.
+    `settled` is how long a folder without `settled` or `marker` has to be left alone. So many bytes of what is read are
+    kept for who scores it.
 
     Raises:
         InputError: there is no inbox, or it cannot be read.
@@ -69,7 +71,7 @@ def inbox_state(
             waiting.append(Waiting(batch.id, "is empty so far"))
         else:
             complete.append(batch)
-    due = in_order(_undecided(pipeline, complete, ledger, progress), data.order)
+    due = in_order(_undecided(pipeline, complete, ledger, progress, keep), data.order)
     return InboxState(due, tuple(waiting), frozenset(batch.id for batch in batches))
 
 
@@ -85,7 +87,7 @@ def due_batches(
             f"{len(stray)} files lie in the inbox itself and belong to no batch, such as {stray[0]}: put them into a "
             "subfolder of it"
         )
-    state = inbox_state(pipeline, ledger, progress, settled)
+    state = inbox_state(pipeline, ledger, progress, settled, keep=KEPT_BYTES)
     for waiting in state.waiting if settled is None else ():
         progress.say(f"Batch {waiting.batch} of {pipeline.name} {waiting.reason}, and is left for later.")
     return _stubborn_last(pipeline, state.due, ledger, progress)
@@ -106,10 +108,16 @@ def backfilled(pipeline: str) -> str:
     return f"{pipeline}/backfill"
 
 
-def _undecided(pipeline: PipelineConfig, batches: Sequence[Batch], ledger: Ledger, progress: Progress) -> list[Batch]:
+def _undecided(
+    pipeline: PipelineConfig, batches: Sequence[Batch], ledger: Ledger, progress: Progress, keep: int
+) -> list[Batch]:
     """Those that no version has decided yet; the ledger is asked of all at once, as inboxes are rarely emptied."""
-    known = ledger.manifests.known_of(pipeline.name, {batch.id: batch.stat_hash() for batch in batches})
-    hashes = {batch.id: known.get(batch.id) or known_manifest(pipeline, batch, ledger, progress) for batch in batches}
+    stats = {batch.id: batch.stat_hash() for batch in batches}
+    hashes = ledger.manifests.known_of(pipeline.name, stats)
+    for batch in batches:
+        if batch.id not in hashes:
+            hashes[batch.id] = _read_manifest(pipeline, batch, stats[batch.id], ledger, progress, keep)
+            keep -= batch.kept.size
     done = ledger.batches.done_of((pipeline.name, backfilled(pipeline.name)), hashes.values())
     return [batch for batch in batches if hashes[batch.id] not in done]
 
@@ -127,13 +135,33 @@ def in_order(batches: list[Batch], order: str) -> tuple[Batch, ...]:
     return tuple(sorted(batches, key=lambda batch: batch.own_time() or datetime.max.replace(tzinfo=UTC)))
 
 
-def known_manifest(pipeline: PipelineConfig, batch: Batch, ledger: Ledger, progress: Progress | None = None) -> str:
-    """The batch's manifest hash; its files are read only where something was touched since they last were."""
-    stat_hash = batch.stat_hash()
-    manifest_hash = ledger.manifests.known(pipeline.name, batch.id, stat_hash)
-    if manifest_hash is None:
-        what = f"Reading {pipeline.name} {batch.id}"
-        with progress.track(what, len(batch.items)) if progress else nullcontext(lambda images: None) as advance:
-            manifest_hash = batch.manifest_hash(advance)
-        ledger.manifests.remember(pipeline.name, batch.id, stat_hash, manifest_hash)
+def known_manifest(
+    pipeline: PipelineConfig,
+    batch: Batch,
+    ledger: Ledger,
+    progress: Progress | None = None,
+    stats: Sequence[str] | None = None,
+    keep: int = 0,
+) -> str:
+    """The batch's manifest hash; its files are read only where something was touched since they last were.
+
+    `stats` are the batch's own, where they were asked for a moment ago; `keep` is that of `Batch.manifest_hash`.
+    """
+    stat_hash = batch.stat_hash(stats)
+    known = ledger.manifests.known(pipeline.name, batch.id, stat_hash)
+    return known or _read_manifest(pipeline, batch, stat_hash, ledger, progress, keep)
+
+
+def _read_manifest(
+    pipeline: PipelineConfig,
+    batch: Batch,
+    stat_hash: str,
+    ledger: Ledger,
+    progress: Progress | None,
+    keep: int,
+) -> str:
+    what = f"Reading {pipeline.name} {batch.id}"
+    with progress.track(what, len(batch.items)) if progress else nullcontext(lambda images: None) as advance:
+        manifest_hash = batch.manifest_hash(advance, keep)
+    ledger.manifests.remember(pipeline.name, batch.id, stat_hash, manifest_hash)
     return manifest_hash

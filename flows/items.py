@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -14,6 +14,7 @@ import numpy as np
 from ae_models.images import ImageInput, UnreadableImage
 
 BLOCK = 2**16  # bytes that are hashed at once
+KEPT_BYTES = 2**26  # of files that were hashed and wait to be scored; of large ones the second reading costs little
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,31 @@ class Found:
     left_out: tuple[str, ...] = ()
 
 
+class Kept:
+    """The contents of small files that were read for a batch's hash: the very bytes that it stands for are scored."""
+
+    def __init__(self) -> None:
+        self._contents: dict[int, bytes] = {}
+        self._hash = ""
+
+    @property
+    def size(self) -> int:
+        """Bytes that are held."""
+        return sum(map(len, self._contents.values()))
+
+    def take(self, manifest_hash: str, contents: dict[int, bytes]) -> None:
+        """Hold the contents that gave this hash, in place of any others."""
+        self._hash, self._contents = manifest_hash, contents
+
+    def of(self, manifest_hash: str) -> Mapping[int, bytes]:
+        """The contents by the place of their image, where they are those of this hash."""
+        return self._contents if manifest_hash == self._hash else {}
+
+    def forget(self) -> None:
+        """Hold nothing any more."""
+        self.take("", {})
+
+
 @dataclass(frozen=True)
 class Batch:
     """Images that arrived together and are judged together.
@@ -98,29 +124,49 @@ class Batch:
         items: its images; one a row of the results.
         left_out: files beside them that are no images by name.
         folder: where it lies, where that is a local folder.
+        kept: what is in memory of its images.
     """
 
     id: str
     items: tuple[Item, ...]
     left_out: tuple[str, ...] = ()
     folder: Path | None = None
+    kept: Kept = field(default_factory=Kept, repr=False, compare=False)
 
-    def stat_hash(self) -> str:
-        """A hash of addresses, sizes and modification times: cheap, and equal only where nothing was touched."""
-        return digest(f"{item.uri}\0{item.stat()}" for item in self.items)
+    def stats(self) -> tuple[str, ...]:
+        """The size and time of change of each image; cheap."""
+        return tuple(item.stat() for item in self.items)
 
-    def manifest_hash(self, advance: Callable[[int], object] = lambda images: None) -> str:
+    def stat_hash(self, stats: Sequence[str] | None = None) -> str:
+        """A hash of addresses, sizes and modification times, equal only where nothing was touched; asked if not given.
+
+        `stats` are its own, where they were asked for a moment ago.
+        """
+        found = self.stats() if stats is None else stats
+        return digest(f"{item.uri}\0{stat}" for item, stat in zip(self.items, found, strict=True))
+
+    def manifest_hash(self, advance: Callable[[int], object] = lambda images: None, keep: int = 0) -> str:
         """A hash of the batch's name and its images' names and contents: the same wherever it lies.
 
-        `advance` hears of each image whose content was read.
+        `advance` hears of each image whose content was read. Of the small files among them as many bytes stay in `kept`
+        as `keep` allows.
         """
+        contents, left = dict[int, bytes](), keep
 
-        def line(item: Item) -> str:
-            content = item.seen.checksum if item.seen and item.seen.checksum else content_hash(item)
+        def line(place: int, item: Item) -> str:
+            nonlocal left
+            if item.seen and item.seen.checksum:
+                found = item.seen.checksum
+            else:
+                found, content = hash_and_content(item)
+                if content and len(content) <= left:
+                    contents[place], left = content, left - len(content)
             advance(1)
-            return f"{name_of(item.uri)}\0{content}"
+            return f"{name_of(item.uri)}\0{found}"
 
-        return digest(chain([self.id], map(line, self.items)))
+        manifest_hash = digest(chain([self.id], map(line, range(len(self.items)), self.items)))
+        self.kept.take(manifest_hash, contents)
+        return manifest_hash
 
     def taken_at(self) -> datetime | None:
         """When its newest image was taken, where a manifest says so of every image (as UTC where it names no zone)."""
@@ -132,8 +178,7 @@ class Batch:
 
     def own_time(self) -> datetime | None:
         """When it was taken, or where no manifest says so, when the newest of its files was written."""
-        written = (at for item in self.items if (at := item.changed_at()) is not None)
-        return self.taken_at() or max(written, default=None)
+        return self.taken_at() or max(filter(None, (item.changed_at() for item in self.items)), default=None)
 
     def is_gone(self) -> bool:
         """Whether its folder is not there any more."""
@@ -158,22 +203,35 @@ def name_of(uri: str) -> str:
 
 def content_hash(item: Item) -> str:
     """SHA-256 of the image's bytes; of a missing or unreadable file, a fixed text."""
+    return hash_and_content(item)[0]
+
+
+def hash_and_content(item: Item) -> tuple[str, bytes]:
+    """What `content_hash` gives, and the bytes of a local file of at most BLOCK; none of anything else."""
     try:
         content = item.content()
         if isinstance(content, Path):
-            with open(content, "rb", buffering=0) as file:
-                # hashlib.file_digest takes a quarter of a megabyte for each file, however small
-                hashed = hashlib.sha256()
-                while part := file.read(BLOCK):
-                    hashed.update(part)
-                return hashed.hexdigest()
+            return _of_file(content)
         if isinstance(content, bytes):
-            return hashlib.sha256(content).hexdigest()
-        return hashlib.sha256(np.asarray(content).tobytes()).hexdigest()
+            return hashlib.sha256(content).hexdigest(), b""
+        return hashlib.sha256(np.asarray(content).tobytes()).hexdigest(), b""
     except UnreadableImage as error:
-        return f"unreadable: {error}"
+        return f"unreadable: {error}", b""
     except OSError as error:
-        return f"unreadable: {error.strerror}"
+        return f"unreadable: {error.strerror}", b""
+
+
+def _of_file(path: Path) -> tuple[str, bytes]:
+    file = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+    try:
+        first = part = os.read(file, BLOCK)
+        hashed, size = hashlib.sha256(first), len(first)
+        while part and (part := os.read(file, BLOCK)):
+            hashed.update(part)
+            size += len(part)
+    finally:
+        os.close(file)
+    return hashed.hexdigest(), first if size == len(first) else b""
 
 
 def digest(lines: Iterable[str]) -> str:

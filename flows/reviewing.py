@@ -93,8 +93,8 @@ def asked_images(table: pd.DataFrame, most: int, manifest_hash: str) -> tuple[Re
     """
     scored = table[table["status"] == "scored"]
     drawn = audit_sample(scored["flagged"], most, f"{manifest_hash}/flagged")
-    images = [image for image, keep in zip(review_images(scored), drawn, strict=True) if keep or image.audit]
-    return tuple(sorted(images, key=lambda image: (not image.flagged, *_turn(image))))
+    asked = scored[drawn | scored["audit"].astype(bool)] if "audit" in scored else scored[drawn]
+    return tuple(sorted(review_images(asked), key=lambda image: (not image.flagged, *_turn(image))))
 
 
 def review_images(table: pd.DataFrame) -> list[ReviewImage]:

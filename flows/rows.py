@@ -3,8 +3,9 @@
 It imports no network and no store, so that who only wants scores in a file has them in a moment.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import numpy as np
@@ -66,16 +67,17 @@ def score_here(
     advance: Callable[..., None] = lambda steps: None,
     look: Look = lambda: None,
     cores: int | None = None,
+    kept: Mapping[int, bytes] = MappingProxyType({}),
 ) -> Scores:
     """The scores of images by this process, one stream from decoding to the network, on all or so many of its cores.
 
     Where a graph scores, each core has steps of its own; PyTorch has threads of its own. `advance` is told how many
-    more are done, and `look` is called after each step.
+    more are done, and `look` is called after each step. `kept` are files whose bytes are in memory, by their place.
     """
     graph = scorer.scoring_graph
     scores = np.full(len(items), np.nan)
     reasons = np.full(len(items), "", dtype=object)
-    with contents_of(items) as contents:
+    with contents_of(items, kept) as contents:
         steps: Iterator[tuple[ImageBatch, NDArray[np.float64]]]
         if graph is None:
             steps = ((part, scorer.score(part.pixels)) for part in stream(contents, scorer.spec, STEP, cores))

@@ -11,7 +11,7 @@ from flows.config import PipelineConfig
 from flows.flow_record import PartFailedError, failed, flow_progress, flow_workspace, record, report_of
 from flows.progress import Progress
 from flows.scoring import BatchReport
-from flows.shard_tasks import as_tasks
+from flows.shard_tasks import Here, as_tasks
 from flows.sources import Batch
 from flows.tracking import ChampionVersion
 from flows.workspace import Workspace
@@ -49,13 +49,13 @@ def score_as_task(
 ) -> BatchReport:
     """Score one batch as a Prefect task, so that its flow run shows a line for it, and the shards of a big one."""
     run_shards = as_tasks(pipeline.runner)
+    score_it = Here(lambda: running.score_one(pipeline, batch, champion, workspace, progress, again, run_shards))
+    name = f"{pipeline.name} {batch.id}"
 
-    def name() -> str:  # in a text, Prefect would look for parameters between braces
-        return f"{pipeline.name} {batch.id}"
-
-    @task(name="score batch", task_run_name=name, cache_policy=NO_CACHE)
+    # its name as a text would have Prefect look for parameters between braces
+    @task(name="score batch", task_run_name=lambda: name, cache_policy=NO_CACHE)
     def score_batch() -> BatchReport | State[BatchReport]:
-        report = running.score_one(pipeline, batch, champion, workspace, progress, again, run_shards)
+        report = score_it()
         return failed(PartFailedError(report.reason, report)) if report.outcome == "failed" else report
 
     report: BatchReport = report_of(score_batch(return_state=True))

@@ -13,7 +13,7 @@ from ae_models.errors import InputError
 from ae_models.graph import FILE
 from flows.config import PipelineConfig, Settings
 from flows.deciding_version import deciding_run
-from flows.items import Batch
+from flows.items import KEPT_BYTES, Batch
 from flows.kept_champions import forget_champion, kept_champion
 from flows.progress import Progress
 from flows.rows import Decider, rows_of, score_here
@@ -80,9 +80,12 @@ def _columns(table: "pd.DataFrame") -> dict[str, Any]:
 
 
 def _rows(batch: Batch, decider: Decider, pipeline: PipelineConfig, progress: Progress) -> dict[str, Any]:
+    manifest_hash = batch.manifest_hash(keep=KEPT_BYTES)
     with progress.track(f"Scoring {pipeline.name} {batch.id}", len(batch.items)) as advance:
-        scored = score_here(batch.items, decider.detector, advance)
-    return rows_of(batch, decider, scored, pipeline, batch.manifest_hash())
+        kept = batch.kept.of(manifest_hash)
+        batch.kept.forget()  # once these are scored
+        scored = score_here(batch.items, decider.detector, advance, kept=kept)
+    return rows_of(batch, decider, scored, pipeline, manifest_hash)
 
 
 def _kept(settings: Settings, pipeline: PipelineConfig, environment: Mapping[str, str]) -> LeanChampion | None:

@@ -19,7 +19,7 @@ from flows.config import PipelineConfig
 from flows.delivery import Shown, show_or_keep
 from flows.inbox import due_batches as due_batches
 from flows.inbox import known_manifest as known_manifest
-from flows.items import Batch, Item, name_of
+from flows.items import KEPT_BYTES, Batch, Item, name_of
 from flows.ledger import AlreadyDone, Busy, Claim, IncidentBook
 from flows.monitor import point_of
 from flows.progress import Progress
@@ -91,7 +91,9 @@ def score_batch(
             renew()
 
     with progress.track(f"Scoring {pipeline.name} {batch.id}", len(batch.items)) as advance:
-        scored = score_items(batch.items, champion.detector, sharding, advance, renew_in_time)
+        kept = batch.kept.of(manifest_hash)
+        batch.kept.forget()  # once these are scored, or failed to be
+        scored = score_items(batch.items, champion.detector, sharding, advance, renew_in_time, kept)
     table = pd.DataFrame(rows_of(batch, champion, scored, pipeline, manifest_hash))
     verdict = verdict_on(table, champion.threshold, champion.calibration_scores, pipeline.monitor, nominal_batches)
     return ScoredBatch(table, verdict, perf_counter() - start)
@@ -114,8 +116,8 @@ def score_and_record(
     if batch.is_gone():
         progress.warn(f"Batch {batch.id} of {pipeline.name} {GONE}.")
         return BatchReport(pipeline.name, batch.id, "gone", reason=GONE)
-    stats = [item.stat() for item in batch.items]
-    manifest_hash = known_manifest(pipeline, batch, ledger, progress)
+    stats = batch.stats()
+    manifest_hash = known_manifest(pipeline, batch, ledger, progress, stats, KEPT_BYTES)
     claim = ledger.claim(pipeline.name, batch.id, manifest_hash, champion.version, champion.calibration_run, again)
     if isinstance(claim, AlreadyDone):
         url = tracking.addresses.run(pipeline.name, claim.run_id) if claim.run_id else None

@@ -1,7 +1,7 @@
 """The shards of a big batch as Prefect tasks, on the task runner that the pipeline names."""
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, Generic, NoReturn, TypeVar
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
@@ -12,6 +12,8 @@ from ae_models.errors import InputError
 from flows.config_runner import DaskRunner, ProcessesRunner, RayRunner, RunnerUnion, ThreadsRunner
 from flows.rows import Look
 from flows.shards import TICK, Partition, RunShards, Shard, score_shard, share_of
+
+T = TypeVar("T")
 
 
 def as_tasks(runner: RunnerUnion) -> RunShards:
@@ -58,6 +60,27 @@ class Work:
 
 def _done(work: Callable[[], Partition]) -> Partition:
     return work()
+
+
+class Here(Generic[T]):
+    """A call that is made in this process only: whoever is sent it gets nothing of what it holds.
+
+    Prefect sends the flow and the task around a task along with it, and with these all that their functions refer to:
+    with each shard that would be every image of the batch, the detector and the stores.
+    """
+
+    def __init__(self, call: Callable[[], T]) -> None:
+        self._call = call
+
+    def __call__(self) -> T:
+        return self._call()
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return Here, (_elsewhere,)
+
+
+def _elsewhere() -> NoReturn:
+    raise RuntimeError("this is done by the process that cuts the batch, and by no worker")
 
 
 def _outcome(future: Any, look: Look) -> Partition | BaseException:

@@ -10,12 +10,13 @@ import multiprocessing
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -72,12 +73,16 @@ RunShards = Callable[[Sequence[Shard], Look], Iterator[tuple[Shard, Partition | 
 
 @dataclass(frozen=True)
 class Sharding:
-    """How a batch of more than `size` images is cut, who scores its parts, and the folder that all of them see."""
+    """How a batch of more than `size` images is cut, who scores its parts, and the folder that all of them see.
+
+    There are as many parts as a multiple of those that are scored `at_once`, so that none of the workers is left over.
+    """
 
     size: int
     folder: Path
     device: str
     run: RunShards
+    at_once: int = 1
 
 
 def score_items(
@@ -86,14 +91,17 @@ def score_items(
     sharding: Sharding | None,
     advance: Callable[..., None],
     look: Look = lambda: None,
+    kept: Mapping[int, bytes] = MappingProxyType({}),
 ) -> Scores:
     """The scores of images, here or in shards; `advance` is told how many more are done, and `look` called often.
+
+    `kept` are files whose bytes are in memory here, by their place; workers read theirs themselves.
 
     Raises:
         WorkerLost: a shard's workers died again and again.
     """
     if sharding is None or len(items) <= sharding.size:
-        return score_here(items, detector, advance, look)
+        return score_here(items, detector, advance, look, kept=kept)
     return _score_in_shards(items, detector, sharding, advance, look)
 
 
@@ -143,8 +151,10 @@ def _refuse_what_no_retry_mends(lost: Sequence[tuple[Shard, BaseException]], att
 
 
 def cut(items: Sequence[Item], sharding: Sharding, folder: Path, by_graph: bool = False) -> list[Shard]:
-    """The shards of a batch; each begins where a step of the network does, so that every step sees the same images."""
-    size = -(-sharding.size // STEP) * STEP
+    """The shards of a batch, alike in size; each begins where a step of the network does, so that every step sees the
+    same images."""
+    rounds = -(-len(items) // (sharding.size * sharding.at_once))
+    size = -(-len(items) // (rounds * sharding.at_once * STEP)) * STEP
     return [
         Shard(
             start,
@@ -226,7 +236,9 @@ def sharding_of(runner: RunnerUnion, workspace: Path, device: str, run: RunShard
     """How a pipeline's big batches are cut; None for not at all. `run` scores them elsewhere than on this machine."""
     if isinstance(runner, ThreadsRunner) and runner.workers == 1:
         return None
-    return Sharding(runner.shard_size, workspace / "shards", device, run or on_this_machine(runner))
+    elsewhere = getattr(runner, "address", None)  # a cluster that runs has workers of whom nothing is known here
+    at_once = 1 if elsewhere else runner.workers or available_cores()
+    return Sharding(runner.shard_size, workspace / "shards", device, run or on_this_machine(runner), at_once)
 
 
 def on_this_machine(runner: RunnerUnion) -> RunShards:

@@ -45,6 +45,7 @@ class Line:
         if when == "listed":
             meanwhile(self.inbox / name)
         else:
+            batch.kept.forget()  # as of a batch too large to be kept from its hash to its scores
             first = batch.items[0].content
 
             def content() -> ImageInput:

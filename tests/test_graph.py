@@ -164,6 +164,17 @@ def kinds(network: nn.Module) -> list[type]:
     return [type(module) for module in network.modules()][1:]
 
 
+def doubling(channels_in: int, channels_out: int, bias: bool = True) -> list[nn.Module]:
+    """The layers that double the size of maps."""
+    convolution = nn.Conv2d(channels_in, channels_out, 3, padding=1, bias=bias)
+    return [nn.Upsample(scale_factor=2, mode="nearest"), convolution]
+
+
+def strides_of_transposed(network: nn.Module) -> list[tuple[int, ...]]:
+    """Of its transposed convolutions."""
+    return [layer.stride for layer in network.modules() if isinstance(layer, nn.ConvTranspose2d)]
+
+
 class TestFewerSums:
     """Nearest upsampling and a 3 x 3 convolution are one transposed convolution."""
 
@@ -178,6 +189,24 @@ class TestFewerSums:
         with torch.no_grad():
             torch.testing.assert_close(fewer(maps), network(maps), rtol=1e-5, atol=1e-6)
         assert list(network.modules())[2:] == layers
+
+    @pytest.mark.parametrize("bias", [True, False])
+    @pytest.mark.parametrize("channels", [1, 3])
+    def test_two_that_end_in_an_image_give_the_same(self, channels: int, bias: bool) -> None:
+        """Though the maps between the two are in quarters."""
+        torch.manual_seed(0)
+        layers = [*doubling(5, 6, bias), nn.ReLU(), *doubling(6, channels, bias), nn.Sigmoid()]
+        network, maps = nn.Sequential(*layers), torch.randn(2, 5, 7, 6)
+        fewer = with_fewer_sums(network)
+        assert strides_of_transposed(fewer) == [(4, 4)]
+        with torch.no_grad():
+            torch.testing.assert_close(fewer(maps), network(maps), rtol=1e-5, atol=1e-6)
+
+    @pytest.mark.parametrize("between", [nn.MaxPool2d(2), nn.Conv2d(6, 6, 3, padding=1)], ids=["pooling", "a layer"])
+    def test_two_with_more_between_stay_apart(self, between: nn.Module) -> None:
+        """Quarters can be dealt with by what looks at one pixel at a time only."""
+        network = nn.Sequential(*doubling(5, 6), between, *doubling(6, 1))
+        assert strides_of_transposed(with_fewer_sums(network)) == [(2, 2), (2, 2)]
 
     @pytest.mark.parametrize(
         "layers",

@@ -1,9 +1,13 @@
 """The shards of a big batch as Prefect tasks: the same digits by every runner, a killed worker or not."""
 
+import logging
 import os
+import pickle
+import shutil
 import signal
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,11 +21,15 @@ from ae_models.detector import Detector
 from ae_models.errors import InputError
 from ae_models.images import ImageSpec
 from ae_models.networks import build_network
+from flows import running
 from flows.config_runner import DaskRunner, ProcessesRunner, RayRunner, RunnerUnion, ThreadsRunner
 from flows.items import Item
+from flows.progress import LogProgress
 from flows.rows import Scores
-from flows.shard_tasks import Work, as_tasks
+from flows.score import score as score_flow
+from flows.shard_tasks import Here, Work, as_tasks
 from flows.shards import Shard, Sharding, score_items
+from flows.workspace import open_workspace
 
 IMAGES = 256
 
@@ -76,6 +84,18 @@ def test_dask_tells_works_apart_without_a_look_at_their_images() -> None:
     assert len({tokenize(Work(shard, 1)) for shard in shards}) == 2
 
 
+def test_what_is_done_here_does_not_travel() -> None:
+    """Prefect sends what is around a task along with it, and that may hold all images, the detector and open stores."""
+    cloudpickle = pytest.importorskip("cloudpickle")
+    lock, images = threading.Lock(), bytes(10**6)  # a lock cannot travel at all
+    here = Here(lambda: (lock, images))
+    sent = cloudpickle.dumps(here)
+    assert here() == (lock, images)
+    assert len(sent) < 1000
+    with pytest.raises(RuntimeError, match="by no worker"):
+        pickle.loads(sent)()
+
+
 def items(mark: Path | None = None) -> tuple[Item, ...]:
     """Images; whoever is the first to read number 100 is killed, where there is a mark."""
     return tuple(Item(str(seed), Drawn(seed, mark if seed == 100 else None)) for seed in range(IMAGES))
@@ -108,6 +128,21 @@ def test_every_runner_gives_the_same_digits(runner: RunnerUnion, detector: Detec
     together = scored(detector, items(mark), runner, tmp_path / "shards")
     assert together.scores.tobytes() == alone.scores.tobytes()
     assert mark is None or mark.exists()
+
+
+@pytest.mark.parametrize("kind", ["processes", "dask"])
+def test_a_batch_of_the_inbox_in_the_product_s_own_flow(
+    kind: str, project: Callable[..., Path], small_images: Callable[[Path, int, int], list[Path]], tmp_path: Path
+) -> None:
+    """What the flow holds beside the shards, such as open stores, does not keep them from their workers."""
+    config = project(tmp_path, runner={"type": kind, "workers": 2, "shard_size": 64})
+    workspace, progress = open_workspace(config, {}), LogProgress(logging.getLogger("quiet"))
+    running.train(workspace, "tiles", progress)
+    running.calibrate(workspace, "tiles", progress)
+    shutil.rmtree(tmp_path / "data" / "inbox")
+    small_images(tmp_path / "data" / "inbox" / "big", 150, 5)
+    reports: Any = score_flow(str(config), "tiles")  # by Prefect's types a state too
+    assert [(report.outcome, report.reason, len(report.table)) for report in reports] == [("scored", "", 150)]
 
 
 @pytest.mark.parametrize("name", ["dask", "ray"])

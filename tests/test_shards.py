@@ -22,7 +22,9 @@ from ae_models.images import ImageSpec
 from ae_models.images import read as read_image
 from ae_models.networks import build_network
 from flows import running
+from flows.config import DataConfig, PathSource
 from flows.config_runner import ProcessesRunner, RunnerUnion, ThreadsRunner
+from flows.fence import Fence
 from flows.items import Item
 from flows.progress import LogProgress
 from flows.rows import Scores
@@ -202,14 +204,18 @@ def test_a_workspace_that_workers_do_not_share_is_said(
         score_items(items, detector, Sharding(64, tmp_path, "cpu", elsewhere), lambda steps: None)
 
 
-def test_the_items_of_files_travel_to_other_processes(small_images: Callable[..., list[Path]], tmp_path: Path) -> None:
-    """An item's image can be fetched elsewhere than where it was found."""
+@pytest.mark.parametrize("fenced", [True, False])
+def test_the_items_of_files_travel_to_other_processes(
+    fenced: bool, small_images: Callable[..., list[Path]], tmp_path: Path
+) -> None:
+    """An item's image can be fetched elsewhere than where it was found, that of an inbox too."""
     import pickle
 
     from flows.folders import images_in
 
     small_images(tmp_path, 2, 0)
-    contents = [item.content for item in images_in(tmp_path).items]
+    fence = Fence(tmp_path, DataConfig(nominal=PathSource(path=tmp_path))) if fenced else None
+    contents = [item.content for item in images_in(tmp_path, fence).items]
     assert [content() for content in pickle.loads(pickle.dumps(contents))] == sorted(tmp_path.glob("*.png"))
 
 

@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 from PIL import Image, PngImagePlugin
 
 from ae_models.images import ImageSpec, UnreadableImage, read
-from ae_models.small_png import SIGNATURE, SMALL, plain_pixels
+from ae_models.small_png import SMALL, plain_pixels
 
 SIZES = ((1, 1), (28, 28), (7, 64), (255, 257))
 Change = Callable[[bytes], bytes]
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
 def pixels_of(height: int, width: int, channels: int, seed: int = 0) -> NDArray[np.uint8]:

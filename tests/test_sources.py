@@ -15,6 +15,7 @@ from PIL import Image
 from ae_models.errors import InputError
 from flows.config import DataConfig
 from flows.folders import images_in, loose_files
+from flows.items import BLOCK
 from flows.sources import (
     Batch,
     Found,
@@ -559,6 +560,56 @@ class TestHashes:
         (folder / "image-000.png").unlink()
         assert batch.stat_hash() != before[0]
         assert batch.manifest_hash() != before[1]
+
+
+class TestWhatIsKeptBetweenHashAndScore:
+    """The bytes that a batch's hash stands for are those that are scored, as far as there is room for them."""
+
+    @pytest.fixture
+    def batch(self, tmp_path: Path) -> Batch:
+        """Files of 10, 20 and 30 bytes."""
+        for size in (10, 20, 30):
+            (tmp_path / f"{size}.png").write_bytes(b"a" * size)
+        return path_batches([tmp_path])[0]
+
+    def test_the_bytes_that_were_hashed(self, batch: Batch) -> None:
+        """By place; nothing is read again, though a file is another one by now."""
+        manifest_hash = batch.manifest_hash(keep=100)
+        Path(batch.items[0].uri).write_bytes(b"b" * 10)
+        assert batch.kept.of(manifest_hash) == {0: b"a" * 10, 1: b"a" * 20, 2: b"a" * 30}
+
+    def test_not_those_of_another_hash(self, batch: Batch) -> None:
+        """Another process may have read other contents, and the ledger know their hash."""
+        batch.manifest_hash(keep=100)
+        assert not batch.kept.of("another hash")
+
+    def test_those_of_the_last_reading(self, batch: Batch) -> None:
+        """Who reads again has no use for what was there before."""
+        before = batch.manifest_hash(keep=100)
+        Path(batch.items[0].uri).write_bytes(b"b" * 10)
+        after = batch.manifest_hash(keep=100)
+        assert batch.kept.of(after)[0] == b"b" * 10
+        assert not batch.kept.of(before)
+
+    @pytest.mark.parametrize(("room", "places"), [(0, []), (35, [0, 1]), (45, [0, 2]), (60, [0, 1, 2])])
+    def test_no_more_than_there_is_room_for(self, batch: Batch, room: int, places: list[int]) -> None:
+        """What does not fit is read again."""
+        if room == 45:
+            Path(batch.items[1].uri).write_bytes(b"a" * 40)
+        assert list(batch.kept.of(batch.manifest_hash(keep=room))) == places
+        assert batch.kept.size <= room
+
+    def test_no_large_file(self, batch: Batch) -> None:
+        """To read one again costs little beside what else is done with it."""
+        Path(batch.items[1].uri).write_bytes(bytes(BLOCK + 1))
+        assert list(batch.kept.of(batch.manifest_hash(keep=10 * BLOCK))) == [0, 2]
+
+    def test_nothing_once_it_is_scored(self, batch: Batch) -> None:
+        """Memory is given back."""
+        manifest_hash = batch.manifest_hash(keep=100)
+        batch.kept.forget()
+        assert not batch.kept.of(manifest_hash)
+        assert batch.kept.size == 0
 
 
 @pytest.mark.parametrize(
