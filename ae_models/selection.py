@@ -28,6 +28,7 @@ from ae_models.front_ends import build_front_end
 from ae_models.images import FeatureSpec, ImageSpec
 from ae_models.networks import build_network
 from ae_models.networks.code import fit_code_distance
+from ae_models.networks.codebook import fit_codebook
 from ae_models.networks.feature_restoration import FeatureRestoration
 from ae_models.networks.gaussian import PositionalGaussian, fit_positional_gaussian
 from ae_models.networks.whitened import fit_whitened_components
@@ -38,6 +39,7 @@ from ae_models.views import Views
 
 CODE_SIZE, WHITENED_CODE_SIZE = 64, 128
 DISTANCE_CODE_SIZES = (8, 16, 32)
+ENTRIES = 512  # of a codebook
 RELATIVE = 1 / 3  # power of an image's typical error by which its errors are divided
 FUSED = 6  # recipes in the detector, at most
 SPECK, TINY, SMALL = 0.003, 0.01, 0.05  # shares of the positions that small defects cover
@@ -204,6 +206,11 @@ def linear_recipes(spec: ImageSpec) -> tuple[Recipe, ...]:
     recipes += [
         Recipe("derivatives", "whitened_pca", design, {"step": coarse}, {"code_size": WHITENED_CODE_SIZE})
         for design in designs
+    ]
+    recipes += [
+        Recipe("derivatives", "codebook", _design(positional, pooling), {"step": coarse}, {"entries": ENTRIES})
+        for positional in (False, True)
+        for pooling in (1.0, SMALL, TINY)
     ]
     recipes += [Recipe("contrast", "none", _design(True, pooling)) for pooling in (SMALL, TINY, SPECK)]
     return tuple(recipes)
@@ -466,6 +473,8 @@ def fit_recipe(recipe: Recipe, parts: NominalParts, fitting: Fitting, with_selec
         network = fit_whitened_components(list(seen(*images)), features, code_size, fitting.seed)
     elif recipe.network == "gaussian":
         network = fit_positional_gaussian(seen(*images), features)
+    elif recipe.network == "codebook":
+        network = fit_codebook(seen(*images), count, features, parameters["entries"], fitting.seed)
     elif recipe.trained:
         usual = fit_positional_gaussian(seen(*images), features)
         network = _trained(recipe, front_end, usual, parts, np.concatenate(images), fitting)

@@ -307,7 +307,8 @@ class TestImages:
         parts = parts_of(size)
         defects = draw_defects(parts.selection, 4, 0, ["spots", "patch", "brightness"])
         detector = select(parts, defects, linear_recipes(parts.spec)).detector
-        assert {one.network_name for one in detector.members} <= {"pca", "whitened_pca", "gaussian", "code", "none"}
+        names = {"pca", "whitened_pca", "gaussian", "code", "codebook", "none"}
+        assert {one.network_name for one in detector.members} <= names
         assert len(detector.members) >= 3
         given = nominal_images(5, size, seed=9)
         assert np.isfinite(detector.score(given)).all()
