@@ -32,14 +32,14 @@ from ae_models.networks.codebook import fit_codebook
 from ae_models.networks.feature_restoration import FeatureRestoration
 from ae_models.networks.gaussian import PositionalGaussian, fit_positional_gaussian
 from ae_models.networks.whitened import fit_whitened_components
-from ae_models.scoring import Score, ScoreDesign, fit_scores, scores_by
+from ae_models.scoring import LEAST, Score, ScoreDesign, fit_scores, scores_by
 from ae_models.synthetic_defects import SyntheticDefectCorruption, SyntheticDefects
 from ae_models.training import TrainingSettings, fit
 from ae_models.views import Views
 
 CODE_SIZE, WHITENED_CODE_SIZE = 64, 128
 DISTANCE_CODE_SIZES = (8, 16, 32)
-ENTRIES = 512  # of a codebook
+ENTRIES = {"derivatives": 512, "gradients": 2048}  # of a codebook, by front end
 RELATIVE = 1 / 3  # power of an image's typical error by which its errors are divided
 FUSED = 6  # recipes in the detector, at most
 SPECK, TINY, SMALL = 0.003, 0.01, 0.05  # shares of the positions that small defects cover
@@ -208,7 +208,8 @@ def linear_recipes(spec: ImageSpec) -> tuple[Recipe, ...]:
         for design in designs
     ]
     recipes += [
-        Recipe("derivatives", "codebook", _design(positional, pooling), {"step": coarse}, {"entries": ENTRIES})
+        Recipe(front_end, "codebook", _design(positional, pooling), parameters, {"entries": ENTRIES[front_end]})
+        for front_end, parameters in (("derivatives", {"step": coarse}), front_ends[2])
         for positional in (False, True)
         for pooling in (1.0, SMALL, TINY)
     ]
@@ -431,7 +432,14 @@ def _fused(chosen: Sequence[tuple[_Tried, float]], parts: NominalParts, fitting:
         members.append(replace(base, fitted_score=score))
     spreads = [robust_spread(one.nominal[: len(parts.selection)]) for one, _ in chosen]
     centres, scales = zip(*spreads, strict=True)
-    return FusedDetector(tuple(members), centres, scales, tuple(share for _, share in chosen))
+    usual = tuple(_usual_error(one.detector, parts, fitting) for one, _ in chosen)
+    return FusedDetector(tuple(members), centres, scales, tuple(share for _, share in chosen), usual)
+
+
+def _usual_error(detector: Detector, parts: NominalParts, fitting: Fitting) -> float:
+    """The mean over all positions of the detector's error maps of the selection images, always above 0."""
+    maps = (detector.scorer.maps(errors) for errors in errors_of(detector, (parts.selection,), fitting.views))
+    return max(LEAST, float(np.mean(np.concatenate([part.mean((1, 2)).numpy() for part in maps]))))
 
 
 def robust_spread(values: NDArray[np.float64]) -> tuple[float, float]:
