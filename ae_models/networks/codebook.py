@@ -41,7 +41,7 @@ class Codebook(nn.Module):
         lengths = self.entries.square().sum(1)
         nearest = torch.addmm(lengths, whitened, self.entries.T, alpha=-2).argmin(1)
         differences = whitened - self.entries[nearest]
-        return features - differences.reshape(len(features), *features.shape[2:], -1).permute(0, 3, 1, 2)
+        return features - differences.reshape(features.shape[0], *features.shape[2:], -1).permute(0, 3, 1, 2)
 
     def whitened(self, vectors: Tensor) -> Tensor:
         """The features of positions, (n, c), in nominal deviations."""
