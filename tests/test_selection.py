@@ -47,7 +47,7 @@ def nominal_images(count: int, size: tuple[int, int, int] = (24, 24, 1), seed: i
 def rings(random: np.random.Generator, count: int, gap: float = 0) -> NDArray[np.float32]:
     """Images (count, 1, 32, 32) of a ring anywhere, with a gap of that many radians anywhere in it."""
     down, across = np.mgrid[0:32, 0:32]
-    row, column, angle = (random.uniform(*ends, (count, 1, 1)) for ends in ((9, 23), (9, 23), (-np.pi, np.pi)))
+    row, column, angle = (random.uniform(low, high, (count, 1, 1)) for low, high in ((9, 23), (9, 23), (-np.pi, np.pi)))
     away = np.hypot(down - row, across - column)
     turn = np.angle(np.exp(1j * (np.arctan2(down - row, across - column) - angle)))
     ring = np.clip(2 - np.abs(away - 6), 0, 1) * (np.abs(turn) >= gap / 2)
