@@ -67,6 +67,18 @@ def test_what_is_rare_in_nominal_images_has_an_entry() -> None:
     assert errors(network, fit)[0, 2, 2] < 1e-6
 
 
+def test_the_nearest_of_many_entries() -> None:
+    """They are gone through in blocks, the last of which is a smaller one; the first and the last count as well."""
+    network = Codebook(SPEC, 300)
+    network.entries.copy_(torch.randn(300, 2, generator=torch.Generator().manual_seed(0)))
+    given = features(9, 2)
+    apart = torch.cdist(given.permute(0, 2, 3, 1).flatten(0, 2), network.entries).square().min(1).values
+    torch.testing.assert_close(errors(network, given).flatten(), apart, rtol=1e-3, atol=1e-4)
+    network.entries[[0, 299]] = torch.tensor([[50.0, 0.0], [0.0, 50.0]])
+    assert errors(network, torch.tensor([[50.0, 0.0]]).T[None, :, :, None].expand(1, 2, 6, 5)).max() == 0
+    assert errors(network, torch.tensor([[0.0, 50.0]]).T[None, :, :, None].expand(1, 2, 6, 5)).max() == 0
+
+
 @pytest.mark.parametrize("count", [1, 3])
 def test_images_that_are_all_the_same_leave_finite_errors(count: int) -> None:
     """Fewer different positions than entries, and nothing that varies."""

@@ -31,7 +31,7 @@ RECIPES: list[tuple[str, dict[str, Any], str, dict[str, Any], ScoreDesign]] = [
     ("derivatives", {"step": 2}, "gaussian", {}, ScoreDesign(3, True, 0.02)),
     ("contrast", {}, "none", {}, ScoreDesign(3, True, 0.005, relative=0.5)),
     ("derivatives", {"step": 2}, "whitened_pca", {"code_size": 4}, ScoreDesign(3, False, 0.1)),
-    ("derivatives", {"step": 2}, "codebook", {"entries": 5}, ScoreDesign(3, False, 0.1)),
+    ("derivatives", {"step": 2}, "codebook", {"entries": 300}, ScoreDesign(3, False, 0.1)),
     ("derivatives", {"step": 2}, "restoration", {}, ScoreDesign(3, False, 0.1)),
 ]
 MORE_RECIPES: list[tuple[str, dict[str, Any], str, dict[str, Any], ScoreDesign]] = [

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from ae_models.images import FeatureSpec
 
 SEEN = 50_000  # positions that entries are chosen of, at most
+AT_ONCE = 128  # entries that positions are compared with
 RIDGE = 0.01  # of the variances, added to each
 LEAST = 1e-12  # a squared rounding error: the variance of what never varies in nominal images
 
@@ -38,10 +39,17 @@ class Codebook(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """Reconstructions (N, c, h, w) of features (N, c, h, w); what they lack is the difference from the entry."""
         whitened = self.whitened(features.permute(0, 2, 3, 1).flatten(0, 2))  # (N h w, c)
-        lengths = self.entries.square().sum(1)
-        nearest = torch.addmm(lengths, whitened, self.entries.T, alpha=-2).argmin(1)
-        differences = whitened - self.entries[nearest]
+        differences = whitened - self.entries[self._nearest(whitened)]
         return features - differences.reshape(features.shape[0], *features.shape[2:], -1).permute(0, 3, 1, 2)
+
+    def _nearest(self, whitened: Tensor) -> Tensor:
+        """The place of the nearest entry to each of whitened vectors (n, c); few at once, so that memory is bounded."""
+        least, places = torch.full_like(whitened[:, 0], torch.inf), torch.zeros_like(whitened[:, 0], dtype=torch.long)
+        for number, block in enumerate(self.entries.split(AT_ONCE)):
+            distances, found = torch.addmm(block.square().sum(1), whitened, block.T, alpha=-2).min(1)
+            places = torch.where(distances < least, found + number * AT_ONCE, places)
+            least = torch.minimum(distances, least)
+        return places
 
     def whitened(self, vectors: Tensor) -> Tensor:
         """The features of positions, (n, c), in nominal deviations."""
