@@ -28,10 +28,11 @@ from ae_models.networks import build_network
 from ae_models.scoring import Score, ScoreDesign, relative_errors, squared_errors
 
 LOG = logging.getLogger("reconwatch")
-FORMAT = 5
+FORMAT = 6
 BATCH_SIZE = 64
 CACHED_PIXELS = 2**18
 LEAST_OPINION = -3.0  # nominal spreads
+FUSION = ("centres", "scales", "weights", "usual_errors")  # what a fused detector keeps of each member
 
 
 class _Scoring(ABC):
@@ -221,7 +222,7 @@ class FusedDetector(_Scoring):
 
     An image's score is the weighted mean of (log s - centre) / scale over the members, none of them below -3: a member
     that finds an image very usual does not outweigh one that finds it far off. Its error map is the weighted mean of
-    the members', each relative to its usual score. The centre and scale are the median and
+    the members', each relative to the mean of its maps of nominal images. The centre and scale are the median and
     1.4826 times the median absolute deviation (at least what `robust_spread` says) of the logarithm of a member's
     scores on held-out nominal images.
 
@@ -230,6 +231,7 @@ class FusedDetector(_Scoring):
         centres: (members,) of the logarithms of nominal scores.
         scales: (members,) above 0.
         weights: (members,) above 0, in all 1.
+        usual_errors: (members,) above 0, the mean over all positions of a member's error maps of nominal images.
         picture: reconstructs images for people.
         graph: gives the same scores and maps without PyTorch on a CPU; None where there is none, or none is wished.
     """
@@ -238,6 +240,7 @@ class FusedDetector(_Scoring):
     centres: tuple[float, ...]
     scales: tuple[float, ...]
     weights: tuple[float, ...]
+    usual_errors: tuple[float, ...]
     picture: PrincipalComponents | None = field(default=None, repr=False)
     graph: Graph | None = field(default=None, repr=False)
 
@@ -271,7 +274,7 @@ class FusedDetector(_Scoring):
 
     def save(self, folder: Path) -> None:
         """Write `detector.json` and `weights.safetensors`, and the graph, into `folder`, made if absent."""
-        fusion = {"centres": self.centres, "scales": self.scales, "weights": self.weights}
+        fusion = {name: getattr(self, name) for name in FUSION}
         _write(folder, self.spec, self.members, fusion, self.picture, self.graph)
 
     @property
@@ -294,9 +297,9 @@ class FusedDetector(_Scoring):
 
     def _maps(self, images: Tensor) -> Tensor:
         relative = [
-            member.maps_at_pixels(member.scorer.maps(errors)) * (weight / float(np.exp(centre)))
-            for member, errors, centre, weight in zip(
-                self.members, self._errors(images), self.centres, self.weights, strict=True
+            member.maps_at_pixels(member.scorer.maps(errors)) * (weight / usual)
+            for member, errors, weight, usual in zip(
+                self.members, self._errors(images), self.weights, self.usual_errors, strict=True
             )
         ]
         return torch.stack(relative).sum(0)
@@ -356,14 +359,13 @@ def load_detector(folder: Path) -> AnyDetector:
         picture = PrincipalComponents(spec, document["picture"]) if document["picture"] else None
         _modules(members, picture).load_state_dict(safetensors.torch.load(stored), strict=True)
         if document["fusion"]:
-            names = ("centres", "scales", "weights")
-            _check_keys(document["fusion"], "the fusion in detector.json", set(names))
-            centres, scales, weights = (tuple(map(float, document["fusion"][name])) for name in names)
-            if not len(members) == len(centres) == len(scales) == len(weights):
-                raise ValueError("it holds another number of members than of centres, scales or weights")
-            if not (np.isfinite([*centres, *scales, *weights]).all() and min(*scales, *weights) > 0):
-                raise ValueError("its centres must be finite, and its scales and weights above 0")
-            return FusedDetector(tuple(members), centres, scales, weights, picture, _graph(folder, spec))
+            _check_keys(document["fusion"], "the fusion in detector.json", set(FUSION))
+            centres, scales, weights, usual = (tuple(map(float, document["fusion"][name])) for name in FUSION)
+            if not len(members) == len(centres) == len(scales) == len(weights) == len(usual):
+                raise ValueError("it holds another number of members than of centres, scales, weights or usual errors")
+            if not (np.isfinite([*centres, *scales, *weights, *usual]).all() and min(*scales, *weights, *usual) > 0):
+                raise ValueError("its centres must be finite, and its scales, weights and usual errors above 0")
+            return FusedDetector(tuple(members), centres, scales, weights, usual, picture, _graph(folder, spec))
         if len(members) != 1:
             raise ValueError(f"it holds {len(members)} members, and does not say how they are fused")
         return replace(members[0], picture=picture, graph=_graph(folder, spec))

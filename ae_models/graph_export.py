@@ -95,12 +95,12 @@ class ScoringPath(nn.Module):
         if self.fusion is None:
             return scores[0], maps[0]
         fusion, opinions, relative = self.fusion, [], []
-        for number, (centre, scale, weight) in enumerate(
-            zip(fusion.centres, fusion.scales, fusion.weights, strict=True)
+        for number, (centre, scale, weight, usual) in enumerate(
+            zip(fusion.centres, fusion.scales, fusion.weights, fusion.usual_errors, strict=True)
         ):
             logarithms = (scores[number] + float(np.finfo(np.float32).tiny)).log()
             opinions.append(weight * ((logarithms - centre) / scale).clamp_min(LEAST_OPINION))
-            relative.append(maps[number] * (weight / float(np.exp(centre))))
+            relative.append(maps[number] * (weight / usual))
         return torch.stack(opinions).sum(0), torch.stack(relative).sum(0)
 
     def _errors(self, images: Tensor) -> Iterator[Tensor]:

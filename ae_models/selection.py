@@ -28,16 +28,18 @@ from ae_models.front_ends import build_front_end
 from ae_models.images import FeatureSpec, ImageSpec
 from ae_models.networks import build_network
 from ae_models.networks.code import fit_code_distance
+from ae_models.networks.codebook import fit_codebook
 from ae_models.networks.feature_restoration import FeatureRestoration
 from ae_models.networks.gaussian import PositionalGaussian, fit_positional_gaussian
 from ae_models.networks.whitened import fit_whitened_components
-from ae_models.scoring import Score, ScoreDesign, fit_scores, scores_by
+from ae_models.scoring import LEAST, Score, ScoreDesign, fit_scores, scores_by
 from ae_models.synthetic_defects import SyntheticDefectCorruption, SyntheticDefects
 from ae_models.training import TrainingSettings, fit
 from ae_models.views import Views
 
 CODE_SIZE, WHITENED_CODE_SIZE = 64, 128
 DISTANCE_CODE_SIZES = (8, 16, 32)
+ENTRIES = {"derivatives": 512, "gradients": 2048}  # of a codebook, by front end
 RELATIVE = 1 / 3  # power of an image's typical error by which its errors are divided
 FUSED = 6  # recipes in the detector, at most
 SPECK, TINY, SMALL = 0.003, 0.01, 0.05  # shares of the positions that small defects cover
@@ -204,6 +206,12 @@ def linear_recipes(spec: ImageSpec) -> tuple[Recipe, ...]:
     recipes += [
         Recipe("derivatives", "whitened_pca", design, {"step": coarse}, {"code_size": WHITENED_CODE_SIZE})
         for design in designs
+    ]
+    recipes += [
+        Recipe(front_end, "codebook", _design(positional, pooling), parameters, {"entries": ENTRIES[front_end]})
+        for front_end, parameters in (("derivatives", {"step": coarse}), front_ends[2])
+        for positional in (False, True)
+        for pooling in (1.0, SMALL, TINY)
     ]
     recipes += [Recipe("contrast", "none", _design(True, pooling)) for pooling in (SMALL, TINY, SPECK)]
     return tuple(recipes)
@@ -424,7 +432,14 @@ def _fused(chosen: Sequence[tuple[_Tried, float]], parts: NominalParts, fitting:
         members.append(replace(base, fitted_score=score))
     spreads = [robust_spread(one.nominal[: len(parts.selection)]) for one, _ in chosen]
     centres, scales = zip(*spreads, strict=True)
-    return FusedDetector(tuple(members), centres, scales, tuple(share for _, share in chosen))
+    usual = tuple(_usual_error(one.detector, parts, fitting) for one, _ in chosen)
+    return FusedDetector(tuple(members), centres, scales, tuple(share for _, share in chosen), usual)
+
+
+def _usual_error(detector: Detector, parts: NominalParts, fitting: Fitting) -> float:
+    """The mean over all positions of the detector's error maps of the selection images, always above 0."""
+    maps = (detector.scorer.maps(errors) for errors in errors_of(detector, (parts.selection,), fitting.views))
+    return max(LEAST, float(np.mean(np.concatenate([part.mean((1, 2)).numpy() for part in maps]))))
 
 
 def robust_spread(values: NDArray[np.float64]) -> tuple[float, float]:
@@ -466,6 +481,8 @@ def fit_recipe(recipe: Recipe, parts: NominalParts, fitting: Fitting, with_selec
         network = fit_whitened_components(list(seen(*images)), features, code_size, fitting.seed)
     elif recipe.network == "gaussian":
         network = fit_positional_gaussian(seen(*images), features)
+    elif recipe.network == "codebook":
+        network = fit_codebook(seen(*images), count, features, parameters["entries"], fitting.seed)
     elif recipe.trained:
         usual = fit_positional_gaussian(seen(*images), features)
         network = _trained(recipe, front_end, usual, parts, np.concatenate(images), fitting)

@@ -169,7 +169,7 @@ class TestDamage:
     def test_an_unknown_format(self, folder: Path, number: object) -> None:
         """A format of another version is named beside this version's."""
         edit(folder, lambda document: document.update(format=number))
-        assert refusal(folder) == f"its format is {number!r}, and this version reads format 5"
+        assert refusal(folder) == f"its format is {number!r}, and this version reads format 6"
 
     @pytest.mark.parametrize("key", [key for key in KEYS if key != "format"])
     def test_a_missing_key(self, folder: Path, key: str) -> None:
@@ -271,7 +271,9 @@ def fused() -> FusedDetector:
     )
     logarithms = [np.log(member.score(images(20, seed=1))) for member in members]
     centres = tuple(float(np.median(values)) for values in logarithms)
-    return FusedDetector(members, centres, (0.5, 0.25, 2.0), WEIGHTS, fit_principal_components(images(30), SPEC, 4))
+    usual = tuple(float(member.error_maps(images(20, seed=1)).mean()) for member in members)
+    picture = fit_principal_components(images(30), SPEC, 4)
+    return FusedDetector(members, centres, (0.5, 0.25, 2.0), WEIGHTS, usual, picture)
 
 
 @pytest.fixture
@@ -295,7 +297,7 @@ class TestFused:
         loaded = load_detector(fused_folder)
         assert isinstance(loaded, FusedDetector)
         assert (loaded.name, loaded.centres, loaded.scales) == (fused.name, fused.centres, fused.scales)
-        assert loaded.weights == fused.weights
+        assert (loaded.weights, loaded.usual_errors) == (fused.weights, fused.usual_errors)
         assert loaded.score(images()).tolist() == fused.score(images()).tolist()
         assert np.array_equal(loaded.error_maps(images()), fused.error_maps(images()))
         assert np.array_equal(loaded.reconstruct(images()), fused.reconstruct(images()))
@@ -308,9 +310,8 @@ class TestFused:
         """However well one member reconstructs an image, it counts as 3 spreads below the usual, and no more."""
         perfect, blind = Detector(SPEC, "", {}, nn.Identity()), Detector(SPEC, "", {}, Nothing())
         centre = float(np.log(blind.score(images(1))[0])) - 10
-        assert FusedDetector((perfect, blind), (-5.0, centre), (1.0, 1.0), (0.5, 0.5)).score(images(1)) == [
-            pytest.approx((10 - 3) / 2)
-        ]
+        fused = FusedDetector((perfect, blind), (-5.0, centre), (1.0, 1.0), (0.5, 0.5), (1.0, 1.0))
+        assert fused.score(images(1)) == [pytest.approx((10 - 3) / 2)]
 
     def test_error_maps_have_the_size_of_the_images(self, fused: FusedDetector) -> None:
         """At whatever resolution the members work, the map is in the images' own coordinates."""
@@ -320,8 +321,8 @@ class TestFused:
         assert (maps >= 0).all()
 
     def test_the_error_map_weighs_members_by_what_is_usual(self, fused: FusedDetector) -> None:
-        """It is the weighted mean of the members' maps, each divided by its usual score."""
-        relative = [m.error_maps(images()) / np.exp(c) for m, c, _ in members(fused)]
+        """It is the weighted mean of the members' maps, each over its mean on nominal images, however it is pooled."""
+        relative = [m.error_maps(images()) / m.error_maps(images(20, seed=1)).mean() for m, _, _ in members(fused)]
         by_hand = np.average(relative, axis=0, weights=WEIGHTS)
         np.testing.assert_allclose(fused.error_maps(images()), by_hand, rtol=1e-5)
 
@@ -348,7 +349,7 @@ class TestFused:
     def test_an_image_without_any_error_has_a_score(self) -> None:
         """The logarithm of 0 is not taken: a perfect reconstruction is as far below the usual as there is."""
         perfect = Detector(SPEC, "", {}, nn.Identity())
-        assert FusedDetector((perfect,), (-5.0,), (1.0,), (1.0,)).score(images(1)) == [-3]
+        assert FusedDetector((perfect,), (-5.0,), (1.0,), (1.0,), (1.0,)).score(images(1)) == [-3]
 
     def test_people_are_shown_principal_components(self, fused: FusedDetector) -> None:
         """Members that see features cannot draw an image: its reconstruction is the picture's, within [0, 1]."""
@@ -386,11 +387,14 @@ class TestFusedDamage:
         weights.write_bytes(weights.read_bytes()[:-1])
         assert refusal(fused_folder) == "the weights are not those of its detector.json"
 
-    @pytest.mark.parametrize("name", ["centres", "scales", "weights"])
+    @pytest.mark.parametrize("name", ["centres", "scales", "weights", "usual_errors"])
     def test_another_number_of_members_than_of_centres_or_scales(self, fused_folder: Path, name: str) -> None:
         """Each member has its own of each."""
         edit(fused_folder, lambda document: document["fusion"][name].pop())
-        assert refusal(fused_folder) == "it holds another number of members than of centres, scales or weights"
+        assert (
+            refusal(fused_folder)
+            == "it holds another number of members than of centres, scales, weights or usual errors"
+        )
 
     def test_a_member_too_few(self, fused_folder: Path) -> None:
         """The weights of a member that is gone are not passed over."""
@@ -408,11 +412,11 @@ class TestFusedDamage:
         assert refusal(fused_folder) == "it holds 3 members, and does not say how they are fused"
 
     @pytest.mark.parametrize("scale", [0, -1, float("nan"), float("inf")])
-    @pytest.mark.parametrize("name", ["scales", "weights"])
+    @pytest.mark.parametrize("name", ["scales", "weights", "usual_errors"])
     def test_an_impossible_scale(self, fused_folder: Path, name: str, scale: float) -> None:
         """A scale by which no score can be divided is refused, and so is a weight that weighs nothing."""
         edit(fused_folder, lambda document: document["fusion"][name].__setitem__(1, scale))
-        assert refusal(fused_folder) == "its centres must be finite, and its scales and weights above 0"
+        assert refusal(fused_folder) == "its centres must be finite, and its scales, weights and usual errors above 0"
 
     @pytest.mark.parametrize("centre", [float("nan"), "low", None])
     def test_an_impossible_centre(self, fused_folder: Path, centre: object) -> None:
@@ -425,7 +429,7 @@ class TestFusedDamage:
         """The keys that there must be are named."""
         edit(fused_folder, lambda document: document.update(fusion=fusion))
         assert refusal(fused_folder).startswith(
-            "the fusion in detector.json must hold exactly ['centres', 'scales', 'weights'],"
+            "the fusion in detector.json must hold exactly ['centres', 'scales', 'usual_errors', 'weights'],"
         )
 
     @pytest.mark.parametrize("picture", [0, 3, -1, "4"])

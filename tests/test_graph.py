@@ -31,6 +31,7 @@ RECIPES: list[tuple[str, dict[str, Any], str, dict[str, Any], ScoreDesign]] = [
     ("derivatives", {"step": 2}, "gaussian", {}, ScoreDesign(3, True, 0.02)),
     ("contrast", {}, "none", {}, ScoreDesign(3, True, 0.005, relative=0.5)),
     ("derivatives", {"step": 2}, "whitened_pca", {"code_size": 4}, ScoreDesign(3, False, 0.1)),
+    ("derivatives", {"step": 2}, "codebook", {"entries": 300}, ScoreDesign(3, False, 0.1)),
     ("derivatives", {"step": 2}, "restoration", {}, ScoreDesign(3, False, 0.1)),
 ]
 MORE_RECIPES: list[tuple[str, dict[str, Any], str, dict[str, Any], ScoreDesign]] = [
@@ -82,7 +83,9 @@ def fused_detector(spec: ImageSpec) -> FusedDetector:
     ]
     logarithms = [np.log(member.score(images_of(spec, 32))) for member in members]
     centres, scales = zip(*((float(each.mean()), float(each.std())) for each in logarithms), strict=True)
-    return FusedDetector(tuple(members), centres, scales, tuple(np.full(len(members), 1 / len(members)).tolist()))
+    usual = tuple(float(member.error_maps(images_of(spec, 32)).mean()) for member in members)
+    weights = tuple(np.full(len(members), 1 / len(members)).tolist())
+    return FusedDetector(tuple(members), centres, scales, weights, usual)
 
 
 def assert_the_same(detector: AnyDetector, batches: tuple[int, ...] = BATCHES) -> None:

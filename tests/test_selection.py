@@ -44,6 +44,17 @@ def nominal_images(count: int, size: tuple[int, int, int] = (24, 24, 1), seed: i
     return images
 
 
+def rings(random: np.random.Generator, count: int, gap: float = 0) -> NDArray[np.float32]:
+    """Images (count, 1, 32, 32) of a ring anywhere, with a gap of that many radians anywhere in it."""
+    down, across = np.mgrid[0:32, 0:32]
+    row, column, angle = (random.uniform(low, high, (count, 1, 1)) for low, high in ((9, 23), (9, 23), (-np.pi, np.pi)))
+    away = np.hypot(down - row, across - column)
+    turn = np.angle(np.exp(1j * (np.arctan2(down - row, across - column) - angle)))
+    ring = np.clip(2 - np.abs(away - 6), 0, 1) * (np.abs(turn) >= gap / 2)
+    images: NDArray[np.float32] = (0.2 + 0.6 * ring + 0.01 * random.normal(size=ring.shape)).astype(np.float32)
+    return images[:, None]
+
+
 def planted(images: NDArray[np.float32], kinds: Sequence[str]) -> SyntheticDefects:
     """A dark spot of 2 x 2 pixels in each image, or all of it a little brighter."""
     spotted, brighter = images.copy(), np.clip(images + 0.04, 0, 1)
@@ -133,6 +144,28 @@ class TestChoice:
         with_more, without = (select(part, defects, [SEES_DETAIL], fused=1) for part in (more, parts))
         given = nominal_images(5, seed=9)
         assert with_more.detector.score(given).tolist() == without.detector.score(given).tolist()
+
+
+class TestAnywhere:
+    """Objects that lie anywhere in their images."""
+
+    def test_a_codebook_tells_what_a_gaussian_at_each_position_does_not(self) -> None:
+        """A ring lies anywhere; of some a piece is missing."""
+        random = np.random.default_rng(0)
+        parts = NominalParts(*(rings(random, count) for count in (60, 20, 40)))
+        broken = SyntheticDefects(
+            rings(random, 40, gap=0.8), np.ones((40, 32, 32), np.bool_), np.repeat("missing", 40), np.full(40, -1)
+        )
+        step, design = {"step": 1}, ScoreDesign(3, False, 0.01)
+        recipes = [
+            Recipe("derivatives", "gaussian", design, step),
+            Recipe("derivatives", "codebook", design, step, {"entries": 512}),
+        ]
+        selection = select(parts, broken, recipes, fused=1)
+        _, gaussian, codebook = selection.trials
+        assert gaussian.auroc < 0.75
+        assert codebook.auroc > 0.9
+        assert chosen(selection) == [recipes[1]]
 
 
 class TestTable:
@@ -307,7 +340,8 @@ class TestImages:
         parts = parts_of(size)
         defects = draw_defects(parts.selection, 4, 0, ["spots", "patch", "brightness"])
         detector = select(parts, defects, linear_recipes(parts.spec)).detector
-        assert {one.network_name for one in detector.members} <= {"pca", "whitened_pca", "gaussian", "code", "none"}
+        names = {"pca", "whitened_pca", "gaussian", "code", "codebook", "none"}
+        assert {one.network_name for one in detector.members} <= names
         assert len(detector.members) >= 3
         given = nominal_images(5, size, seed=9)
         assert np.isfinite(detector.score(given)).all()

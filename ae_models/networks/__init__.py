@@ -10,6 +10,7 @@ from ae_models.baselines import PrincipalComponents
 from ae_models.errors import InputError
 from ae_models.images import FeatureSpec
 from ae_models.networks.code import CodeDistance
+from ae_models.networks.codebook import Codebook
 from ae_models.networks.convolutional import ConvolutionalAutoencoder
 from ae_models.networks.feature_restoration import FeatureRestoration
 from ae_models.networks.gaussian import PositionalGaussian
@@ -42,6 +43,7 @@ OF_RECIPES: dict[str, Callable[..., nn.Module]] = {  # what `model: auto` alone 
     "code": CodeDistance,
     "whitened_pca": WhitenedComponents,
     "gaussian": PositionalGaussian,
+    "codebook": Codebook,
     "none": NoNetwork,
     "restoration": FeatureRestoration,
 }
