@@ -39,9 +39,9 @@ from ae_models.views import Views
 
 CODE_SIZE, WHITENED_CODE_SIZE = 64, 128
 DISTANCE_CODE_SIZES = (8, 16, 32)
-ENTRIES = {"derivatives": 512, "gradients": 2048}  # of a codebook, by front end
+ENTRIES = 512  # of a codebook
 RELATIVE = 1 / 3  # power of an image's typical error by which its errors are divided
-FUSED = 6  # recipes in the detector, at most
+FUSED = 7  # recipes in the detector, at most
 SPECK, TINY, SMALL = 0.003, 0.01, 0.05  # shares of the positions that small defects cover
 FINE = 64  # positions along the short side of the finest features that are looked at
 TAUGHT = (
@@ -88,6 +88,8 @@ class Recipe:
         """What it is one of, for fusing: recipes of one kind miss the same things."""
         if self.front_end == "backbone":
             return self.front_end
+        if self.network == "codebook":
+            return f"codebook on {self.front_end}"
         return "pca" if self.network == "whitened_pca" else self.network
 
     @property
@@ -208,7 +210,7 @@ def linear_recipes(spec: ImageSpec) -> tuple[Recipe, ...]:
         for design in designs
     ]
     recipes += [
-        Recipe(front_end, "codebook", _design(positional, pooling), parameters, {"entries": ENTRIES[front_end]})
+        Recipe(front_end, "codebook", _design(positional, pooling), parameters, {"entries": ENTRIES})
         for front_end, parameters in (("derivatives", {"step": coarse}), front_ends[2])
         for positional in (False, True)
         for pooling in (1.0, SMALL, TINY)
