@@ -166,10 +166,12 @@ def _apply(wanted: Wanted, place: Place) -> UUID:
         work_pool_name=place.pool,
         job_variables=dict(place.variables),
         entrypoint_type=EntrypointType.MODULE_PATH,
+        _sync=True,  # type: ignore[call-arg]  # whatever loop runs around: else Prefect gives a coroutine there
     )
     try:
         # Left out, Prefect runs git for a version, in whatever folder we are.
-        identifier: UUID = deployment.apply(version_info=VersionInfo(type="reconwatch", version=wanted.version(place)))
+        version = VersionInfo(type="reconwatch", version=wanted.version(place))
+        identifier: UUID = deployment.apply(version_info=version, _sync=True)
     except (DeploymentApplyError, ValueError) as error:
         raise InputError(f"Prefect refuses the deployment {flow.name}/{place.name(wanted.pipeline)}: {error}") from None
     return identifier

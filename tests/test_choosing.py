@@ -202,10 +202,13 @@ class TestWithoutLabels:
         assert report.auroc is None
 
     def test_the_detector_is_fused(self, workspace: Workspace, report: TrainingReport) -> None:
-        """It is read from the run with as many members as there are recipes, and draws images for people."""
+        """It is read from the run with a member a recipe, each of another kind, and draws images for people."""
         detector = workspace.tracking.registry.detector(report.run_id)
         assert isinstance(detector, FusedDetector)
-        networks = [member.network_name for member in detector.members]
+        networks = [
+            (member.network_name, member.network_name == "codebook" and member.front_end_name)
+            for member in detector.members
+        ]
         assert len(networks) == len(set(networks)) == len(report.recipes) > 1
         assert detector.picture is not None
         names = [file.path for file in store_of(workspace).list_artifacts(report.run_id, "reconstructions")]

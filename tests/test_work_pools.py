@@ -108,6 +108,15 @@ def test_the_server_holds_what_a_container_needs(
     assert held(client, f"run/tiles@{pool}").job_variables["image"] == "newer"
 
 
+def test_an_event_loop_around_it_changes_nothing(pool: str, deploy: Deploy) -> None:
+    """As in a notebook: there Prefect would give coroutines, which nobody waits for."""
+
+    async def within() -> str:
+        return deploy(pool, "--image", IMAGE)
+
+    assert asyncio.run(within()).startswith(f"New: run/tiles@{pool}")
+
+
 def test_what_could_not_run_is_refused(pool: str, deploy: Deploy, client: SyncPrefectClient, tmp_path: Path) -> None:
     """No image, a variable that the pool does not have, and one that its template does not take: nothing is made."""
     assert f"runs of the work pool '{pool}' ({pool}) would be made of Prefect's own image" in deploy(pool)
