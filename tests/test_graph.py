@@ -133,9 +133,10 @@ class TestTheSameAsPyTorch:
 
     @pytest.mark.slow
     @pytest.mark.parametrize("spec", [ImageSpec(28, 28, 1), ImageSpec(45, 130, 3)], ids=str)
-    def test_the_fused_detector(self, spec: ImageSpec) -> None:
-        """Members, their views shared, their weights, and the least opinion."""
+    def test_the_fused_detector(self, spec: ImageSpec, caplog: pytest.LogCaptureFixture) -> None:
+        """Members, their views shared, their weights, and the least opinion; the exporter has nothing to warn of."""
         assert_the_same(fused_detector(spec))
+        assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == []
 
     def test_a_network_that_gives_nan(self, small: AnyDetector) -> None:
         """A score that is no number stays none, so that the image is flagged."""

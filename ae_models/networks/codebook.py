@@ -45,9 +45,10 @@ class Codebook(nn.Module):
     def _nearest(self, whitened: Tensor) -> Tensor:
         """The place of the nearest entry to each of whitened vectors (n, c); few at once, so that memory is bounded."""
         least, places = torch.full_like(whitened[:, 0], torch.inf), torch.zeros_like(whitened[:, 0], dtype=torch.long)
-        for number, block in enumerate(torch.split(self.entries, AT_ONCE)):
+        for start in range(0, len(self.entries), AT_ONCE):
+            block = self.entries[start : start + AT_ONCE]
             distances, found = torch.addmm(block.square().sum(1), whitened, block.T, alpha=-2).min(1)
-            places = torch.where(distances < least, found + number * AT_ONCE, places)
+            places = torch.where(distances < least, found + start, places)
             least = torch.minimum(distances, least)
         return places
 
