@@ -6,11 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from ae_models.images import FeatureSpec
+from ae_models.networks.gaussian import ridge, whitening
 
 SEEN = 50_000  # positions that entries are chosen of, at most
 AT_ONCE = 128  # entries that positions are compared with
-RIDGE = 0.01  # of the variances, added to each
-LEAST = 1e-12  # a squared rounding error: the variance of what never varies in nominal images
 
 
 class Codebook(nn.Module):
@@ -68,9 +67,7 @@ def fit_codebook(parts: Iterable[Tensor], count: int, spec: FeatureSpec, entries
     network.mean.copy_(vectors.mean(0))
     differences = vectors - network.mean
     covariance = (differences.T @ differences / len(vectors)).double()
-    lower = torch.linalg.cholesky(covariance + torch.diag(RIDGE * covariance.diagonal() + LEAST))
-    identity = torch.eye(spec.channels, dtype=torch.float64)
-    network.whitening.copy_(torch.linalg.solve_triangular(lower, identity, upper=False))
+    network.whitening.copy_(whitening(covariance + ridge(covariance)))
     network.entries.copy_(_spread_out(network.whitened(vectors), entries))
     return network.eval()
 

@@ -57,9 +57,18 @@ def fit_positional_gaussian(parts: Iterable[Tensor], spec: FeatureSpec) -> Posit
     network.mean.copy_(first + mean.reshape(spec.shape))
     covariances = products / count - mean.T[:, :, None] * mean.T[:, None, :]
     usual = covariances.mean(0)
-    ridge = torch.diag(RIDGE * usual.diagonal() + LEAST)
-    shrunk = (1 - SHRINKAGE) * covariances + SHRINKAGE * usual + ridge
-    lower = torch.linalg.cholesky(shrunk.double())
-    identity = torch.eye(spec.channels, dtype=torch.float64).expand_as(lower)
-    network.whitening.copy_(torch.linalg.solve_triangular(lower, identity, upper=False))
+    shrunk = (1 - SHRINKAGE) * covariances + SHRINKAGE * usual + ridge(usual)
+    network.whitening.copy_(whitening(shrunk))
     return network.eval()
+
+
+def ridge(covariance: Tensor) -> Tensor:
+    """What is added to a covariance (c, c), so that what hardly varies in nominal images counts no more than that."""
+    return torch.diag(RIDGE * covariance.diagonal() + LEAST)
+
+
+def whitening(covariances: Tensor) -> Tensor:
+    """The matrices (..., c, c) float64 by which differences of these covariances (..., c, c) become whitened."""
+    lower = torch.linalg.cholesky(covariances.double())
+    identity = torch.eye(lower.shape[-1], dtype=torch.float64).expand_as(lower)
+    return torch.as_tensor(torch.linalg.solve_triangular(lower, identity, upper=False))
