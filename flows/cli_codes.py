@@ -7,10 +7,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flows.terminal import ConfigOption, JsonOption, NameArgument, config_path, print_json, print_table, settings_of
+from flows.terminal import (
+    ConfigOption,
+    JsonOption,
+    NameArgument,
+    config_path,
+    print_json,
+    print_report,
+    print_table,
+    settings_of,
+)
 
 if TYPE_CHECKING:
-    from flows.codes import CodesReport
     from flows.workspace import Workspace
 
 app = typer.Typer()
@@ -55,7 +63,7 @@ def codes(
     pipeline = workspace.settings.pipeline(name)
     chosen = method.value if method else None
     report = draw_code_map(pipeline, workspace.tracking, terminal_or_log(), folder, paths or (), chosen, limit)
-    _print_report(report, as_json)
+    print_report(report, as_json)
 
 
 @app.command()
@@ -80,7 +88,7 @@ def decode(
 
     pipeline = workspace.settings.pipeline(name)
     report = decode_codes(pipeline, workspace.tracking, terminal_or_log(), folder, between or (), seed)
-    _print_report(report, as_json)
+    print_report(report, as_json)
 
 
 @app.command()
@@ -122,12 +130,3 @@ def _opened(path: Path, name: str, command: str, output: Path | None) -> tuple["
 
     workspace = open_workspace(path)
     return workspace, output or workspace.settings.workspace / command / name
-
-
-def _print_report(report: "CodesReport", as_json: bool) -> None:
-    if as_json:
-        print_json(asdict(report))
-        return
-    for sentence in report.sentences():
-        typer.echo(sentence)
-    typer.echo(f"MLflow: {report.run_url}")

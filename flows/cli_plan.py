@@ -9,6 +9,8 @@ from flows.terminal import (
     ConfigOption,
     JsonOption,
     NameArgument,
+    SinceOption,
+    UntilOption,
     config_path,
     plain,
     print_json,
@@ -71,12 +73,8 @@ def replay(
     batch_rate: Annotated[
         float | None, typer.Option(help="The false-alarm rate of batches.", show_default="each batch's own")
     ] = None,
-    since: Annotated[
-        str | None, typer.Option(help="Only batches decided from this date or time on (UTC).", metavar="DATE")
-    ] = None,
-    until: Annotated[
-        str | None, typer.Option(help="Only batches decided until this date, or before this time.", metavar="DATE")
-    ] = None,
+    since: SinceOption = None,
+    until: UntilOption = None,
     config: ConfigOption = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Also write one row a batch to this Parquet file.")

@@ -12,12 +12,15 @@ from flows.terminal import (
     ConfigOption,
     JsonOption,
     NameArgument,
+    SinceOption,
+    UntilOption,
     config_hint,
     config_path,
     flow_or_plain,
     plain,
     print_json,
     print_replay,
+    print_report,
     print_table,
     progress,
     say,
@@ -39,12 +42,8 @@ YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do it without aski
 def recalibrate(
     context: typer.Context,
     name: NameArgument,
-    since: Annotated[
-        str | None, typer.Option(help="Only batches decided from this date or time on (UTC).", metavar="DATE")
-    ] = None,
-    until: Annotated[
-        str | None, typer.Option(help="Only batches decided until this date, or before this time.", metavar="DATE")
-    ] = None,
+    since: SinceOption = None,
+    until: UntilOption = None,
     yes: YesOption = False,
     config: ConfigOption = None,
     as_json: JsonOption = False,
@@ -109,13 +108,7 @@ def retrain(
 
         return report_of(retrain_flow(path, name, return_state=True))
 
-    report = flow_or_plain(config_path(context, config), as_flow, plainly)
-    if as_json:
-        print_json(plain(report))
-        return
-    for sentence in report.sentences():
-        typer.echo(sentence)
-    typer.echo(f"MLflow: {report.run_url}")
+    print_report(flow_or_plain(config_path(context, config), as_flow, plainly), as_json)
 
 
 def promote(

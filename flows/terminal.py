@@ -25,6 +25,12 @@ ConfigOption = Annotated[
     Path | None, typer.Option("--config", "-c", help="The pipelines.yaml to use.", show_default="pipelines.yaml")
 ]
 NameArgument = Annotated[str, typer.Argument(help="The pipeline's name in pipelines.yaml.", show_default=False)]
+SinceOption = Annotated[
+    str | None, typer.Option(help="Only batches decided from this date or time on (UTC).", metavar="DATE")
+]
+UntilOption = Annotated[
+    str | None, typer.Option(help="Only batches decided until this date, or before this time.", metavar="DATE")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
 EngineOption = Annotated[
     str | None,
@@ -131,6 +137,7 @@ def progress() -> "Progress":
 
 
 def print_report(report: Any, as_json: bool) -> None:
+    """What a report says, and the address of its run."""
     if as_json:
         print_json(plain(report))
         return
