@@ -31,6 +31,7 @@ from ae_models.networks.code import fit_code_distance
 from ae_models.networks.codebook import fit_codebook
 from ae_models.networks.feature_restoration import FeatureRestoration
 from ae_models.networks.gaussian import PositionalGaussian, fit_positional_gaussian
+from ae_models.networks.moments import fit_window_moments
 from ae_models.networks.whitened import fit_whitened_components
 from ae_models.scoring import LEAST, Score, ScoreDesign, fit_scores, scores_by
 from ae_models.synthetic_defects import SyntheticDefectCorruption, SyntheticDefects
@@ -40,8 +41,9 @@ from ae_models.views import Views
 CODE_SIZE, WHITENED_CODE_SIZE = 64, 128
 DISTANCE_CODE_SIZES = (8, 16, 32)
 ENTRIES = 512  # of a codebook
+WINDOWS = (3, 4)  # along a side, in which moments are taken: what lies across the edge of one lies within another
 RELATIVE = 1 / 3  # power of an image's typical error by which its errors are divided
-FUSED = 7  # recipes in the detector, at most
+FUSED = 9  # recipes in the detector, at most
 SPECK, TINY, SMALL = 0.003, 0.01, 0.05  # shares of the positions that small defects cover
 FINE = 64  # positions along the short side of the finest features that are looked at
 TAUGHT = (
@@ -61,6 +63,7 @@ MAD_TO_DEVIATION = 1.4826
 MIDDLE_90 = 3.29  # deviations between these quantiles
 LEAST_SPREAD = 0.01  # of the logarithm of a score: a hundredth of the score
 BASELINE_CODE_SIZE = 32
+SIZES = ("code_size", "windows")  # parameters of networks that stand in the names of recipes
 
 
 @dataclass(frozen=True)
@@ -90,6 +93,8 @@ class Recipe:
             return self.front_end
         if self.network == "codebook":
             return f"codebook on {self.front_end}"
+        if self.network == "moments":
+            return f"moments in {self.network_parameters['windows']} windows a side"
         return "pca" if self.network == "whitened_pca" else self.network
 
     @property
@@ -107,7 +112,7 @@ class Recipe:
         )
         usual = ", positional" if self.design.positional else ""
         pooling = "mean" if self.design.pooling == 1 else f"top {100 * self.design.pooling:g}%"
-        size = f"-{self.network_parameters['code_size']}" if "code_size" in self.network_parameters else ""
+        size = "".join(f"-{self.network_parameters[key]}" for key in SIZES if key in self.network_parameters)
         return f"{self.network}{size} on {self.front_end}{f' ({details})' if details else ''}{usual}, {pooling}"
 
 
@@ -214,6 +219,9 @@ def linear_recipes(spec: ImageSpec) -> tuple[Recipe, ...]:
         for front_end, parameters in (("derivatives", {"step": coarse}), front_ends[2])
         for positional in (False, True)
         for pooling in (1.0, SMALL, TINY)
+    ]
+    recipes += [
+        Recipe("gradients", "moments", ScoreDesign(), front_ends[2][1], {"windows": windows}) for windows in WINDOWS
     ]
     recipes += [Recipe("contrast", "none", _design(True, pooling)) for pooling in (SMALL, TINY, SPECK)]
     return tuple(recipes)
@@ -485,6 +493,8 @@ def fit_recipe(recipe: Recipe, parts: NominalParts, fitting: Fitting, with_selec
         network = fit_positional_gaussian(seen(*images), features)
     elif recipe.network == "codebook":
         network = fit_codebook(seen(*images), count, features, parameters["entries"], fitting.seed)
+    elif recipe.network == "moments":
+        network = fit_window_moments(seen(*images), features, parameters["windows"])
     elif recipe.trained:
         usual = fit_positional_gaussian(seen(*images), features)
         network = _trained(recipe, front_end, usual, parts, np.concatenate(images), fitting)

@@ -206,7 +206,11 @@ class TestWithoutLabels:
         detector = workspace.tracking.registry.detector(report.run_id)
         assert isinstance(detector, FusedDetector)
         networks = [
-            (member.network_name, member.network_name == "codebook" and member.front_end_name)
+            (
+                member.network_name,
+                member.network_name == "codebook" and member.front_end_name,
+                member.network_name == "moments" and member.network_parameters["windows"],
+            )
             for member in detector.members
         ]
         assert len(networks) == len(set(networks)) == len(report.recipes) > 1

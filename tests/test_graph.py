@@ -32,6 +32,7 @@ RECIPES: list[tuple[str, dict[str, Any], str, dict[str, Any], ScoreDesign]] = [
     ("contrast", {}, "none", {}, ScoreDesign(3, True, 0.005, relative=0.5)),
     ("derivatives", {"step": 2}, "whitened_pca", {"code_size": 4}, ScoreDesign(3, False, 0.1)),
     ("derivatives", {"step": 2}, "codebook", {"entries": 300}, ScoreDesign(3, False, 0.1)),
+    ("gradients", {"step": 2, "normalised": "cell"}, "moments", {"windows": 3}, ScoreDesign()),
     ("derivatives", {"step": 2}, "restoration", {}, ScoreDesign(3, False, 0.1)),
 ]
 MORE_RECIPES: list[tuple[str, dict[str, Any], str, dict[str, Any], ScoreDesign]] = [

@@ -340,7 +340,7 @@ class TestImages:
         parts = parts_of(size)
         defects = draw_defects(parts.selection, 4, 0, ["spots", "patch", "brightness"])
         detector = select(parts, defects, linear_recipes(parts.spec)).detector
-        names = {"pca", "whitened_pca", "gaussian", "code", "codebook", "none"}
+        names = {"pca", "whitened_pca", "gaussian", "code", "codebook", "moments", "none"}
         assert {one.network_name for one in detector.members} <= names
         assert len(detector.members) >= 3
         given = nominal_images(5, size, seed=9)

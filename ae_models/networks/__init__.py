@@ -15,6 +15,7 @@ from ae_models.networks.convolutional import ConvolutionalAutoencoder
 from ae_models.networks.feature_restoration import FeatureRestoration
 from ae_models.networks.gaussian import PositionalGaussian
 from ae_models.networks.linear import LinearAutoencoder
+from ae_models.networks.moments import WindowMoments
 from ae_models.networks.none import NoNetwork
 from ae_models.networks.resnet import ResNetAutoencoder
 from ae_models.networks.restoration import RestorationNetwork
@@ -44,6 +45,7 @@ OF_RECIPES: dict[str, Callable[..., nn.Module]] = {  # what `model: auto` alone 
     "whitened_pca": WhitenedComponents,
     "gaussian": PositionalGaussian,
     "codebook": Codebook,
+    "moments": WindowMoments,
     "none": NoNetwork,
     "restoration": FeatureRestoration,
 }
