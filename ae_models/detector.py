@@ -15,20 +15,19 @@ import numpy as np
 import safetensors
 import safetensors.torch
 import torch
-import torch.nn.functional as functional
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ae_models.baselines import PrincipalComponents
 from ae_models.errors import InputError
-from ae_models.front_ends import build_front_end
+from ae_models.front_ends import build_front_end, to_pixels
 from ae_models.graph import Graph, GraphDamaged, load_graph
 from ae_models.images import FeatureSpec, ImageSpec
 from ae_models.networks import build_network
 from ae_models.scoring import Score, ScoreDesign, relative_errors, squared_errors
 
 LOG = logging.getLogger("reconwatch")
-FORMAT = 6
+FORMAT = 7
 BATCH_SIZE = 64
 CACHED_PIXELS = 2**18
 LEAST_OPINION = -3.0  # nominal spreads
@@ -120,6 +119,11 @@ class Detector(_Scoring):
         features: FeatureSpec = self.front_end.spec  # type: ignore[assignment]  # torch types attributes as modules
         return self.fitted_score or Score(ScoreDesign(), features.height, features.width).to(self.device)
 
+    @cached_property
+    def to_pixels(self) -> nn.Module:
+        """From maps (N, h, w) of the features to maps (N, H, W) of the images."""
+        return to_pixels(self.front_end, self.spec).to(self.device)
+
     @property
     def name(self) -> str:
         """The network's name, and that of the front end where it is not the pixels."""
@@ -168,13 +172,6 @@ class Detector(_Scoring):
             errors = squared_errors(features, self.network(features))
             return relative_errors(errors, features, self.scorer.design.energy)
 
-    def maps_at_pixels(self, maps: Tensor) -> Tensor:
-        """Maps (N, h, w) of the features brought to the size of the images, (N, H, W)."""
-        size = (self.spec.height, self.spec.width)
-        if maps.shape[1:] == size:
-            return maps
-        return functional.interpolate(maps[:, None], size, mode="bilinear", align_corners=False)[:, 0]
-
     @property
     def _on_pixels(self) -> bool:
         return self.front_end_name == "pixels" and not self.front_end_parameters
@@ -184,7 +181,7 @@ class Detector(_Scoring):
         return scores
 
     def _maps(self, images: Tensor) -> Tensor:
-        return self.maps_at_pixels(self.scorer.maps(self.errors(images)))
+        return torch.as_tensor(self.to_pixels(self.scorer.maps(self.errors(images))))
 
     def save(self, folder: Path) -> None:
         """Write `detector.json` and `weights.safetensors`, and the graph, into `folder`, made if absent."""
@@ -297,7 +294,7 @@ class FusedDetector(_Scoring):
 
     def _maps(self, images: Tensor) -> Tensor:
         relative = [
-            member.maps_at_pixels(member.scorer.maps(errors)) * (weight / usual)
+            member.to_pixels(member.scorer.maps(errors)) * (weight / usual)
             for member, errors, weight, usual in zip(
                 self.members, self._errors(images), self.weights, self.usual_errors, strict=True
             )

@@ -85,13 +85,14 @@ class ScoringPath(nn.Module):
         self.front_ends = nn.ModuleList(member.front_end for member in self.members)
         self.networks = nn.ModuleList(with_fewer_sums(member.network) for member in self.members)
         self.scorers = nn.ModuleList(member.scorer for member in self.members)
+        self.to_pixels = nn.ModuleList(member.to_pixels for member in self.members)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Scores and maps."""
         scores, maps = [], []
         for member, errors in zip(self.members, self._errors(images), strict=True):
             scores.append(member.scorer(errors))
-            maps.append(member.maps_at_pixels(member.scorer.maps(errors)))
+            maps.append(member.to_pixels(member.scorer.maps(errors)))
         if self.fusion is None:
             return scores[0], maps[0]
         fusion, opinions, relative = self.fusion, [], []

@@ -169,7 +169,7 @@ class TestDamage:
     def test_an_unknown_format(self, folder: Path, number: object) -> None:
         """A format of another version is named beside this version's."""
         edit(folder, lambda document: document.update(format=number))
-        assert refusal(folder) == f"its format is {number!r}, and this version reads format 6"
+        assert refusal(folder) == f"its format is {number!r}, and this version reads format 7"
 
     @pytest.mark.parametrize("key", [key for key in KEYS if key != "format"])
     def test_a_missing_key(self, folder: Path, key: str) -> None:
