@@ -31,7 +31,7 @@ FORMAT = 7
 BATCH_SIZE = 64
 CACHED_PIXELS = 2**18
 LEAST_OPINION = -3.0  # nominal spreads
-FUSION = ("centres", "scales", "weights", "usual_errors")  # what a fused detector keeps of each member
+FUSION = ("centres", "scales", "weights", "map_weights")  # what a fused detector keeps of each member
 
 
 class _Scoring(ABC):
@@ -218,17 +218,16 @@ class FusedDetector(_Scoring):
     """Scores images by the opinions of several detectors, each in units of its own nominal spread.
 
     An image's score is the weighted mean of (log s - centre) / scale over the members, none of them below -3: a member
-    that finds an image very usual does not outweigh one that finds it far off. Its error map is the weighted mean of
-    the members', each relative to the mean of its maps of nominal images. The centre and scale are the median and
-    1.4826 times the median absolute deviation (at least what `robust_spread` says) of the logarithm of a member's
-    scores on held-out nominal images.
+    that finds an image very usual does not outweigh one that finds it far off. Its error map is the weighted sum of
+    the members'. The centre and scale are the median and 1.4826 times the median absolute deviation (at least what
+    `robust_spread` says) of the logarithm of a member's scores on held-out nominal images.
 
     Attributes:
         members: the detectors; all of one image size.
         centres: (members,) of the logarithms of nominal scores.
         scales: (members,) above 0.
         weights: (members,) above 0, in all 1.
-        usual_errors: (members,) above 0, the mean over all positions of a member's error maps of nominal images.
+        map_weights: (members,) from 0 on, by which each member's error map is multiplied; one of them above 0.
         picture: reconstructs images for people.
         graph: gives the same scores and maps without PyTorch on a CPU; None where there is none, or none is wished.
     """
@@ -237,7 +236,7 @@ class FusedDetector(_Scoring):
     centres: tuple[float, ...]
     scales: tuple[float, ...]
     weights: tuple[float, ...]
-    usual_errors: tuple[float, ...]
+    map_weights: tuple[float, ...]
     picture: PrincipalComponents | None = field(default=None, repr=False)
     graph: Graph | None = field(default=None, repr=False)
 
@@ -293,13 +292,11 @@ class FusedDetector(_Scoring):
         return mean
 
     def _maps(self, images: Tensor) -> Tensor:
-        relative = [
-            member.to_pixels(member.scorer.maps(errors)) * (weight / usual)
-            for member, errors, weight, usual in zip(
-                self.members, self._errors(images), self.weights, self.usual_errors, strict=True
-            )
+        maps = [
+            weight * member.to_pixels(member.scorer.maps(errors))
+            for member, errors, weight in zip(self.members, self._errors(images), self.map_weights, strict=True)
         ]
-        return torch.stack(relative).sum(0)
+        return torch.stack(maps).sum(0)
 
     def _errors(self, images: Tensor) -> Iterator[Tensor]:
         """The squared errors of each member; what several members see alike is computed once."""
@@ -357,12 +354,14 @@ def load_detector(folder: Path) -> AnyDetector:
         _modules(members, picture).load_state_dict(safetensors.torch.load(stored), strict=True)
         if document["fusion"]:
             _check_keys(document["fusion"], "the fusion in detector.json", set(FUSION))
-            centres, scales, weights, usual = (tuple(map(float, document["fusion"][name])) for name in FUSION)
-            if not len(members) == len(centres) == len(scales) == len(weights) == len(usual):
-                raise ValueError("it holds another number of members than of centres, scales, weights or usual errors")
-            if not (np.isfinite([*centres, *scales, *weights, *usual]).all() and min(*scales, *weights, *usual) > 0):
-                raise ValueError("its centres must be finite, and its scales, weights and usual errors above 0")
-            return FusedDetector(tuple(members), centres, scales, weights, usual, picture, _graph(folder, spec))
+            centres, scales, weights, of_maps = (tuple(map(float, document["fusion"][name])) for name in FUSION)
+            if not len(members) == len(centres) == len(scales) == len(weights) == len(of_maps):
+                raise ValueError("it holds another number of members than of centres, scales, weights or map weights")
+            if not (np.isfinite([*centres, *scales, *weights, *of_maps]).all() and min(*scales, *weights) > 0):
+                raise ValueError("its centres must be finite, and its scales and weights above 0")
+            if not min(of_maps) >= 0 < max(of_maps):
+                raise ValueError("its map weights must be 0 or above, and one of them above 0")
+            return FusedDetector(tuple(members), centres, scales, weights, of_maps, picture, _graph(folder, spec))
         if len(members) != 1:
             raise ValueError(f"it holds {len(members)} members, and does not say how they are fused")
         return replace(members[0], picture=picture, graph=_graph(folder, spec))

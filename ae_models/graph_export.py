@@ -95,14 +95,12 @@ class ScoringPath(nn.Module):
             maps.append(member.to_pixels(member.scorer.maps(errors)))
         if self.fusion is None:
             return scores[0], maps[0]
-        fusion, opinions, relative = self.fusion, [], []
-        for number, (centre, scale, weight, usual) in enumerate(
-            zip(fusion.centres, fusion.scales, fusion.weights, fusion.usual_errors, strict=True)
-        ):
-            logarithms = (scores[number] + float(np.finfo(np.float32).tiny)).log()
+        fusion, opinions = self.fusion, []
+        for score, centre, scale, weight in zip(scores, fusion.centres, fusion.scales, fusion.weights, strict=True):
+            logarithms = (score + float(np.finfo(np.float32).tiny)).log()
             opinions.append(weight * ((logarithms - centre) / scale).clamp_min(LEAST_OPINION))
-            relative.append(maps[number] * (weight / usual))
-        return torch.stack(opinions).sum(0), torch.stack(relative).sum(0)
+        weighted = [weight * each for weight, each in zip(fusion.map_weights, maps, strict=True)]
+        return torch.stack(opinions).sum(0), torch.stack(weighted).sum(0)
 
     def _errors(self, images: Tensor) -> Iterator[Tensor]:
         """The squared errors of each member; what several members see alike is computed once."""
