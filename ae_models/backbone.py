@@ -1,13 +1,13 @@
 """What a network that learned to tell photographs apart sees of an image, as a front end."""
 
-import math
 from typing import Self
 
+import numpy as np
 import torch
-import torch.nn.functional as functional
 from torch import Tensor, nn
 
 from ae_models.errors import InputError
+from ae_models.filters import Filter, Places, between
 from ae_models.images import FeatureSpec, ImageSpec
 from ae_models.pretrained import IMAGENET_DEVIATION, IMAGENET_MEAN, load_pretrained
 
@@ -56,8 +56,10 @@ class Backbone(nn.Module):
         self.register_buffer("kept", drawn.sort().values, False)
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).reshape(3, 1, 1), False)
         self.register_buffer("deviation", torch.tensor(IMAGENET_DEVIATION).reshape(3, 1, 1), False)
-        every = 2 ** (stages[0] + 1)
-        self.spec = FeatureSpec(math.ceil(spec.height / every), math.ceil(spec.width / every), len(drawn))
+        seen = [[_places(side, stage) for side in (spec.height, spec.width)] for stage in stages]
+        self.finer = nn.ModuleList(Filter(*map(between, places, seen[0])) for places in seen[1:])
+        self.places = seen[0][0], seen[0][1]
+        self.spec = FeatureSpec(len(seen[0][0]), len(seen[0][1]), len(drawn))
         self.requires_grad_(False)
         self.eval()
 
@@ -84,6 +86,10 @@ class Backbone(nn.Module):
             maps = layer(maps)
             if stage in self.stages:
                 found.append(maps)
-        size = (self.spec.height, self.spec.width)
-        alike = [found[0], *(functional.interpolate(one, size, mode="bilinear") for one in found[1:])]
+        alike = [found[0], *(finer(one) for finer, one in zip(self.finer, found[1:], strict=True))]
         return torch.cat(alike, dim=1)[:, self.kept]
+
+
+def _places(side: int, stage: int) -> Places:
+    """Where the positions of a stage lie along a side: each convolution of stride 2 keeps the first of two."""
+    return np.arange(0.0, side, 2 ** (stage + 1))

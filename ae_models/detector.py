@@ -15,24 +15,23 @@ import numpy as np
 import safetensors
 import safetensors.torch
 import torch
-import torch.nn.functional as functional
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ae_models.baselines import PrincipalComponents
 from ae_models.errors import InputError
-from ae_models.front_ends import build_front_end
+from ae_models.front_ends import build_front_end, to_pixels
 from ae_models.graph import Graph, GraphDamaged, load_graph
 from ae_models.images import FeatureSpec, ImageSpec
 from ae_models.networks import build_network
 from ae_models.scoring import Score, ScoreDesign, relative_errors, squared_errors
 
 LOG = logging.getLogger("reconwatch")
-FORMAT = 6
+FORMAT = 7
 BATCH_SIZE = 64
 CACHED_PIXELS = 2**18
 LEAST_OPINION = -3.0  # nominal spreads
-FUSION = ("centres", "scales", "weights", "usual_errors")  # what a fused detector keeps of each member
+FUSION = ("centres", "scales", "weights", "map_weights")  # what a fused detector keeps of each member
 
 
 class _Scoring(ABC):
@@ -120,6 +119,11 @@ class Detector(_Scoring):
         features: FeatureSpec = self.front_end.spec  # type: ignore[assignment]  # torch types attributes as modules
         return self.fitted_score or Score(ScoreDesign(), features.height, features.width).to(self.device)
 
+    @cached_property
+    def to_pixels(self) -> nn.Module:
+        """From maps (N, h, w) of the features to maps (N, H, W) of the images."""
+        return to_pixels(self.front_end, self.spec).to(self.device)
+
     @property
     def name(self) -> str:
         """The network's name, and that of the front end where it is not the pixels."""
@@ -168,13 +172,6 @@ class Detector(_Scoring):
             errors = squared_errors(features, self.network(features))
             return relative_errors(errors, features, self.scorer.design.energy)
 
-    def maps_at_pixels(self, maps: Tensor) -> Tensor:
-        """Maps (N, h, w) of the features brought to the size of the images, (N, H, W)."""
-        size = (self.spec.height, self.spec.width)
-        if maps.shape[1:] == size:
-            return maps
-        return functional.interpolate(maps[:, None], size, mode="bilinear", align_corners=False)[:, 0]
-
     @property
     def _on_pixels(self) -> bool:
         return self.front_end_name == "pixels" and not self.front_end_parameters
@@ -184,7 +181,7 @@ class Detector(_Scoring):
         return scores
 
     def _maps(self, images: Tensor) -> Tensor:
-        return self.maps_at_pixels(self.scorer.maps(self.errors(images)))
+        return torch.as_tensor(self.to_pixels(self.scorer.maps(self.errors(images))))
 
     def save(self, folder: Path) -> None:
         """Write `detector.json` and `weights.safetensors`, and the graph, into `folder`, made if absent."""
@@ -221,17 +218,16 @@ class FusedDetector(_Scoring):
     """Scores images by the opinions of several detectors, each in units of its own nominal spread.
 
     An image's score is the weighted mean of (log s - centre) / scale over the members, none of them below -3: a member
-    that finds an image very usual does not outweigh one that finds it far off. Its error map is the weighted mean of
-    the members', each relative to the mean of its maps of nominal images. The centre and scale are the median and
-    1.4826 times the median absolute deviation (at least what `robust_spread` says) of the logarithm of a member's
-    scores on held-out nominal images.
+    that finds an image very usual does not outweigh one that finds it far off. Its error map is the weighted sum of
+    the members'. The centre and scale are the median and 1.4826 times the median absolute deviation (at least what
+    `robust_spread` says) of the logarithm of a member's scores on held-out nominal images.
 
     Attributes:
         members: the detectors; all of one image size.
         centres: (members,) of the logarithms of nominal scores.
         scales: (members,) above 0.
         weights: (members,) above 0, in all 1.
-        usual_errors: (members,) above 0, the mean over all positions of a member's error maps of nominal images.
+        map_weights: (members,) from 0 on, by which each member's error map is multiplied; one of them above 0.
         picture: reconstructs images for people.
         graph: gives the same scores and maps without PyTorch on a CPU; None where there is none, or none is wished.
     """
@@ -240,7 +236,7 @@ class FusedDetector(_Scoring):
     centres: tuple[float, ...]
     scales: tuple[float, ...]
     weights: tuple[float, ...]
-    usual_errors: tuple[float, ...]
+    map_weights: tuple[float, ...]
     picture: PrincipalComponents | None = field(default=None, repr=False)
     graph: Graph | None = field(default=None, repr=False)
 
@@ -296,13 +292,11 @@ class FusedDetector(_Scoring):
         return mean
 
     def _maps(self, images: Tensor) -> Tensor:
-        relative = [
-            member.maps_at_pixels(member.scorer.maps(errors)) * (weight / usual)
-            for member, errors, weight, usual in zip(
-                self.members, self._errors(images), self.weights, self.usual_errors, strict=True
-            )
+        maps = [
+            weight * member.to_pixels(member.scorer.maps(errors))
+            for member, errors, weight in zip(self.members, self._errors(images), self.map_weights, strict=True)
         ]
-        return torch.stack(relative).sum(0)
+        return torch.stack(maps).sum(0)
 
     def _errors(self, images: Tensor) -> Iterator[Tensor]:
         """The squared errors of each member; what several members see alike is computed once."""
@@ -360,12 +354,14 @@ def load_detector(folder: Path) -> AnyDetector:
         _modules(members, picture).load_state_dict(safetensors.torch.load(stored), strict=True)
         if document["fusion"]:
             _check_keys(document["fusion"], "the fusion in detector.json", set(FUSION))
-            centres, scales, weights, usual = (tuple(map(float, document["fusion"][name])) for name in FUSION)
-            if not len(members) == len(centres) == len(scales) == len(weights) == len(usual):
-                raise ValueError("it holds another number of members than of centres, scales, weights or usual errors")
-            if not (np.isfinite([*centres, *scales, *weights, *usual]).all() and min(*scales, *weights, *usual) > 0):
-                raise ValueError("its centres must be finite, and its scales, weights and usual errors above 0")
-            return FusedDetector(tuple(members), centres, scales, weights, usual, picture, _graph(folder, spec))
+            centres, scales, weights, of_maps = (tuple(map(float, document["fusion"][name])) for name in FUSION)
+            if not len(members) == len(centres) == len(scales) == len(weights) == len(of_maps):
+                raise ValueError("it holds another number of members than of centres, scales, weights or map weights")
+            if not (np.isfinite([*centres, *scales, *weights, *of_maps]).all() and min(*scales, *weights) > 0):
+                raise ValueError("its centres must be finite, and its scales and weights above 0")
+            if not min(of_maps) >= 0 < max(of_maps):
+                raise ValueError("its map weights must be 0 or above, and one of them above 0")
+            return FusedDetector(tuple(members), centres, scales, weights, of_maps, picture, _graph(folder, spec))
         if len(members) != 1:
             raise ValueError(f"it holds {len(members)} members, and does not say how they are fused")
         return replace(members[0], picture=picture, graph=_graph(folder, spec))

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 BLOCK = 32  # positions computed at once: a filter of few pixels leaves most of a large matrix empty
 
 Matrix = NDArray[np.float64]
+Places = NDArray[np.float64]  # of positions along one side of an image, in pixels; the first pixel's centre is 0
 
 
 def blur(size: int, deviation: float) -> Matrix:
@@ -38,7 +39,26 @@ def slope(size: int) -> Matrix:
 
 def every(size: int, step: int) -> Matrix:
     """The matrix (ceil((size - start) / step), size) that keeps one of `step` positions, the one in their middle."""
-    return np.eye(size)[(step - 1) // 2 :: step]
+    return np.eye(size)[kept(size, step)]
+
+
+def kept(size: int, step: int) -> NDArray[np.int64]:
+    """The positions (n,) that `every` keeps."""
+    return np.arange((step - 1) // 2, size, step)
+
+
+def middles(size: int, step: int) -> Places:
+    """The middles (ceil(size / step),) of windows of `step` pixels side by side, the last one cut where they end."""
+    first = np.arange(0, size, step)
+    return (first + np.minimum(first + step, size) - 1) / 2
+
+
+def between(places: Places, wanted: Places) -> Matrix:
+    """The matrix (wanted, places) from values at ascending places to those at others, linear in between.
+
+    Beyond the first and the last place the value is theirs.
+    """
+    return np.stack([np.interp(wanted, places, unit) for unit in np.eye(len(places))], axis=1)
 
 
 class Down(nn.Module):

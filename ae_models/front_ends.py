@@ -1,5 +1,8 @@
 """Front ends: what a network sees of an image. Each is a module from images to features that autoencoders reconstruct.
 
+Beside the size of these, `spec`, each says where in an image its positions lie, `places`: the middles of what they see,
+down (h,) and across (w,), in pixels from the first one's centre.
+
 Features suit detection better than pixels where light, position or a fine texture vary from image to image and defects
 do not look like that; which suits best differs by what is watched, so `ae_models.selection` can choose.
 """
@@ -9,13 +12,14 @@ from collections.abc import Callable, Mapping
 from inspect import signature
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as functional
 from torch import Tensor, nn
 
 from ae_models.backbone import Backbone
 from ae_models.errors import InputError
-from ae_models.filters import Across, Down, Filter, blur, every, mean, slope
+from ae_models.filters import Across, Down, Filter, Places, between, blur, every, kept, mean, middles, slope
 from ae_models.images import FeatureSpec, ImageSpec
 
 ORIENTATIONS = 8
@@ -41,7 +45,8 @@ class Pixels(nn.Module):
     def __init__(self, spec: ImageSpec, step: int = 1, standardised: bool = False) -> None:
         super().__init__()
         self.step, self.standardised = step, standardised
-        self.spec = _reduced(spec, step, spec.channels)
+        self.places = middles(spec.height, step), middles(spec.width, step)
+        self.spec = _at(self.places, spec.channels)
 
     def forward(self, images: Tensor) -> Tensor:
         """Features (N, C, h, w) of images (N, C, H, W) in [0, 1]."""
@@ -68,11 +73,9 @@ class OrientedGradients(nn.Module):
         if normalised not in ("cell", "image"):
             raise InputError(f"gradients are normalised by cell or image, not by {normalised!r}: choose one of them")
         self.step, self.normalised = step, normalised
-        start = (step - 1) // 2  # the cells lie in the middle of their pixels
-        self.spec = FeatureSpec(
-            math.ceil((spec.height - start) / step), math.ceil((spec.width - start) / step), ORIENTATIONS
-        )
         height, width = spec.height, spec.width
+        self.places = kept(height, step).astype(np.float64), kept(width, step).astype(np.float64)
+        self.spec = _at(self.places, ORIENTATIONS)
         down, across = blur(height, SHARPNESS[0]), blur(width, SHARPNESS[0])
         self.across, self.down = Filter(down, slope(width) @ across), Filter(slope(height) @ down, across)
         self.cells = Filter(
@@ -112,7 +115,8 @@ class LocalContrast(nn.Module):
         self.square = Filter(mean(spec.height, square), mean(spec.width, square))
         self.column = Down(mean(spec.height, column))
         self.step = step
-        self.spec = _reduced(spec, step, 2 * spec.channels)
+        self.places = middles(spec.height, step), middles(spec.width, step)
+        self.spec = _at(self.places, 2 * spec.channels)
 
     def forward(self, images: Tensor) -> Tensor:
         """Features (N, 2 C, h, w) of images (N, C, H, W) in [0, 1]."""
@@ -147,9 +151,8 @@ class Derivatives(nn.Module):
         self.coloured = spec.channels == 3
         if self.coloured:
             self.colours = nn.ModuleList(_blur(spec, step, max(1.0, 2 * scale)) for scale in scales)
-        start = (step - 1) // 2
-        height, width = math.ceil((spec.height - start) / step), math.ceil((spec.width - start) / step)
-        self.spec = FeatureSpec(height, width, (6 + 2 * self.coloured) * len(scales))
+        self.places = kept(spec.height, step).astype(np.float64), kept(spec.width, step).astype(np.float64)
+        self.spec = _at(self.places, (6 + 2 * self.coloured) * len(scales))
 
     def forward(self, images: Tensor) -> Tensor:
         """Features (N, c, h, w) of images (N, C, H, W) in [0, 1]."""
@@ -223,6 +226,15 @@ def build_front_end(name: str, spec: ImageSpec, parameters: Mapping[str, Any]) -
         ) from error
 
 
+def to_pixels(front_end: nn.Module, spec: ImageSpec) -> nn.Module:
+    """From maps (N, h, w) of what a front end gives to maps (N, H, W) of the image: linear between its positions."""
+    places: tuple[Places, Places] = front_end.places  # type: ignore[assignment]  # torch types attributes as modules
+    sides = [np.arange(side, dtype=np.float64) for side in (spec.height, spec.width)]
+    if all(np.array_equal(own, pixels) for own, pixels in zip(places, sides, strict=True)):
+        return nn.Identity()
+    return Filter(*(between(own, pixels) for own, pixels in zip(places, sides, strict=True)))
+
+
 def local_mean(maps: Tensor, height: int, width: int) -> Tensor:
     """Means over windows of odd height and width about every position of maps (N, C, H, W); borders are repeated."""
     maps = functional.pad(maps, (width // 2, width // 2, height // 2, height // 2), mode="replicate")
@@ -230,8 +242,9 @@ def local_mean(maps: Tensor, height: int, width: int) -> Tensor:
     return functional.avg_pool2d(maps, (height, 1), stride=1)
 
 
-def _reduced(spec: ImageSpec, step: int, channels: int) -> FeatureSpec:
-    return FeatureSpec(math.ceil(spec.height / step), math.ceil(spec.width / step), channels)
+def _at(places: tuple[Places, Places], channels: int) -> FeatureSpec:
+    down, across = places
+    return FeatureSpec(len(down), len(across), channels)
 
 
 def _odd(size: float) -> int:

@@ -85,23 +85,22 @@ class ScoringPath(nn.Module):
         self.front_ends = nn.ModuleList(member.front_end for member in self.members)
         self.networks = nn.ModuleList(with_fewer_sums(member.network) for member in self.members)
         self.scorers = nn.ModuleList(member.scorer for member in self.members)
+        self.to_pixels = nn.ModuleList(member.to_pixels for member in self.members)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Scores and maps."""
         scores, maps = [], []
         for member, errors in zip(self.members, self._errors(images), strict=True):
             scores.append(member.scorer(errors))
-            maps.append(member.maps_at_pixels(member.scorer.maps(errors)))
+            maps.append(member.to_pixels(member.scorer.maps(errors)))
         if self.fusion is None:
             return scores[0], maps[0]
-        fusion, opinions, relative = self.fusion, [], []
-        for number, (centre, scale, weight, usual) in enumerate(
-            zip(fusion.centres, fusion.scales, fusion.weights, fusion.usual_errors, strict=True)
-        ):
-            logarithms = (scores[number] + float(np.finfo(np.float32).tiny)).log()
+        fusion, opinions = self.fusion, []
+        for score, centre, scale, weight in zip(scores, fusion.centres, fusion.scales, fusion.weights, strict=True):
+            logarithms = (score + float(np.finfo(np.float32).tiny)).log()
             opinions.append(weight * ((logarithms - centre) / scale).clamp_min(LEAST_OPINION))
-            relative.append(maps[number] * (weight / usual))
-        return torch.stack(opinions).sum(0), torch.stack(relative).sum(0)
+        weighted = [weight * each for weight, each in zip(fusion.map_weights, maps, strict=True)]
+        return torch.stack(opinions).sum(0), torch.stack(weighted).sum(0)
 
     def _errors(self, images: Tensor) -> Iterator[Tensor]:
         """The squared errors of each member; what several members see alike is computed once."""

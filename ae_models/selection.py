@@ -59,6 +59,7 @@ MOST_BACKBONE_POSITIONS = 32  # along the short side: each has a covariance of i
 SMALLEST_TRAINED = 8  # positions along the short side
 HELD_OUT = 256  # images that say when to stop, at most
 SHORTEST_TRAINING = 20.0  # seconds; with less left nothing is trained
+MAPPED, MAPPED_PIXELS = 150, 500_000  # defects and pixels on which error maps are compared, about
 MAD_TO_DEVIATION = 1.4826
 MIDDLE_90 = 3.29  # deviations between these quantiles
 LEAST_SPREAD = 0.01  # of the logarithm of a score: a hundredth of the score
@@ -371,8 +372,8 @@ def select(
         )
     )
     chosen = [(one, share) for one, share in zip(tried, shares, strict=True) if share > 0]
-    detector = _fused(chosen, parts, fitting)
     told = np.isin(defects.kinds, np.array(kinds)[counts.all(axis=0)])
+    detector = _fused(chosen, parts, fitting, _map_shares(chosen, defects, told, fitting))
     compared = sum(map(len, parts.compared))
     truth = np.concatenate([np.zeros(compared, np.bool_), np.ones(int(told.sum()), np.bool_)])
     sources = defects.sources[told].tolist()  # a defect and the image it was made of are one group; -1 for real defects
@@ -429,7 +430,31 @@ def _try(group: Sequence[Recipe], parts: NominalParts, defects: SyntheticDefects
     ]
 
 
-def _fused(chosen: Sequence[tuple[_Tried, float]], parts: NominalParts, fitting: Fitting) -> FusedDetector:
+def _map_shares(
+    chosen: Sequence[tuple[_Tried, float]], defects: SyntheticDefects, told: NDArray[np.bool_], fitting: Fitting
+) -> list[float]:
+    """What each chosen recipe's error map counts, in all 1: the square of how far above chance it tells the pixels of
+    defects from others. Where no mask says which pixels these are, it counts as much as the recipe's score."""
+    shown = np.flatnonzero(told & defects.masks.any((1, 2)))
+    shown = shown[:: max(1, len(shown) // MAPPED)]
+    images, masks = defects.images[shown], defects.masks[shown]
+    if not masks.any() or masks.all():
+        return [share for _, share in chosen]
+    above = [max(0.0, _pixel_auroc(one.detector, images, masks, fitting) - 0.5) ** 2 for one, _ in chosen]
+    return [each / sum(above) for each in above] if any(above) else [share for _, share in chosen]
+
+
+def _pixel_auroc(detector: Detector, images: NDArray[np.float32], masks: NDArray[np.bool_], fitting: Fitting) -> float:
+    """AUROC of the pixels of the detector's error maps of images (N, C, H, W) against masks (N, H, W)."""
+    errors = errors_of(detector, (images,), fitting.views)
+    maps = _whole(detector.to_pixels(detector.scorer.maps(part)) for part in errors)
+    step = max(1, round((maps.size / MAPPED_PIXELS) ** 0.5))
+    return float(roc_auc_score(masks[:, ::step, ::step].ravel(), maps[:, ::step, ::step].ravel()))
+
+
+def _fused(
+    chosen: Sequence[tuple[_Tried, float]], parts: NominalParts, fitting: Fitting, map_shares: Sequence[float]
+) -> FusedDetector:
     """The chosen recipes, those in closed form fitted again, selection images included; their nominal spread stays
     that of unseen images."""
     members = []
@@ -442,8 +467,9 @@ def _fused(chosen: Sequence[tuple[_Tried, float]], parts: NominalParts, fitting:
         members.append(replace(base, fitted_score=score))
     spreads = [robust_spread(one.nominal[: len(parts.selection)]) for one, _ in chosen]
     centres, scales = zip(*spreads, strict=True)
-    usual = tuple(_usual_error(one.detector, parts, fitting) for one, _ in chosen)
-    return FusedDetector(tuple(members), centres, scales, tuple(share for _, share in chosen), usual)
+    usual = [_usual_error(one.detector, parts, fitting) for one, _ in chosen]
+    of_maps = tuple(share / error for share, error in zip(map_shares, usual, strict=True))
+    return FusedDetector(tuple(members), centres, scales, tuple(share for _, share in chosen), of_maps)
 
 
 def _usual_error(detector: Detector, parts: NominalParts, fitting: Fitting) -> float:

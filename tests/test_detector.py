@@ -31,6 +31,7 @@ from ae_models.training import TrainingSettings, fit
 SPEC = ImageSpec(8, 6, 1)
 PARAMETERS = {"code_size": 5}
 WEIGHTS = (0.5, 0.2, 0.3)  # of the members of a fused detector
+MAP_WEIGHTS = (2.0, 0.0, 0.7)
 KEYS = ["format", "fusion", "members", "picture", "spec", "weights_sha256"]
 
 
@@ -169,7 +170,7 @@ class TestDamage:
     def test_an_unknown_format(self, folder: Path, number: object) -> None:
         """A format of another version is named beside this version's."""
         edit(folder, lambda document: document.update(format=number))
-        assert refusal(folder) == f"its format is {number!r}, and this version reads format 6"
+        assert refusal(folder) == f"its format is {number!r}, and this version reads format 7"
 
     @pytest.mark.parametrize("key", [key for key in KEYS if key != "format"])
     def test_a_missing_key(self, folder: Path, key: str) -> None:
@@ -271,9 +272,8 @@ def fused() -> FusedDetector:
     )
     logarithms = [np.log(member.score(images(20, seed=1))) for member in members]
     centres = tuple(float(np.median(values)) for values in logarithms)
-    usual = tuple(float(member.error_maps(images(20, seed=1)).mean()) for member in members)
     picture = fit_principal_components(images(30), SPEC, 4)
-    return FusedDetector(members, centres, (0.5, 0.25, 2.0), WEIGHTS, usual, picture)
+    return FusedDetector(members, centres, (0.5, 0.25, 2.0), WEIGHTS, MAP_WEIGHTS, picture)
 
 
 @pytest.fixture
@@ -297,7 +297,7 @@ class TestFused:
         loaded = load_detector(fused_folder)
         assert isinstance(loaded, FusedDetector)
         assert (loaded.name, loaded.centres, loaded.scales) == (fused.name, fused.centres, fused.scales)
-        assert (loaded.weights, loaded.usual_errors) == (fused.weights, fused.usual_errors)
+        assert (loaded.weights, loaded.map_weights) == (fused.weights, fused.map_weights)
         assert loaded.score(images()).tolist() == fused.score(images()).tolist()
         assert np.array_equal(loaded.error_maps(images()), fused.error_maps(images()))
         assert np.array_equal(loaded.reconstruct(images()), fused.reconstruct(images()))
@@ -320,10 +320,11 @@ class TestFused:
         assert maps.dtype == np.float32
         assert (maps >= 0).all()
 
-    def test_the_error_map_weighs_members_by_what_is_usual(self, fused: FusedDetector) -> None:
-        """It is the weighted mean of the members' maps, each over its mean on nominal images, however it is pooled."""
-        relative = [m.error_maps(images()) / m.error_maps(images(20, seed=1)).mean() for m, _, _ in members(fused)]
-        by_hand = np.average(relative, axis=0, weights=WEIGHTS)
+    def test_the_error_map_is_the_weighted_sum_of_the_members(self, fused: FusedDetector) -> None:
+        """By weights of its own: who tells images does not always tell where in them a defect is."""
+        by_hand = sum(
+            weight * member.error_maps(images()) for weight, member in zip(MAP_WEIGHTS, fused.members, strict=True)
+        )
         np.testing.assert_allclose(fused.error_maps(images()), by_hand, rtol=1e-5)
 
     def test_no_images_have_no_scores(self, fused: FusedDetector) -> None:
@@ -387,13 +388,13 @@ class TestFusedDamage:
         weights.write_bytes(weights.read_bytes()[:-1])
         assert refusal(fused_folder) == "the weights are not those of its detector.json"
 
-    @pytest.mark.parametrize("name", ["centres", "scales", "weights", "usual_errors"])
+    @pytest.mark.parametrize("name", ["centres", "scales", "weights", "map_weights"])
     def test_another_number_of_members_than_of_centres_or_scales(self, fused_folder: Path, name: str) -> None:
         """Each member has its own of each."""
         edit(fused_folder, lambda document: document["fusion"][name].pop())
         assert (
             refusal(fused_folder)
-            == "it holds another number of members than of centres, scales, weights or usual errors"
+            == "it holds another number of members than of centres, scales, weights or map weights"
         )
 
     def test_a_member_too_few(self, fused_folder: Path) -> None:
@@ -412,11 +413,17 @@ class TestFusedDamage:
         assert refusal(fused_folder) == "it holds 3 members, and does not say how they are fused"
 
     @pytest.mark.parametrize("scale", [0, -1, float("nan"), float("inf")])
-    @pytest.mark.parametrize("name", ["scales", "weights", "usual_errors"])
+    @pytest.mark.parametrize("name", ["scales", "weights"])
     def test_an_impossible_scale(self, fused_folder: Path, name: str, scale: float) -> None:
         """A scale by which no score can be divided is refused, and so is a weight that weighs nothing."""
         edit(fused_folder, lambda document: document["fusion"][name].__setitem__(1, scale))
-        assert refusal(fused_folder) == "its centres must be finite, and its scales, weights and usual errors above 0"
+        assert refusal(fused_folder) == "its centres must be finite, and its scales and weights above 0"
+
+    @pytest.mark.parametrize("weights", [[1, -1, 1], [0, 0, 0]])
+    def test_impossible_map_weights(self, fused_folder: Path, weights: list[float]) -> None:
+        """A member may be left out of the map, and not all of them."""
+        edit(fused_folder, lambda document: document["fusion"].update(map_weights=weights))
+        assert refusal(fused_folder) == "its map weights must be 0 or above, and one of them above 0"
 
     @pytest.mark.parametrize("centre", [float("nan"), "low", None])
     def test_an_impossible_centre(self, fused_folder: Path, centre: object) -> None:
@@ -429,7 +436,7 @@ class TestFusedDamage:
         """The keys that there must be are named."""
         edit(fused_folder, lambda document: document.update(fusion=fusion))
         assert refusal(fused_folder).startswith(
-            "the fusion in detector.json must hold exactly ['centres', 'scales', 'usual_errors', 'weights'],"
+            "the fusion in detector.json must hold exactly ['centres', 'map_weights', 'scales', 'weights'],"
         )
 
     @pytest.mark.parametrize("picture", [0, 3, -1, "4"])

@@ -84,9 +84,9 @@ def fused_detector(spec: ImageSpec) -> FusedDetector:
     ]
     logarithms = [np.log(member.score(images_of(spec, 32))) for member in members]
     centres, scales = zip(*((float(each.mean()), float(each.std())) for each in logarithms), strict=True)
-    usual = tuple(float(member.error_maps(images_of(spec, 32)).mean()) for member in members)
     weights = tuple(np.full(len(members), 1 / len(members)).tolist())
-    return FusedDetector(tuple(members), centres, scales, weights, usual)
+    of_maps = tuple(1 / float(member.error_maps(images_of(spec, 32)).mean()) for member in members)
+    return FusedDetector(tuple(members), centres, scales, weights, of_maps)
 
 
 def assert_the_same(detector: AnyDetector, batches: tuple[int, ...] = BATCHES) -> None:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from sklearn.metrics import roc_auc_score
 
 from ae_models.baselines import PrincipalComponents, fit_principal_components
 from ae_models.curves import auroc
@@ -25,6 +26,7 @@ from ae_models.selection import (
     robust_spread,
     select,
     trained_recipes,
+    with_score,
 )
 from ae_models.synthetic_defects import SyntheticDefects, draw_defects
 
@@ -261,6 +263,31 @@ class TestDetector:
         first, second = (trial for trial in selection.trials if trial.chosen)
         assert first.weight / second.weight == pytest.approx((first.auroc - 0.5) / (second.auroc - 0.5))
         assert selection.detector.weights == (first.weight, second.weight)
+
+    def test_maps_weigh_as_much_as_they_tell_of_places(self) -> None:
+        """By the square of their AUROC above chance on the pixels of defects, each over its mean on nominal images."""
+        parts = parts_of()
+        defects = planted(parts.selection, ["spots", "brightness"])
+        selection = select(parts, defects, [SEES_LIGHT, SEES_DETAIL], fused=2)
+        members = [with_score(fit_recipe(one, parts, Fitting()), one.design, parts.usual) for one in chosen(selection)]
+        areas = [roc_auc_score(defects.masks.ravel(), one.error_maps(defects.images).ravel()) for one in members]
+        usual = [one.error_maps(parts.selection).mean() for one in members]
+        first, second = ((max(0, area - 0.5)) ** 2 / mean for area, mean in zip(areas, usual, strict=True))
+        weights = selection.detector.map_weights
+        assert weights[0] / weights[1] == pytest.approx(first / second, rel=1e-3)
+
+    def test_without_masks_maps_weigh_as_much_as_scores(self) -> None:
+        """Of labelled images it is not known where their defects are."""
+        parts = parts_of()
+        defects = planted(parts.selection, ["spots", "brightness"])
+        unmasked = replace(defects, masks=np.zeros_like(defects.masks))
+        selection = select(parts, unmasked, [SEES_LIGHT, SEES_DETAIL], fused=2)
+        members = [with_score(fit_recipe(one, parts, Fitting()), one.design, parts.usual) for one in chosen(selection)]
+        shares = [
+            weight * member.error_maps(parts.selection).mean()
+            for weight, member in zip(selection.detector.map_weights, members, strict=True)
+        ]
+        assert shares == pytest.approx(selection.detector.weights, rel=1e-3)
 
 
 @pytest.fixture(scope="module")
