@@ -28,7 +28,7 @@ def errors(network: torch.nn.Module, given: Tensor) -> Tensor:
 def test_moments_are_those_of_each_window() -> None:
     """By hand: the logarithms of the mean strength and of the deviation, feature by feature, window by window."""
     given = textures(5, 1) - 0.3
-    windows = [given[:, :, 4 * row : 4 * row + 4, 3 * column : 3 * column + 3] for row in range(3) for column in range(3)]
+    windows = [given[:, :, top : top + 4, left : left + 3] for top in (0, 4, 8) for left in (0, 3, 6)]
     cut = torch.stack([window.flatten(2) for window in windows], dim=2)  # (N, c, 9, positions)
     by_hand = torch.cat([cut.abs().mean(3), cut.std(3, correction=0)], dim=1)
     found = WindowMoments(SPEC, 3).moments(given)
