@@ -170,17 +170,15 @@ def fit(
         return _fit(work, on_epoch, kept, on_resume)
 
 
-def training_loss(network: nn.Module, images: Tensor, clean: Tensor) -> Tensor:
-    """What training makes small, a scalar: the network's own loss, or else the mean squared error.
+def training_loss(network: nn.Module) -> Callable[[Tensor, Tensor], Tensor]:
+    """What training makes small: the network's own loss, or else the mean squared error.
 
-    Args:
-        network: in training mode.
-        images: what it gets, (N, C, H, W).
-        clean: what it should give, (N, C, H, W).
+    It gives a scalar of the images (N, C, H, W) that a network in training mode gets and those (N, C, H, W) that it
+    should give.
     """
     if isinstance(network, OwnLoss):
-        return network.training_loss(images, clean)
-    return nn.functional.mse_loss(network(images), clean)
+        return network.training_loss
+    return lambda images, clean: nn.functional.mse_loss(network(images), clean)
 
 
 def _untouched(images: Tensor, generator: torch.Generator) -> Tensor:
@@ -223,7 +221,8 @@ class _Standing:
         settings, network = work.settings, work.network
         self.network = network
         self.device = work.device
-        self.optimizer = torch.optim.Adam(network.parameters(), lr=settings.learning_rate)
+        fused = work.device.type in ("cpu", "cuda")  # one call for all weights: most of a small network's step
+        self.optimizer = torch.optim.Adam(network.parameters(), lr=settings.learning_rate, fused=fused)
         self.order = torch.Generator().manual_seed(settings.seed)
         self.noise = torch.Generator().manual_seed(settings.seed)  # its own, so that a corruption leaves the order
         self.epochs: list[Epoch] = []
@@ -317,9 +316,10 @@ class _Learner(nn.Module):
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
+        self._loss = training_loss(network)
 
     def forward(self, images: Tensor, clean: Tensor) -> Tensor:
-        return training_loss(self.network, images, clean)
+        return self._loss(images, clean)
 
 
 def _lay_out(network: nn.Module, memory_format: torch.memory_format) -> None:
@@ -335,7 +335,8 @@ def _train_one_epoch(work: _Work, learner: nn.Module, batches: list[Tensor], now
         with half_precision(device):
             loss = learner(corrupted, own)
         now.optimizer.zero_grad()
-        (loss * (len(own) * ranks.count / len(indices))).backward()  # the mean over processes is that over images
+        share = len(own) * ranks.count / len(indices)  # the mean over processes is that over images
+        (loss if share == 1 else loss * share).backward()
         now.optimizer.step()
         total += loss.item() * len(own)
     return ranks.sums(total)[0] / len(work.images)

@@ -17,6 +17,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -122,18 +123,34 @@ def peer_scores(method: str, data: DetectionSet, python: Path, seed: int, second
         PeerUnavailable: it failed, took too long, or gave scores that are no numbers.
     """
     title = PEERS[method].title
-    with tempfile.TemporaryDirectory() as folder:
-        source, target = Path(folder) / "images.npz", Path(folder) / "scores.npz"
-        np.savez(source, train=data.train_images, test=data.test_images)
-        command = [str(python), str(HERE / "peer_worker.py"), method, str(source), str(target), str(seed), str(seconds)]
-        _run(command, 4 * seconds + PATIENCE, f"{title} failed on {data.name}")
-        with np.load(target) as found:
-            scores = found["scores"].astype(np.float64)
-            maps = found.get("maps")
-            epochs, spent = int(found["epochs"]), float(found["seconds"])
+    found = answer(method, data.train_images, data.test_images, python, seed, seconds, f"{title} failed on {data.name}")
+    scores = found["scores"].astype(np.float64)
     if not np.isfinite(scores).all():
         raise PeerUnavailable(f"{title} gave scores on {data.name} that are no numbers")
-    return PeerScores(scores, maps, epochs, spent)
+    return PeerScores(scores, found.get("maps"), int(found["epochs"]), float(found["seconds"]))
+
+
+def answer(
+    method: str,
+    train: NDArray[np.float32],
+    test: NDArray[np.float32],
+    python: Path,
+    seed: int,
+    seconds: float,
+    failure: str,
+) -> dict[str, Any]:
+    """What `peer_worker.py` gives in the peer's environment for images (N, C, H, W) to learn from and to score.
+
+    Raises:
+        PeerUnavailable: it failed or took too long; its sentence begins with `failure`.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        source, target = Path(folder) / "images.npz", Path(folder) / "scores.npz"
+        np.savez(source, train=train, test=test)
+        command = [str(python), str(HERE / "peer_worker.py"), method, str(source), str(target), str(seed), str(seconds)]
+        _run(command, 4 * seconds + PATIENCE, failure)
+        with np.load(target) as found:
+            return dict(found)
 
 
 def measured(method: str, data: DetectionSet, environments: Path, seed: int, seconds: float) -> PeerRow:

@@ -96,7 +96,7 @@ def test_every_parameter_learns(name: str, channels: int) -> None:
     """The loss's gradient reaches each weight and bias: no layer is left out of the way from image to loss."""
     spec = ImageSpec(13, 18, channels)
     network, images = built(name, spec).train(), torch.from_numpy(stripes(8, spec))
-    training_loss(network, images, images).backward()  # type: ignore[no-untyped-call]  # torch does not type it
+    training_loss(network)(images, images).backward()  # type: ignore[no-untyped-call]  # torch does not type it
     without = [key for key, value in network.named_parameters() if value.grad is None or not value.grad.any()]
     assert without == []
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import peers
+from benchmarks import peer_speed, peers
 from benchmarks.detection_sets import DetectionSet, digits
 from benchmarks.peers import PEERS, Peer, PeerUnavailable, install, main, measured, peer_scores, table
 
@@ -110,6 +110,32 @@ def test_the_command_goes_on_where_a_peer_is_not_available(
     assert row["image_auroc"] is None
     assert row["reason"] == "PyOD AutoEncoder needs uv to make its environment, and uv was not found"
     assert "needs uv" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_speeds_are_ratios_of_both_sides(worker: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each network is fitted and scores here and there; table and JSON hold how many times as fast we are."""
+    worker.write_text(
+        "import sys, numpy as np\n"
+        "with np.load(sys.argv[2]) as a: assert a['train'].shape == a['test'].shape == (70, 1, 8, 8)\n"
+        "np.savez(sys.argv[3], fit_seconds=300.0, score_seconds=200.0)\n",
+        encoding="utf-8",
+    )
+    (tmp_path / "pyod" / "bin").mkdir(parents=True)
+    (tmp_path / "pyod" / "installed").touch()
+    (tmp_path / "pyod" / "bin" / "python").symlink_to(sys.executable)
+    output = tmp_path / "speed.json"
+    sizes = ["--images", "70", "--size", "8", "--rounds", "1"]
+    peer_speed.main([*sizes, "--environments", str(tmp_path), "--output", str(output)])
+    rows = json.loads(output.read_text())
+    assert [row["network"] for row in rows] == list(peer_speed.NETWORKS)
+    for row in rows:
+        (ours,), (peer,) = row["ours"], row["peers"]
+        assert peer == {"fit": 300, "score": 200, "export": None}
+        assert row["fit"] == pytest.approx(300 / ours["fit"])
+        assert row["score"] == pytest.approx(200 / ours["score"])
+        assert min(ours.values()) > 0
+    assert "times as fast" in capsys.readouterr().out
 
 
 def test_every_package_is_pinned() -> None:
