@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import count, islice
 from pathlib import Path
+from time import perf_counter
 from typing import Any, BinaryIO, Self, TypeVar
 
 import numpy as np
@@ -57,6 +58,8 @@ SIDEWAYS = (5, 6, 7, 8)  # the EXIF orientations that swap height and width
 LONG_SIDE_RATIO = 4  # `infer_spec` keeps the long side within this many times the short side's limit
 MAX_SMALL_FILE = 8 * SMALL  # bytes of a small PNG file; one with more is left to Pillow
 FIRST_BYTES = 2**12  # that are read of a file before it is known whether it is one
+QUICK = 2e-4  # seconds an image: nearly all of it is Python then, which no two threads run at once
+PATIENCE = 0.02  # seconds that a thread waits for its turn: a batch of quick images takes less
 CHUNK = 8  # images a task of the pool: small enough to stop soon, large enough that tasks cost nothing
 DOCUMENT_SUFFIXES = (
     *(".txt", ".csv", ".json", ".xml", ".yaml", ".yml", ".md", ".parquet"),
@@ -238,15 +241,18 @@ def stream_through(
     So the cores stay busy where `work` takes one thread and may be done by several at once, and no image waits for
     another thread: with small images that takes longer than to decode them. `threads` defaults to one more than the
     cores this process may use: while one waits for a disk or the interpreter there is work for the others. At most one
-    batch more is begun than there are threads.
+    batch more is begun than there are threads. Images that take next to no time are decoded by one thread at a time.
     """
     threads = threads or 1 + available_cores()
     pool = ThreadPoolExecutor(threads, thread_name_prefix="score")
     pending: deque[Future[T]] = deque()
     remaining = iter(sources)
+    turns = _Turns()
 
     def worked(start: int, batch: list[Source]) -> T:
-        return work(_assembled(start, _read_all(batch, spec), spec))
+        with turns.turn(len(batch)):
+            images = _assembled(start, _read_all(batch, spec), spec)
+        return work(images)
 
     try:
         for start in count(0, batch_size):
@@ -300,6 +306,31 @@ def is_a_document_name(name: str) -> bool:
 
 
 _Pixels = NDArray[np.float32] | NDArray[np.uint8]  # (C, H, W) in [0, 1] or, of plain files, in [0, 255]
+
+
+class _Turns:
+    """Threads that decode take turns where an image takes so little that they would fight for the interpreter's lock.
+
+    A small file is a few microseconds of Python between calls that give the lock away and want it back. What takes
+    longer, a slow disk or a large image, is done by all threads at once; nobody waits long for a turn, so that a thread
+    that is held up holds up no other.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._quick = True  # the last batch was
+
+    @contextmanager
+    def turn(self, images: int) -> Iterator[None]:
+        """Within it so many images are decoded."""
+        alone = self._quick and self._lock.acquire(timeout=PATIENCE)
+        start = perf_counter()
+        try:
+            yield
+        finally:
+            self._quick = perf_counter() - start < QUICK * images
+            if alone:
+                self._lock.release()
 
 
 def _read_all(sources: list[Source], spec: ImageSpec) -> list[_Pixels | Unreadable]:

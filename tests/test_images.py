@@ -1,6 +1,7 @@
 """What happens to each kind of image: every odd one has one defined behaviour, and the reason is a sentence to read."""
 
 import io
+import math
 import os
 import struct
 import threading
@@ -495,6 +496,33 @@ class TestStreamThrough:
         parts.close()  # type: ignore[attr-defined]  # it is a generator, its annotation the plainer Iterator
         assert len(taken) == 30
         assert not [thread for thread in threading.enumerate() if thread.name.startswith("score")]
+
+    @pytest.mark.parametrize("quick_ones", [0, 20])
+    def test_slow_sources_are_read_at_the_same_time(self, quick_ones: int) -> None:
+        """Each of two waits until the other is read too, whatever came before them: in turn neither would ever be."""
+        both = threading.Barrier(2)
+
+        def slow() -> np.ndarray:
+            both.wait(60)
+            return GREY
+
+        sources = [GREY] * quick_ones + [slow, slow]
+        parts = stream_through(sources, ImageSpec(4, 4, 1), lambda part: len(part.indices), 1, 2)
+        assert list(parts) == [1] * len(sources)
+
+    def test_quick_images_are_decoded_in_turn(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """One thread at a time, as long as they are quick and the wait is not too long."""
+        monkeypatch.setattr("ae_models.images.QUICK", math.inf)
+        monkeypatch.setattr("ae_models.images.PATIENCE", 60)
+        others = threading.Lock()
+
+        def alone() -> np.ndarray:
+            assert others.acquire(blocking=False)
+            time.sleep(0.001)  # gives the other threads the interpreter
+            others.release()
+            return GREY
+
+        assert list(stream_through([alone] * 40, ImageSpec(4, 4, 1), lambda part: 1, 4, 4)) == [1] * 10
 
     def test_what_the_work_raises_ends_it(self) -> None:
         """As an outage of a source does."""
