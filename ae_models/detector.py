@@ -4,8 +4,10 @@ import copy
 import hashlib
 import json
 import logging
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -30,6 +32,8 @@ LOG = logging.getLogger("reconwatch")
 FORMAT = 7
 BATCH_SIZE = 64
 CACHED_PIXELS = 2**18
+SMALL_PIXELS = 2**12  # of an image that several threads of PyTorch draw more slowly than one
+ONE_THREAD = threading.Lock()  # PyTorch's number of threads is the process's
 LEAST_OPINION = -3.0  # nominal spreads
 FUSION = ("centres", "scales", "weights", "map_weights")  # what a fused detector keeps of each member
 
@@ -153,7 +157,7 @@ class Detector(_Scoring):
         network = self.network if self._on_pixels else self.picture
         if network is None:
             return images.copy()
-        with torch.inference_mode():
+        with torch.inference_mode(), _threads_for(self.spec):
             parts = [network(batch).clamp(0, 1).cpu().numpy() for batch in self._batches(images)]
         return np.concatenate(parts) if parts else np.empty_like(images)
 
@@ -264,7 +268,7 @@ class FusedDetector(_Scoring):
         """Reconstructions (N, C, H, W) float32 in [0, 1] by principal components: members may see features only."""
         if self.picture is None:
             return self.members[0].reconstruct(images)
-        with torch.inference_mode():
+        with torch.inference_mode(), _threads_for(self.spec):
             parts = [self.picture(batch).clamp(0, 1).cpu() for batch in self._batches(images)]
         return np.concatenate(parts) if parts else np.empty_like(images)
 
@@ -314,6 +318,22 @@ def log_score(scores: NDArray[np.float64]) -> NDArray[np.float64]:
     """The logarithm of scores (N,) from 0 on, as fused detectors compare them; NaN stays NaN."""
     logarithms: NDArray[np.float64] = np.log(scores + np.finfo(np.float32).tiny)
     return logarithms
+
+
+def _threads_for(spec: ImageSpec) -> AbstractContextManager[None]:
+    """One thread of PyTorch for small images: several wait for each other longer than they work."""
+    return _one_thread() if spec.height * spec.width <= SMALL_PIXELS else nullcontext()
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    with ONE_THREAD:
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)
 
 
 def batches(images: NDArray[np.float32], spec: ImageSpec, device: str) -> Iterator[Tensor]:

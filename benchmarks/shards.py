@@ -48,11 +48,11 @@ from flows.progress import LogProgress
 from flows.rows import Scores, score_here
 from flows.score import score
 from flows.shard_tasks import Here, as_tasks
-from flows.shards import Sharding, score_items
+from flows.shards import score_items, sharding_of
 from flows.workspace import open_workspace
 
 SPEC = ImageSpec(28, 28, 1)
-WORKERS, SHARDS = 2, 4
+WORKERS = 2
 NOMINAL = 400
 AIMS = {"dask": 1.7, "whole batch": 1.25, "empty flow, s": 0.5}
 WORK: dict[str, Here[tuple[tuple[Item, ...], AnyDetector, Path]]] = {}  # by the address of the cluster that does it
@@ -123,7 +123,8 @@ def in_shards(address: str) -> Scores:
     What it works on is no parameter: Prefect sends the parameters along with each task.
     """
     items, detector, folder = WORK[address]()
-    sharding = Sharding(-(-len(items) // SHARDS), folder, "cpu", as_tasks(DaskRunner(address=address)))
+    runner = DaskRunner(address=address, workers=WORKERS)
+    sharding = sharding_of(runner, folder, "cpu", as_tasks(runner))
     return score_items(items, detector, sharding, lambda steps: None)
 
 
@@ -158,7 +159,7 @@ def dask(folder: Path, images: int, rounds: int) -> list[Figure]:
                 with without_heartbeats({}):  # as the command does
                     return in_shards(address)
 
-            sharded(items[:1000])
+            sharded(items)  # each worker's first shard imports what is left
             numbers = [worker.pid for worker in cluster.workers.values()]
             before = processor(numbers)
             seconds, scores = timed(lambda sharded=sharded: sharded(items))

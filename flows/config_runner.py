@@ -6,7 +6,8 @@ from pydantic import BaseModel, BeforeValidator, Field, Tag
 
 from flows.config_types import Count, Part, Text, chosen_by, shorthand
 
-SHARD_SIZE = 8192
+SHARD_SIZE = 16_384
+NAMED = "Of one that is named by its address, how many share a batch: it is cut into as many shards for each"
 SIZE_WORDS = "images of a batch that one worker scores at a time, at most; rounded up to a multiple of 64"
 
 
@@ -33,7 +34,9 @@ class DaskRunner(Part):
     address: Text | None = Field(
         default=None, description="of a cluster's scheduler, such as tcp://scheduler:8786; by default one is started"
     )
-    workers: Count | None = Field(default=None, description="processes of a cluster that is started; one a core")
+    workers: Count | None = Field(
+        default=None, description=f"processes of a cluster that is started; one a core. {NAMED}"
+    )
     shard_size: Count = Field(default=SHARD_SIZE, description=SIZE_WORDS)
 
 
@@ -44,7 +47,9 @@ class RayRunner(Part):
     address: Text | None = Field(
         default=None, description="of a cluster, such as ray://head:10001; by default one is started"
     )
-    workers: Count | None = Field(default=None, description="processor cores of a cluster that is started; all of them")
+    workers: Count | None = Field(
+        default=None, description=f"processor cores of a cluster that is started; all of them. {NAMED}"
+    )
     shard_size: Count = Field(default=SHARD_SIZE, description=SIZE_WORDS)
 
 

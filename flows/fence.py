@@ -6,10 +6,10 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from ae_models.errors import InputError
-from ae_models.images import UnreadableImage
 from flows.config import DataConfig
 from flows.config_types import ARCHIVES, is_url
 from flows.items import Item, Seen, as_text, file_item
+from flows.local_files import LocalFile, refuse, within
 from flows.remote import named_item, shown
 from flows.web_images import WEB, lies_in, web_item
 from flows.words import one_line
@@ -28,6 +28,7 @@ class Fence:
 
     def __init__(self, root: Path | str | None, data: DataConfig) -> None:
         self._root, self._data = root, data
+        self._shown = str(root)
         self._real_root = os.path.realpath(root) if isinstance(root, Path) else ""
         self._inside: dict[str, bool] = {}  # whether folders lie inside, links followed: a batch has few
 
@@ -39,9 +40,9 @@ class Fence:
         if self._data.allow_outside:
             return file_item(path)
         if self.leads_out(path, link):
-            return Item(as_text(path), partial(_refuse, self._root), seen=Seen("leads out of its folder"))
-        content = partial(_file_within, str(path), self._real_root, self._root)  # no closure: it travels to processes
-        return Item(as_text(path), content, path=str(path))
+            return Item(as_text(path), partial(refuse, self._shown), seen=Seen("leads out of its folder"))
+        name = str(path)
+        return Item(as_text(name), LocalFile(name, self._real_root, self._shown), path=name)
 
     def leads_out(self, path: Path | str, link: bool | None = None) -> bool:
         """Whether a file or a folder lies outside, links followed."""
@@ -49,8 +50,8 @@ class Fence:
             return False
         folder, is_link = os.path.dirname(path), os.path.islink(path) if link is None else link
         if folder not in self._inside:
-            self._inside[folder] = _within(os.path.realpath(folder), self._real_root)
-        return (is_link or not self._inside[folder]) and not _within(os.path.realpath(path), self._real_root)
+            self._inside[folder] = within(os.path.realpath(folder), self._real_root)
+        return (is_link or not self._inside[folder]) and not within(os.path.realpath(path), self._real_root)
 
     def named(self, text: str, by: str) -> Item:
         """The image that a manifest or a table names, by a path or a URL.
@@ -72,7 +73,7 @@ class Fence:
         if not _is_path(path):
             raise InputError(f"{by} names {one_line(text, TOLD)!r}, which is no path: correct that row")
         whole = os.path.normpath(path)
-        if not self._data.allow_outside and not (self._root and _within(whole, os.path.normpath(self._root))):
+        if not self._data.allow_outside and not (self._root and within(whole, os.path.normpath(self._root))):
             place = one_line(text, TOLD)
             raise InputError(
                 f"{by} names {place}, which lies outside of {self._root or 'any root'}: correct that row, give "
@@ -117,34 +118,3 @@ def _is_path(path: Path) -> bool:
     """Whether there can be a file of that name; the system would raise where it is asked for another."""
     names = [len(part.encode("utf-8", "replace")) for part in path.parts]
     return "\0" not in str(path) and max(names, default=0) <= LONGEST_NAME and sum(names) + len(names) <= LONGEST_PATH
-
-
-def _within(path: str, root: str) -> bool:
-    return path == root or path.startswith(root.rstrip(os.sep) + os.sep)
-
-
-def _file_within(path: str, real_root: str, root: Path | str | None) -> Path:
-    """The file, looked at again when it is read: what was one may be a link out of the root by now."""
-    if not _lies_within(path, real_root):
-        _refuse(root)
-    return Path(path)
-
-
-def _lies_within(path: Path | str, real_root: str) -> bool:
-    """Whether a file lies in a folder, links followed: on Linux at once, in a third of the time of realpath."""
-    try:
-        file = os.open(path, os.O_PATH)  # opens nothing: it needs no right to read, and waits for no pipe
-    except (AttributeError, OSError, ValueError):  # another system, or no such file
-        return _within(os.path.realpath(path), real_root)
-    try:
-        if _within(os.readlink(f"/proc/self/fd/{file}"), real_root):
-            return True
-    except OSError:  # /proc is not there
-        pass
-    finally:
-        os.close(file)
-    return _within(os.path.realpath(path), real_root)
-
-
-def _refuse(root: Path | str | None) -> Path:
-    raise UnreadableImage(f"is reached by a link out of {root}; set data.allow_outside: true where that is meant")

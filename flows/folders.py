@@ -25,7 +25,7 @@ def loose_files(data: DataConfig) -> tuple[str, ...]:
 
 def images_in(folder: Path, fence: Fence | None = None) -> Found:
     """The images in a folder and its subfolders, by name; a link that leads nowhere counts as an unreadable one."""
-    by_parts = sorted(_files_below(folder), key=lambda file: file[0].split(os.sep))
+    by_parts = sorted(_files_below(folder), key=lambda file: file[0].replace(os.sep, "\0"))  # which no name holds
     return _images_among(by_parts, folder, fence)
 
 
@@ -82,9 +82,12 @@ def folder_batch(folder: Path, fence: Fence | None, name: str | None = None) -> 
 def _images_among(files: Iterable[tuple[str, bool | None]], root: Path, fence: Fence | None = None) -> Found:
     """The images among files, of each of which is said whether it is a link; None where that is not known."""
     images, left_out, depth = [], [], max(1, len(root.parts))  # what lies in "." begins with it
+    hidden: dict[str, bool] = {}  # whether folders are; a batch has few
     for path, link in files:
-        parts = path.split(os.sep)
-        if is_left_out(parts[depth:], parts[-1]):
+        folder, _, name = path.rpartition(os.sep)
+        if folder not in hidden:
+            hidden[folder] = any(part.startswith(".") for part in folder.split(os.sep)[depth:])
+        if hidden[folder] or is_a_document_name(name):
             left_out.append(as_text(path))
         else:
             images.append(fence.file(path, link) if fence else file_item(path))

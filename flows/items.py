@@ -5,15 +5,16 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import partial
 from itertools import chain
 from pathlib import Path
 
 import numpy as np
 
 from ae_models.images import ImageInput, UnreadableImage
+from flows.local_files import PLAIN, LocalFile
 
 BLOCK = 2**16  # bytes that are hashed at once
+TOLD = 64  # images that were read between two times that progress hears of it
 KEPT_BYTES = 2**26  # of files that were hashed and wait to be scored; of large ones the second reading costs little
 
 
@@ -148,7 +149,7 @@ class Batch:
     def manifest_hash(self, advance: Callable[[int], object] = lambda images: None, keep: int = 0) -> str:
         """A hash of the batch's name and its images' names and contents: the same wherever it lies.
 
-        `advance` hears of each image whose content was read. Of the small files among them as many bytes stay in `kept`
+        `advance` hears of how many images more were read. Of the small files among them as many bytes stay in `kept`
         as `keep` allows.
         """
         contents, left = dict[int, bytes](), keep
@@ -161,10 +162,12 @@ class Batch:
                 found, content = hash_and_content(item)
                 if content and len(content) <= left:
                     contents[place], left = content, left - len(content)
-            advance(1)
+            if place % TOLD == TOLD - 1:
+                advance(TOLD)
             return f"{name_of(item.uri)}\0{found}"
 
         manifest_hash = digest(chain([self.id], map(line, range(len(self.items)), self.items)))
+        advance(len(self.items) % TOLD)
         self.kept.take(manifest_hash, contents)
         return manifest_hash
 
@@ -187,7 +190,7 @@ class Batch:
 
 def file_item(path: Path | str) -> Item:
     """The image in a local file."""
-    return Item(as_text(path), partial(Path, path), path=str(path))  # no lambda: it travels to other processes
+    return Item(as_text(path), LocalFile(str(path)), path=str(path))
 
 
 def as_text(path: Path | str) -> str:
@@ -209,9 +212,11 @@ def content_hash(item: Item) -> str:
 def hash_and_content(item: Item) -> tuple[str, bytes]:
     """What `content_hash` gives, and the bytes of a local file of at most BLOCK; none of anything else."""
     try:
+        if isinstance(item.content, LocalFile):
+            return _of_file(item.content.open())
         content = item.content()
         if isinstance(content, Path):
-            return _of_file(content)
+            return _of_file(os.open(content, PLAIN))
         if isinstance(content, bytes):
             return hashlib.sha256(content).hexdigest(), b""
         return hashlib.sha256(np.asarray(content).tobytes()).hexdigest(), b""
@@ -221,8 +226,7 @@ def hash_and_content(item: Item) -> tuple[str, bytes]:
         return f"unreadable: {error.strerror}", b""
 
 
-def _of_file(path: Path) -> tuple[str, bytes]:
-    file = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+def _of_file(file: int) -> tuple[str, bytes]:
     try:
         first = part = os.read(file, BLOCK)
         hashed, size = hashlib.sha256(first), len(first)

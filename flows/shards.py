@@ -236,8 +236,8 @@ def sharding_of(runner: RunnerUnion, workspace: Path, device: str, run: RunShard
     """How a pipeline's big batches are cut; None for not at all. `run` scores them elsewhere than on this machine."""
     if isinstance(runner, ThreadsRunner) and runner.workers == 1:
         return None
-    elsewhere = getattr(runner, "address", None)  # a cluster that runs has workers of whom nothing is known here
-    at_once = 1 if elsewhere else runner.workers or available_cores()
+    elsewhere = getattr(runner, "address", None)  # of a cluster that runs nothing is known here but what is said
+    at_once = runner.workers or (1 if elsewhere else available_cores())
     return Sharding(runner.shard_size, workspace / "shards", device, run or on_this_machine(runner), at_once)
 
 

@@ -502,6 +502,19 @@ class Nothing(nn.Module):
         return torch.zeros_like(images)
 
 
+class Counting(nn.Module):
+    """Returns its images, and knows how many threads PyTorch had."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.threads: list[int] = []
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """The images."""
+        self.threads.append(torch.get_num_threads())
+        return images
+
+
 class Forgetful(nn.Module):
     """Returns its images, and knows which of its reconstructions are still held by somebody."""
 
@@ -543,6 +556,16 @@ class TestInUse:
         Detector(SPEC, "", {}, network).score(images(6 * BATCH_SIZE))
         assert len(network.returned) == 6
         assert network.most_alive <= 2
+
+    def test_small_images_are_drawn_by_one_thread(self) -> None:
+        """Several threads wait for each other longer than they work; afterwards PyTorch has those that it had."""
+        network, threads = Counting(), torch.get_num_threads()
+        try:
+            torch.set_num_threads(3)
+            Detector(SPEC, "", {}, network).reconstruct(images())
+            assert (network.threads, torch.get_num_threads()) == ([1], 3)
+        finally:
+            torch.set_num_threads(threads)
 
     def test_images_are_left_as_they_were(self) -> None:
         """Scoring writes nothing into the images, nor into the network's batch-norm statistics."""

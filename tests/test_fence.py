@@ -16,7 +16,7 @@ from flows.config import DataConfig, PipelineConfig
 from flows.inbox import inbox_state
 from flows.ledger import open_ledger
 from flows.progress import LogProgress
-from flows.sources import inbox_batches, nominal_items, path_batches
+from flows.sources import content_hash, inbox_batches, nominal_items, path_batches
 
 SmallImages = Callable[[Path, int, int], list[Path]]
 SPEC = ImageSpec(16, 16, 1)
@@ -193,6 +193,9 @@ class TestLinks:
         refused, other = self.reasons(batch)
         assert refused.startswith("is reached by a link out of")
         assert other == ""
+        hashed, other = map(content_hash, batch.items)
+        assert hashed.startswith("unreadable: is reached by a link out of")
+        assert len(other) == 64
 
     def test_a_folder_that_becomes_a_link_after_it_was_listed_is_refused(
         self, tmp_path: Path, small_images: SmallImages, secret: Path
@@ -204,6 +207,7 @@ class TestLinks:
         (tmp_path / "inbox" / "lot").rmdir()
         (tmp_path / "inbox" / "lot").symlink_to(secret.parent)
         assert self.reasons(batch)[0].startswith("is reached by a link out of")
+        assert content_hash(batch.items[0]).startswith("unreadable: is reached by a link out of")
 
     def test_folders_given_by_hand_are_fenced_too(self, tmp_path: Path, secret: Path) -> None:
         """What a person names is meant, what lies in it may be anybody's."""

@@ -23,7 +23,7 @@ from ae_models.images import read as read_image
 from ae_models.networks import build_network
 from flows import running
 from flows.config import DataConfig, PathSource
-from flows.config_runner import ProcessesRunner, RunnerUnion, ThreadsRunner
+from flows.config_runner import DaskRunner, ProcessesRunner, RunnerUnion, ThreadsRunner
 from flows.fence import Fence
 from flows.items import Item
 from flows.progress import LogProgress
@@ -145,6 +145,19 @@ def test_threads_cut_nothing_unless_told_to(tmp_path: Path) -> None:
     """The default runner is the process itself: one stream whose decoding threads are all there is."""
     assert sharding_of(ThreadsRunner(), tmp_path, "cpu") is None
     assert sharding_of(ThreadsRunner(workers=2), tmp_path, "cpu") is not None
+
+
+def test_a_named_cluster_is_given_shards_for_those_who_are_said_to_share_it(tmp_path: Path) -> None:
+    """Nothing is known of its workers here; where `workers` says how many there are, none of them is left over."""
+    address, items = "tcp://scheduler:8786", [Item(str(number), partial(Path, str(number))) for number in range(20_000)]
+
+    def lengths(runner: DaskRunner) -> list[int]:
+        sharding = sharding_of(runner, tmp_path, "cpu")
+        assert sharding is not None
+        return [len(shard.items) for shard in cut(items, sharding, tmp_path)]
+
+    assert lengths(DaskRunner(address=address, shard_size=8192)) == [6720, 6720, 6560]
+    assert lengths(DaskRunner(address=address, shard_size=8192, workers=2)) == [5056, 5056, 5056, 4832]
 
 
 @pytest.mark.slow
