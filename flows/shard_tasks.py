@@ -1,8 +1,6 @@
 """The shards of a big batch as Prefect tasks, on the task runner that the pipeline names."""
 
-import pickle
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, Generic, NoReturn, TypeVar
 
 from prefect import task
@@ -55,28 +53,9 @@ class Work:
     def __call__(self) -> Partition:
         return score_shard(self.shard, self.cores)
 
-    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        """What travels: whoever passes it on, such as Dask's scheduler, has bytes to pass on and no images to make."""
-        return SentWork, (str(self.shard.output), pickle.dumps((self.shard, self.cores)))
-
     def __dask_tokenize__(self) -> str:
         """What stands for it where Dask tells works apart."""
         return str(self.shard.output)
-
-
-@dataclass(frozen=True)
-class SentWork:
-    """A shard as a call on its way: `packed` are the bytes of a `Work`, unpacked by who makes the call."""
-
-    name: str
-    packed: bytes
-
-    def __call__(self) -> Partition:
-        return Work(*pickle.loads(self.packed))()
-
-    def __dask_tokenize__(self) -> str:
-        """As of the work itself."""
-        return self.name
 
 
 def _done(work: Callable[[], Partition]) -> Partition:

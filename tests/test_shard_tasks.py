@@ -74,21 +74,6 @@ class Unseen:
         raise AssertionError("Dask looked through the images of a shard")
 
 
-class Made:
-    """Content that knows how often it was made of what travelled."""
-
-    times = 0
-
-    def __call__(self) -> bytes:
-        return b""
-
-    def __setstate__(self, state: object) -> None:
-        Made.times += 1
-
-    def __getstate__(self) -> object:
-        return "something"
-
-
 def test_dask_tells_works_apart_without_a_look_at_their_images() -> None:
     """It would take the process that cuts the batch almost as long as to score the image."""
     tokenize = pytest.importorskip("dask.base").tokenize
@@ -97,16 +82,6 @@ def test_dask_tells_works_apart_without_a_look_at_their_images() -> None:
         for start in (0, 64)
     ]
     assert len({tokenize(Work(shard, 1)) for shard in shards}) == 2
-
-
-def test_who_passes_a_shard_on_makes_none_of_its_images(tmp_path: Path) -> None:
-    """Dask's scheduler unpacks what it passes on, and images take long to make: the worker alone makes them."""
-    shard = Shard(0, (Item("image", Made()),), Path("detector"), "cpu", tmp_path / "0.parquet")
-    passed_on = pickle.loads(pickle.dumps(Work(shard, 1)))
-    assert Made.times == 0
-    with pytest.raises(InputError, match="detector"):  # which it looks for once it has the images
-        pickle.loads(pickle.dumps(passed_on))()
-    assert Made.times == 1
 
 
 def test_what_is_done_here_does_not_travel() -> None:
