@@ -39,12 +39,12 @@ def slope(size: int) -> Matrix:
 
 def every(size: int, step: int) -> Matrix:
     """The matrix (ceil((size - start) / step), size) that keeps one of `step` positions, the one in their middle."""
-    return np.eye(size)[kept(size, step)]
+    return np.eye(size)[(step - 1) // 2 :: step]
 
 
-def kept(size: int, step: int) -> NDArray[np.int64]:
-    """The positions (n,) that `every` keeps."""
-    return np.arange((step - 1) // 2, size, step)
+def kept(size: int, step: int) -> Places:
+    """The positions that `every` keeps."""
+    return every(size, step) @ np.arange(size)
 
 
 def middles(size: int, step: int) -> Places:

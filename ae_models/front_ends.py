@@ -74,7 +74,7 @@ class OrientedGradients(nn.Module):
             raise InputError(f"gradients are normalised by cell or image, not by {normalised!r}: choose one of them")
         self.step, self.normalised = step, normalised
         height, width = spec.height, spec.width
-        self.places = kept(height, step).astype(np.float64), kept(width, step).astype(np.float64)
+        self.places = kept(height, step), kept(width, step)
         self.spec = _at(self.places, ORIENTATIONS)
         down, across = blur(height, SHARPNESS[0]), blur(width, SHARPNESS[0])
         self.across, self.down = Filter(down, slope(width) @ across), Filter(slope(height) @ down, across)
@@ -151,7 +151,7 @@ class Derivatives(nn.Module):
         self.coloured = spec.channels == 3
         if self.coloured:
             self.colours = nn.ModuleList(_blur(spec, step, max(1.0, 2 * scale)) for scale in scales)
-        self.places = kept(spec.height, step).astype(np.float64), kept(spec.width, step).astype(np.float64)
+        self.places = kept(spec.height, step), kept(spec.width, step)
         self.spec = _at(self.places, (6 + 2 * self.coloured) * len(scales))
 
     def forward(self, images: Tensor) -> Tensor:

@@ -86,7 +86,7 @@ def _images_among(files: Iterable[tuple[str, bool | None]], root: Path, fence: F
     for path, link in files:
         folder, _, name = path.rpartition(os.sep)
         if folder not in hidden:
-            hidden[folder] = any(part.startswith(".") for part in folder.split(os.sep)[depth:])
+            hidden[folder] = _is_hidden(folder.split(os.sep)[depth:])
         if hidden[folder] or is_a_document_name(name):
             left_out.append(as_text(path))
         else:
@@ -96,7 +96,11 @@ def _images_among(files: Iterable[tuple[str, bool | None]], root: Path, fence: F
 
 def is_left_out(parts: Sequence[str], name: str) -> bool:
     """Whether a file is no image by its name, or one of its folders below the source is hidden."""
-    return any(part.startswith(".") for part in parts) or is_a_document_name(name)
+    return _is_hidden(parts) or is_a_document_name(name)
+
+
+def _is_hidden(parts: Sequence[str]) -> bool:
+    return any(part.startswith(".") for part in parts)
 
 
 def _files_below(folder: Path) -> Iterator[tuple[str, bool]]:

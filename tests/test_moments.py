@@ -13,10 +13,9 @@ from ae_models.networks.moments import WindowMoments, fit_window_moments
 SPEC = FeatureSpec(12, 9, 2)
 
 
-def textures(count: int, seed: int, strength: float = 1.0) -> Tensor:
+def textures(count: int, seed: int) -> Tensor:
     """Features (count, 2, 12, 9) whose details lie anywhere, of one strength in the mean."""
-    random = torch.Generator().manual_seed(seed)
-    return strength * torch.rand(count, *SPEC.shape, generator=random)
+    return torch.rand(count, *SPEC.shape, generator=torch.Generator().manual_seed(seed))
 
 
 def errors(network: torch.nn.Module, given: Tensor) -> Tensor:
