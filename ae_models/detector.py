@@ -25,11 +25,12 @@ from ae_models.errors import InputError
 from ae_models.front_ends import build_front_end, to_pixels
 from ae_models.graph import Graph, GraphDamaged, load_graph
 from ae_models.images import FeatureSpec, ImageSpec
+from ae_models.localizer import Localizer
 from ae_models.networks import build_network
 from ae_models.scoring import Score, ScoreDesign, relative_errors, squared_errors
 
 LOG = logging.getLogger("reconwatch")
-FORMAT = 7
+FORMAT = 8
 BATCH_SIZE = 64
 CACHED_PIXELS = 2**18
 SMALL_PIXELS = 2**12  # of an image that several threads of PyTorch draw more slowly than one
@@ -223,7 +224,7 @@ class FusedDetector(_Scoring):
 
     An image's score is the weighted mean of (log s - centre) / scale over the members, none of them below -3: a member
     that finds an image very usual does not outweigh one that finds it far off. Its error map is the weighted sum of
-    the members'. The centre and scale are the median and 1.4826 times the median absolute deviation (at least what
+    the members', or the geometric mean of that and of what a localizer gives. The centre and scale are the median and 1.4826 times the median absolute deviation (at least what
     `robust_spread` says) of the logarithm of a member's scores on held-out nominal images.
 
     Attributes:
@@ -234,6 +235,7 @@ class FusedDetector(_Scoring):
         map_weights: (members,) from 0 on, by which each member's error map is multiplied; one of them above 0.
         picture: reconstructs images for people.
         graph: gives the same scores and maps without PyTorch on a CPU; None where there is none, or none is wished.
+        localizer: tells from the members' error maps where defects are; None for their sum alone.
     """
 
     members: tuple[Detector, ...]
@@ -243,6 +245,7 @@ class FusedDetector(_Scoring):
     map_weights: tuple[float, ...]
     picture: PrincipalComponents | None = field(default=None, repr=False)
     graph: Graph | None = field(default=None, repr=False)
+    localizer: Localizer | None = field(default=None, repr=False)
 
     @property
     def spec(self) -> ImageSpec:
@@ -261,8 +264,12 @@ class FusedDetector(_Scoring):
 
     def on(self, device: torch.device) -> "FusedDetector":
         """The same detector on another device."""
-        picture = self.picture and copy.deepcopy(self.picture).to(device)
-        return replace(self, members=tuple(member.on(device) for member in self.members), picture=picture)
+        return replace(
+            self,
+            members=tuple(member.on(device) for member in self.members),
+            localizer=self.localizer and copy.deepcopy(self.localizer).to(device),
+            picture=self.picture and copy.deepcopy(self.picture).to(device),
+        )
 
     def reconstruct(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """Reconstructions (N, C, H, W) float32 in [0, 1] by principal components: members may see features only."""
@@ -275,7 +282,7 @@ class FusedDetector(_Scoring):
     def save(self, folder: Path) -> None:
         """Write `detector.json` and `weights.safetensors`, and the graph, into `folder`, made if absent."""
         fusion = {name: getattr(self, name) for name in FUSION}
-        _write(folder, self.spec, self.members, fusion, self.picture, self.graph)
+        _write(folder, self.spec, self.members, fusion, self.picture, self.graph, self.localizer)
 
     @property
     def illustrator(self) -> "Detector":
@@ -295,12 +302,27 @@ class FusedDetector(_Scoring):
         mean: NDArray[np.float64] = np.sum(opinions, axis=0)  # NaN stays NaN
         return mean
 
-    def _maps(self, images: Tensor) -> Tensor:
+    def member_maps(self, images: Tensor) -> Tensor:
+        """The members' error maps (N, members, H, W) of images (N, C, H, W) in [0, 1] on the detector's device."""
         maps = [
-            weight * member.to_pixels(member.scorer.maps(errors))
-            for member, errors, weight in zip(self.members, self._errors(images), self.map_weights, strict=True)
+            member.to_pixels(member.scorer.maps(errors))
+            for member, errors in zip(self.members, self._errors(images), strict=True)
         ]
-        return torch.stack(maps).sum(0)
+        return torch.stack(maps, dim=1)
+
+    def weighted(self, maps: Tensor) -> Tensor:
+        """The weighted sum (N, H, W) of the members' error maps (N, members, H, W)."""
+        weights = torch.tensor(self.map_weights, dtype=maps.dtype, device=maps.device)
+        return (weights[:, None, None] * maps).sum(1)
+
+    def located(self, images: Tensor, maps: Tensor) -> Tensor:
+        """The error maps (N, H, W) of images (N, C, H, W) by those of its members (N, members, H, W)."""
+        errors = self.weighted(maps)
+        return errors if self.localizer is None else (errors * self.localizer(images, maps)).sqrt()
+
+    def _maps(self, images: Tensor) -> Tensor:
+        with torch.inference_mode():
+            return self.located(images, self.member_maps(images))
 
     def _errors(self, images: Tensor) -> Iterator[Tensor]:
         """The squared errors of each member; what several members see alike is computed once."""
@@ -371,7 +393,8 @@ def load_detector(folder: Path) -> AnyDetector:
         spec = ImageSpec.from_json(document["spec"])
         members = [Detector.from_json(spec, member) for member in document["members"]]
         picture = PrincipalComponents(spec, document["picture"]) if document["picture"] else None
-        _modules(members, picture).load_state_dict(safetensors.torch.load(stored), strict=True)
+        localizer = Localizer(spec, len(members)).eval() if document["localizer"] else None
+        _modules(members, picture, localizer).load_state_dict(safetensors.torch.load(stored), strict=True)
         if document["fusion"]:
             _check_keys(document["fusion"], "the fusion in detector.json", set(FUSION))
             centres, scales, weights, of_maps = (tuple(map(float, document["fusion"][name])) for name in FUSION)
@@ -381,8 +404,9 @@ def load_detector(folder: Path) -> AnyDetector:
                 raise ValueError("its centres must be finite, and its scales and weights above 0")
             if not min(of_maps) >= 0 < max(of_maps):
                 raise ValueError("its map weights must be 0 or above, and one of them above 0")
-            return FusedDetector(tuple(members), centres, scales, weights, of_maps, picture, _graph(folder, spec))
-        if len(members) != 1:
+            graph = _graph(folder, spec)
+            return FusedDetector(tuple(members), centres, scales, weights, of_maps, picture, graph, localizer)
+        if len(members) != 1 or localizer:
             raise ValueError(f"it holds {len(members)} members, and does not say how they are fused")
         return replace(members[0], picture=picture, graph=_graph(folder, spec))
     except (OSError, LookupError, TypeError, ValueError, RuntimeError, safetensors.SafetensorError) as error:
@@ -421,9 +445,10 @@ def _write(
     fusion: Mapping[str, Sequence[float]],
     picture: PrincipalComponents | None,
     graph: Graph | None,
+    localizer: Localizer | None = None,
 ) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    state = _modules(members, picture).state_dict()
+    state = _modules(members, picture, localizer).state_dict()
     weights = safetensors.torch.save({name: tensor.contiguous() for name, tensor in state.items()})
     (folder / "weights.safetensors").write_bytes(weights)
     document = {
@@ -431,6 +456,7 @@ def _write(
         "spec": spec.to_json(),
         "members": [member.to_json() for member in members],
         "fusion": {name: list(values) for name, values in fusion.items()},
+        "localizer": localizer is not None,
         "picture": len(picture.components) if picture else 0,
         "weights_sha256": hashlib.sha256(weights).hexdigest(),
     }
@@ -439,7 +465,9 @@ def _write(
         graph.save(folder)
 
 
-def _modules(members: Sequence[Detector], picture: PrincipalComponents | None) -> nn.Module:
+def _modules(
+    members: Sequence[Detector], picture: PrincipalComponents | None, localizer: Localizer | None
+) -> nn.Module:
     """All that has weights, as one module."""
     parts = nn.ModuleDict()
     for number, member in enumerate(members):
@@ -449,6 +477,8 @@ def _modules(members: Sequence[Detector], picture: PrincipalComponents | None) -
         parts[f"member_{number}"] = nn.ModuleDict(own)
     if picture is not None:
         parts["picture"] = picture
+    if localizer is not None:
+        parts["localizer"] = localizer
     return parts
 
 
@@ -457,7 +487,8 @@ def _document(text: str) -> dict[str, Any]:
     document = json.loads(text)
     if isinstance(document, dict) and document.get("format") != FORMAT:
         raise ValueError(f"its format is {document.get('format')!r}, and this version reads format {FORMAT}")
-    _check_keys(document, "detector.json", {"format", "spec", "members", "fusion", "picture", "weights_sha256"})
+    keys = {"format", "spec", "members", "fusion", "localizer", "picture", "weights_sha256"}
+    _check_keys(document, "detector.json", keys)
     return dict(document)
 
 

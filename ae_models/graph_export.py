@@ -99,8 +99,7 @@ class ScoringPath(nn.Module):
         for score, centre, scale, weight in zip(scores, fusion.centres, fusion.scales, fusion.weights, strict=True):
             logarithms = (score + float(np.finfo(np.float32).tiny)).log()
             opinions.append(weight * ((logarithms - centre) / scale).clamp_min(LEAST_OPINION))
-        weighted = [weight * each for weight, each in zip(fusion.map_weights, maps, strict=True)]
-        return torch.stack(opinions).sum(0), torch.stack(weighted).sum(0)
+        return torch.stack(opinions).sum(0), fusion.located(images, torch.stack(maps, dim=1))
 
     def _errors(self, images: Tensor) -> Iterator[Tensor]:
         """The squared errors of each member; what several members see alike is computed once."""

@@ -26,6 +26,8 @@ from ae_models.curves import Auroc, auroc
 from ae_models.detector import LEAST_OPINION, Detector, FusedDetector, log_score
 from ae_models.front_ends import build_front_end
 from ae_models.images import FeatureSpec, ImageSpec
+from ae_models.localizer import suits_localizers
+from ae_models.localizing import localised
 from ae_models.networks import build_network
 from ae_models.networks.code import fit_code_distance
 from ae_models.networks.codebook import fit_codebook
@@ -34,7 +36,7 @@ from ae_models.networks.gaussian import PositionalGaussian, fit_positional_gauss
 from ae_models.networks.moments import fit_window_moments
 from ae_models.networks.whitened import fit_whitened_components
 from ae_models.scoring import LEAST, Score, ScoreDesign, fit_scores, scores_by
-from ae_models.synthetic_defects import SyntheticDefectCorruption, SyntheticDefects
+from ae_models.synthetic_defects import LOCAL_KINDS, SyntheticDefectCorruption, SyntheticDefects
 from ae_models.training import TrainingSettings, fit
 from ae_models.views import Views
 
@@ -64,6 +66,7 @@ MAD_TO_DEVIATION = 1.4826
 MIDDLE_90 = 3.29  # deviations between these quantiles
 LEAST_SPREAD = 0.01  # of the logarithm of a score: a hundredth of the score
 BASELINE_CODE_SIZE = 32
+LOCALIZER = "localizer"  # its name beside those of recipes
 SIZES = ("code_size", "windows")  # parameters of networks that stand in the names of recipes
 
 
@@ -153,6 +156,7 @@ class Selection:
         auroc: of the fused recipes on the defects that they were chosen by.
         baseline_auroc: of the mean squared error of principal components of the pixels, on the same.
         seconds: that it took.
+        left_out: the names of what there was no time to train.
     """
 
     detector: FusedDetector
@@ -160,6 +164,7 @@ class Selection:
     auroc: Auroc
     baseline_auroc: Auroc
     seconds: float
+    left_out: tuple[str, ...]
 
     @property
     def chosen(self) -> tuple[str, ...]:
@@ -329,6 +334,7 @@ def select(
     seconds: float = math.inf,
     device: str = "cpu",
     checkpoints: Path | None = None,
+    localise: bool = False,
 ) -> Selection:
     """Fit every recipe, rank them on the defects, and fuse the best of each kind of network.
 
@@ -347,15 +353,19 @@ def select(
         seconds: that all of it may take; networks that need training are given what is left, if it is enough.
         device: that they are trained on.
         checkpoints: a folder for where the training of each network stands, so that one that died goes on there.
+        localise: whether the detector learns in the end where defects are, for its error maps, if time is left.
     """
     start = perf_counter()
     tried: list[_Tried] = []
+    left_out: list[str] = []
     fitting = Fitting(seed, device, on_epoch, checkpoints=checkpoints)
     for group in by_network([BASELINE, *recipes]):
         left = seconds - (perf_counter() - start)
-        if not group[0].trained or left >= SHORTEST_TRAINING:
-            on_network(group[0].name)
-            tried += _try(group, parts, defects, replace(fitting, seconds=left))
+        if group[0].trained and left < SHORTEST_TRAINING:
+            left_out.append(group[0].network)
+            continue
+        on_network(group[0].name)
+        tried += _try(group, parts, defects, replace(fitting, seconds=left))
     kinds = list(dict.fromkeys(defects.kinds.tolist()))
     aurocs = np.array([[_auroc(one, defects.kinds == kind) for kind in kinds] for one in tried])
     counts = _that_count(tried, kinds, defects)
@@ -374,6 +384,15 @@ def select(
     chosen = [(one, share) for one, share in zip(tried, shares, strict=True) if share > 0]
     told = np.isin(defects.kinds, np.array(kinds)[counts.all(axis=0)])
     detector = _fused(chosen, parts, fitting, _map_shares(chosen, defects, told, fitting))
+    left = seconds - (perf_counter() - start)
+    localise = localise and suits_localizers(parts.spec)
+    if localise and left < SHORTEST_TRAINING:
+        left_out.append(LOCALIZER)
+    elif localise:
+        on_network(LOCALIZER)
+        feared = tuple(kind for kind in LOCAL_KINDS if not weights or kind in weights) or LOCAL_KINDS
+        kept = checkpoints and checkpoints / f"{LOCALIZER}.pt"
+        detector = localised(detector, parts.usual, feared, seed, left, device, on_epoch, kept)
     compared = sum(map(len, parts.compared))
     truth = np.concatenate([np.zeros(compared, np.bool_), np.ones(int(told.sum()), np.bool_)])
     sources = defects.sources[told].tolist()  # a defect and the image it was made of are one group; -1 for real defects
@@ -386,6 +405,7 @@ def select(
         auroc(fused_scores, truth, groups),
         auroc(np.concatenate([tried[0].nominal, tried[0].defects[told]]), truth, groups),
         perf_counter() - start,
+        tuple(left_out),
     )
 
 

@@ -73,7 +73,7 @@ def measure(data: DetectionSet, seed: int, linear: bool) -> Measured:
     start = perf_counter()
     defects = draw_defects(parts.selection, PER_KIND, seed)
     recipes = linear_recipes(parts.spec) + (() if linear else trained_recipes(parts.spec))
-    found = select(parts, defects, recipes, seed=seed)
+    found = select(parts, defects, recipes, seed=seed, localise=not linear)
     seconds = perf_counter() - start
     scores, groups = found.detector.score(data.test_images), data.test_groups.tolist()
     single = recipe_scores(parts, [BASELINE, *recipes], data, seed)

@@ -15,6 +15,7 @@ from ae_models.curves import Auroc
 from ae_models.detector import FusedDetector
 from ae_models.errors import InputError
 from ae_models.images import ImageSpec
+from ae_models.localizer import suits_localizers
 from ae_models.panels import recipe_figure
 from ae_models.pretrained import is_at_hand, require_weights
 from ae_models.selection import (
@@ -95,7 +96,7 @@ def choose(
         parts = replace(parts, other=labelled.pixels[nominal])
     backbone = _backbone(model, parts.spec)
     recipes = linear_recipes(parts.spec) + backbone_recipes(parts.spec, backbone) + trained_recipes(parts.spec)
-    networks = len({one.network_key for one in recipes}) + 1
+    networks = len({one.network_key for one in recipes}) + 1 + suits_localizers(parts.spec)
     weights = {str(kind): weight for kind, weight in (model.defects or {}).items()}
     with TrialBars(progress, networks) as bars:
         found = select(
@@ -110,12 +111,13 @@ def choose(
             model.time_budget.total_seconds(),
             device,
             checkpoints,
+            localise=True,
         )
-    if untrained := {one.network for one in recipes} - {trial.recipe.network for trial in found.trials}:
-        names, budget = ", ".join(untrained), in_words(model.time_budget)
+    if found.left_out:
+        names, budget = " and ".join(found.left_out), in_words(model.time_budget)
         progress.warn(
             f"Trying recipes may take {budget}, which was not enough to train {names}: what is quicker is fused; "
-            "with a higher model.time_budget it is tried too."
+            "give more time with model.time_budget."
         )
     _log(tracking, run_id, found, words)
     detector = replace(found.detector, picture=picture)

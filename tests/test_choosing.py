@@ -71,8 +71,8 @@ def test_too_little_time_to_train_is_said(project: Project, tmp_path: Path, capl
     with caplog.at_level(logging.WARNING):
         report = train(workspace, "tiles", QUIET)
     assert (
-        "Trying recipes may take 10s, which was not enough to train restoration: what is quicker is fused; with a "
-        "higher model.time_budget it is tried too."
+        "Trying recipes may take 10s, which was not enough to train restoration and localizer: what is quicker is "
+        "fused; give more time with model.time_budget."
     ) in caplog.messages
     assert not any(recipe.startswith("restoration") for recipe in report.recipes)
 

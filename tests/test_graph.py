@@ -20,6 +20,7 @@ from ae_models.front_ends import build_front_end
 from ae_models.graph import DESCRIPTION, FILE, Graph
 from ae_models.graph_export import TOLERANCE, NotExportable, with_fewer_sums, with_graph
 from ae_models.images import FeatureSpec, ImageSpec
+from ae_models.localizer import Localizer
 from ae_models.networks import NETWORKS, build_network
 from ae_models.scoring import Score, ScoreDesign
 
@@ -77,7 +78,7 @@ def detector_of(
 
 
 def fused_detector(spec: ImageSpec) -> FusedDetector:
-    """A detector of all recipes, fused."""
+    """A detector of all recipes, fused, with a localizer."""
     members = [
         detector_of(spec, network, parameters, design, front_end, its_parameters)
         for front_end, its_parameters, network, parameters, design in RECIPES
@@ -86,7 +87,8 @@ def fused_detector(spec: ImageSpec) -> FusedDetector:
     centres, scales = zip(*((float(each.mean()), float(each.std())) for each in logarithms), strict=True)
     weights = tuple(np.full(len(members), 1 / len(members)).tolist())
     of_maps = tuple(1 / float(member.error_maps(images_of(spec, 32)).mean()) for member in members)
-    return FusedDetector(tuple(members), centres, scales, weights, of_maps)
+    localizer = Localizer(spec, len(members)).eval()
+    return FusedDetector(tuple(members), centres, scales, weights, of_maps, localizer=localizer)
 
 
 def assert_the_same(detector: AnyDetector, batches: tuple[int, ...] = BATCHES) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,6 +10,8 @@ import torch
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
+from ae_models import localizing
+from ae_models import selection as selection_module
 from ae_models.baselines import PrincipalComponents, fit_principal_components
 from ae_models.curves import auroc
 from ae_models.detector import Detector
@@ -28,7 +31,7 @@ from ae_models.selection import (
     trained_recipes,
     with_score,
 )
-from ae_models.synthetic_defects import SyntheticDefects, draw_defects
+from ae_models.synthetic_defects import LOCAL_KINDS, SyntheticDefects, draw_defects
 
 SEES_LIGHT = Recipe("pixels", "pca", ScoreDesign(), {"step": 8}, {"code_size": 1})
 SEES_DETAIL = Recipe("contrast", "none", ScoreDesign(3, True, 0.01))
@@ -288,6 +291,43 @@ class TestDetector:
             for weight, member in zip(selection.detector.map_weights, members, strict=True)
         ]
         assert shares == pytest.approx(selection.detector.weights, rel=1e-3)
+
+
+class TestLocalised:
+    """The detector learns where defects are, where that is wished and time is left."""
+
+    def localised(self, seconds: float, monkeypatch: pytest.MonkeyPatch, **more: Any) -> tuple[Selection, list[str]]:
+        """A choice, and what was fitted for it."""
+        monkeypatch.setattr(localizing, "DRAWN", 100)
+        monkeypatch.setattr(localizing, "STEPS", 10)
+        parts, names = parts_of(), list[str]()
+        defects = planted(parts.selection, ["spots"])
+        return select(
+            parts, defects, [SEES_DETAIL], on_network=names.append, seconds=seconds, localise=True, **more
+        ), names
+
+    def test_with_time_left(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """It comes last, and its epochs are told."""
+        epochs: list[tuple[int, int]] = []
+        found, names = self.localised(60, monkeypatch, on_epoch=lambda *of: epochs.append(of))
+        assert found.detector.localizer is not None
+        assert names[-1] == "localizer"
+        assert epochs[-1] == (len(epochs), len(epochs))
+
+    def test_with_no_time_left(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Error maps stay the weighted sum of the recipes'."""
+        found, names = self.localised(10, monkeypatch)
+        assert found.detector.localizer is None
+        assert "localizer" not in names
+        assert found.left_out == ("localizer",)
+
+    def test_it_learns_from_the_kinds_that_matter(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Those that the owner of the pipeline fears, where they have a place in the image."""
+        taught: list[tuple[str, ...]] = []
+        monkeypatch.setattr(selection_module, "localised", lambda detector, usual, kinds, *rest: taught.append(kinds))
+        for weights in ({"spots": 2.0, "brightness": 1.0}, {"brightness": 1.0}, {}):
+            self.localised(60, monkeypatch, weights=weights)
+        assert taught == [("spots",), LOCAL_KINDS, LOCAL_KINDS]
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,147 @@
+"""A fused detector taught where defects are, from synthetic ones whose masks are known."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from time import perf_counter
+
+import numpy as np
+import torch
+from numpy.random import Generator
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ae_models.detector import FusedDetector, batches
+from ae_models.localizer import LEAST_LIGHT, LEAST_SPREAD, Localizer
+from ae_models.synthetic_defects import LOCAL_KINDS, corrupt
+from ae_models.training import TrainingSettings, fit
+
+DRAWN = 2000  # images with synthetic defects
+AT_ONCE = 50  # of them
+WATCHED = 0.2  # share of the nominal images whose defects say when to stop
+STEPS, BATCH_SIZE, LEARNING_RATE = 800, 16, 4e-3
+DRAWING = 0.5  # of the seconds, at most
+SHORTEST = 0.1  # seconds: one pass over what was drawn
+
+
+def localised(
+    detector: FusedDetector,
+    nominal: NDArray[np.float32],
+    kinds: Sequence[str] = LOCAL_KINDS,
+    seed: int = 0,
+    seconds: float = float("inf"),
+    device: str = "cpu",
+    on_epoch: Callable[[int, int], None] = lambda epoch, epochs: None,
+    checkpoint: Path | None = None,
+) -> FusedDetector:
+    """The detector with a localizer; as it was where no defect can be seen in these images, or they are too few.
+
+    Args:
+        detector: on the CPU.
+        nominal: images (N, C, H, W) float32 in [0, 1] that no member was fitted to.
+        kinds: of the synthetic defects.
+        seed: of all that is random.
+        seconds: that it may take, about.
+        device: that the localizer is trained on.
+        on_epoch: called after each epoch with its number and how many there will be.
+        checkpoint: a file for where the training stands; None for none.
+    """
+    rng = np.random.default_rng(seed)
+    watched, learned = np.split(rng.permutation(len(nominal)), [round(WATCHED * len(nominal))])
+    if not len(watched):
+        return detector
+    usual = _usual(detector, nominal)
+    start = perf_counter()
+    sides = [
+        _drawn(detector, usual, nominal[places], count, kinds, rng, start + DRAWING * seconds)
+        for places, count in ((watched, round(WATCHED * DRAWN)), (learned, DRAWN))
+    ]
+    if not all(side[:, -1].any() for side in sides):
+        return detector
+    epochs = max(1, round(STEPS * BATCH_SIZE / len(sides[1])))
+    left = max(SHORTEST, seconds - (perf_counter() - start))
+    settings = TrainingSettings(epochs, BATCH_SIZE, LEARNING_RATE, epochs, seed, device, left)
+
+    def build() -> nn.Module:
+        localizer = Localizer(detector.spec, len(detector.members))
+        localizer.load_state_dict(usual.state_dict() | localizer.network.state_dict(prefix="network."))
+        return _Learning(localizer)
+
+    trained = fit(
+        build, sides[1], sides[0], settings, lambda epoch, network: on_epoch(epoch.number, epochs), None, checkpoint
+    ).network
+    assert isinstance(trained, _Learning)
+    return replace(detector, localizer=_in_units_of_errors(trained.localizer, detector, nominal))
+
+
+class _Learning(nn.Module):
+    """A localizer that learns from what it sees and, as a last channel, the share that is a defect's."""
+
+    def __init__(self, localizer: Localizer) -> None:
+        super().__init__()
+        self.localizer = localizer
+
+    def training_loss(self, images: Tensor, clean: Tensor) -> Tensor:
+        """Cross-entropy, a scalar, of inputs and shares (N, members + C + 1, h, w)."""
+        logits = self.localizer.network(images[:, :-1])
+        return functional.binary_cross_entropy_with_logits(logits, images[:, -1:])
+
+    def validation_loss(self, images: Tensor, clean: Tensor) -> Tensor:
+        """The same, of held-out images."""
+        return self.training_loss(images, clean)
+
+
+def _usual(detector: FusedDetector, nominal: NDArray[np.float32]) -> Localizer:
+    """A localizer that knows what nominal images (N, C, H, W) look like, and nothing else."""
+    localizer = Localizer(detector.spec, len(detector.members))
+    logarithms, lights = [], []
+    with torch.inference_mode():
+        for part in batches(nominal, detector.spec, "cpu"):
+            logarithms.append(localizer.logarithms(detector.member_maps(part)))
+            lights.append(localizer.pixels(part))
+    errors, light = torch.cat(logarithms), torch.cat(lights)
+    localizer.centres.copy_(errors.mean((0, 2, 3))[:, None, None])
+    localizer.scales.copy_(errors.std((0, 2, 3), correction=0)[:, None, None].clamp_min(LEAST_SPREAD))
+    localizer.light.copy_(light.mean(0))
+    localizer.light_scales.copy_(light.std(0, correction=0) + LEAST_LIGHT)
+    return localizer
+
+
+def _drawn(
+    detector: FusedDetector,
+    localizer: Localizer,
+    nominal: NDArray[np.float32],
+    count: int,
+    kinds: Sequence[str],
+    rng: Generator,
+    until: float,
+) -> NDArray[np.float32]:
+    """What the localizer sees of images with defects, and their shares, (K, members + C + 1, h, w); K is `count`, or
+    fewer where time runs out."""
+    drawn: list[Tensor] = []
+    for start in range(0, count, AT_ONCE):
+        if start and perf_counter() > until:
+            break
+        clean = nominal[rng.integers(len(nominal), size=min(AT_ONCE, count - start))]
+        changed, _ = corrupt(clean, rng, kinds)
+        pairs = (batches(each, detector.spec, "cpu") for each in (changed, clean))
+        with torch.inference_mode():
+            for part, before in zip(*pairs, strict=True):
+                inputs = localizer.inputs(part, detector.member_maps(part))
+                drawn.append(torch.cat([inputs, localizer.shares(part, before)], dim=1))
+    return torch.cat(drawn).numpy()
+
+
+def _in_units_of_errors(localizer: Localizer, detector: FusedDetector, nominal: NDArray[np.float32]) -> Localizer:
+    """The localizer so that its maps of nominal images (N, C, H, W) vary about the centre of the detector's own."""
+    logits, errors = [], []
+    with torch.inference_mode():
+        for part in batches(nominal, detector.spec, "cpu"):
+            maps = detector.member_maps(part)
+            logits.append(localizer.network(localizer.inputs(part, maps)))
+            errors.append(localizer.logarithms(detector.weighted(maps)[:, None]))
+    given, wished = torch.cat(logits), torch.cat(errors)
+    localizer.scale.copy_(wished.std(correction=0) / given.std(correction=0).clamp_min(LEAST_SPREAD))
+    localizer.offset.copy_(wished.mean() - localizer.scale * given.mean())
+    return localizer
