@@ -17,12 +17,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.stats import rankdata
-from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
 from ae_models.backbone import Backbone
 from ae_models.baselines import PrincipalComponents, fit_principal_components
-from ae_models.curves import Auroc, auroc
+from ae_models.curves import Auroc, area_under_roc, auroc
 from ae_models.detector import LEAST_OPINION, Detector, FusedDetector, log_score
 from ae_models.front_ends import build_front_end
 from ae_models.images import FeatureSpec, ImageSpec
@@ -449,7 +448,8 @@ def _pixel_auroc(detector: Detector, images: NDArray[np.float32], masks: NDArray
     errors = errors_of(detector, (images,), fitting.views)
     maps = _whole(detector.to_pixels(detector.scorer.maps(part)) for part in errors)
     step = max(1, round((maps.size / MAPPED_PIXELS) ** 0.5))
-    return float(roc_auc_score(masks[:, ::step, ::step].ravel(), maps[:, ::step, ::step].ravel()))
+    masks, maps = masks[:, ::step, ::step], maps[:, ::step, ::step]
+    return area_under_roc(maps[~masks], maps[masks])
 
 
 def _fused(
@@ -632,5 +632,4 @@ def _spreads(tried: _Tried, told: NDArray[np.bool_]) -> NDArray[np.float64]:
 
 
 def _auroc(tried: _Tried, of_kind: NDArray[np.bool_]) -> float:
-    truth = np.concatenate([np.zeros(len(tried.nominal)), np.ones(int(of_kind.sum()))])
-    return float(roc_auc_score(truth, np.concatenate([tried.nominal, tried.defects[of_kind]])))
+    return area_under_roc(tried.nominal, tried.defects[of_kind])
