@@ -47,9 +47,9 @@ class Codebook(nn.Module):
         """The place of the nearest entry to each of whitened vectors (n, c); few at once, so that memory is bounded."""
         if whitened.is_cpu and not torch.compiler.is_exporting():
             lengths = self.entries.square().sum(1)
-            distances = (torch.addmm(lengths, some, self.entries.T, alpha=-2) for some in whitened.split(AT_ONCE))
+            parts = (torch.addmm(lengths, some, self.entries.T, alpha=-2) for some in torch.split(whitened, AT_ONCE))
             # Several times as fast as PyTorch's least with its place.
-            return torch.from_numpy(np.concatenate([some.numpy().argmin(1) for some in distances]))
+            return torch.from_numpy(np.concatenate([part.numpy().argmin(1) for part in parts]))
         least, places = torch.full_like(whitened[:, 0], torch.inf), torch.zeros_like(whitened[:, 0], dtype=torch.long)
         for start in range(0, len(self.entries), ENTRIES_AT_ONCE):
             block = self.entries[start : start + ENTRIES_AT_ONCE]
