@@ -17,12 +17,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.stats import rankdata
-from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
 from ae_models.backbone import Backbone
 from ae_models.baselines import PrincipalComponents, fit_principal_components
-from ae_models.curves import Auroc, auroc
+from ae_models.curves import Auroc, area_under_roc, auroc
 from ae_models.detector import LEAST_OPINION, Detector, FusedDetector, log_score
 from ae_models.front_ends import build_front_end
 from ae_models.images import FeatureSpec, ImageSpec
@@ -457,19 +456,21 @@ def _map_shares(
     defects from others. Where no mask says which pixels these are, it counts as much as the recipe's score."""
     shown = np.flatnonzero(told & defects.masks.any((1, 2)))
     shown = shown[:: max(1, len(shown) // MAPPED)]
-    images, masks = defects.images[shown], defects.masks[shown]
+    masks = defects.masks[shown]
     if not masks.any() or masks.all():
         return [share for _, share in chosen]
-    above = [max(0.0, _pixel_auroc(one.detector, images, masks, fitting) - 0.5) ** 2 for one, _ in chosen]
+    above = [max(0.0, _pixel_auroc(one.detector, defects, shown, fitting) - 0.5) ** 2 for one, _ in chosen]
     return [each / sum(above) for each in above] if any(above) else [share for _, share in chosen]
 
 
-def _pixel_auroc(detector: Detector, images: NDArray[np.float32], masks: NDArray[np.bool_], fitting: Fitting) -> float:
-    """AUROC of the pixels of the detector's error maps of images (N, C, H, W) against masks (N, H, W)."""
-    errors = errors_of(detector, (images,), fitting.views)
-    maps = _whole(detector.to_pixels(detector.scorer.maps(part)) for part in errors)
+def _pixel_auroc(detector: Detector, defects: SyntheticDefects, shown: NDArray[np.int64], fitting: Fitting) -> float:
+    """AUROC of the pixels of the detector's error maps of some of the defects against their masks."""
+    masks, views = defects.masks[shown], fitting.views
+    parts = views.parts(detector.view, detector.front_end, defects.images, shown)  # kept since these were scored
+    maps = _whole(detector.to_pixels(detector.scorer.maps(detector.errors_in(part))) for part in parts)
     step = max(1, round((maps.size / MAPPED_PIXELS) ** 0.5))
-    return float(roc_auc_score(masks[:, ::step, ::step].ravel(), maps[:, ::step, ::step].ravel()))
+    masks, maps = masks[:, ::step, ::step], maps[:, ::step, ::step]
+    return area_under_roc(maps[~masks], maps[masks])
 
 
 def _fused(
@@ -652,5 +653,4 @@ def _spreads(tried: _Tried, told: NDArray[np.bool_]) -> NDArray[np.float64]:
 
 
 def _auroc(tried: _Tried, of_kind: NDArray[np.bool_]) -> float:
-    truth = np.concatenate([np.zeros(len(tried.nominal)), np.ones(int(of_kind.sum()))])
-    return float(roc_auc_score(truth, np.concatenate([tried.nominal, tried.defects[of_kind]])))
+    return area_under_roc(tried.nominal, tried.defects[of_kind])

@@ -25,18 +25,25 @@ class Views:
         self.most_bytes = most_bytes
         self._kept: dict[tuple[str, int], tuple[NDArray[np.float32], Tensor]] = {}  # by the images' id, so they stay
 
-    def parts(self, view: str, front_end: nn.Module, images: NDArray[np.float32]) -> Iterator[Tensor]:
+    def parts(
+        self,
+        view: str,
+        front_end: nn.Module,
+        images: NDArray[np.float32],
+        places: NDArray[np.int64] | None = None,
+    ) -> Iterator[Tensor]:
         """Features (n, c, h, w), part by part, of images (N, C, H, W) float32 in [0, 1].
 
         Args:
             view: the name of what the front end sees; front ends of one name see the same.
             front_end: from images to features.
             images: arrays that are not changed afterwards.
+            places: of those images whose features are wanted; None for all.
         """
         spec: FeatureSpec = front_end.spec  # type: ignore[assignment]  # torch types attributes as modules
         key, size = (view, id(images)), 4 * len(images) * math.prod(spec.shape)
-        if key not in self._kept and size > self.most_bytes:
-            yield from _computed(front_end, images)
+        if key not in self._kept and (places is not None or size > self.most_bytes):
+            yield from _computed(front_end, images if places is None else images[places])
             return
         if key not in self._kept:
             while self._kept and size + sum(kept.nbytes for _, kept in self._kept.values()) > self.most_bytes:
@@ -47,7 +54,8 @@ class Views:
                 start += len(part)
             self._kept[key] = images, features
         self._kept[key] = self._kept.pop(key)  # the latest used is the last
-        yield from torch.split(self._kept[key][1], part_size(images))
+        features = self._kept[key][1]
+        yield from torch.split(features if places is None else features[places], part_size(images))
 
 
 def _computed(front_end: nn.Module, images: NDArray[np.float32]) -> Iterator[Tensor]:

@@ -68,7 +68,7 @@ def test_what_is_rare_in_nominal_images_has_an_entry() -> None:
 
 
 def test_the_nearest_of_many_entries() -> None:
-    """They are gone through in blocks, the last of which is a smaller one; the first and the last count as well."""
+    """Positions are gone through in parts, the last of which is a smaller one; the first and the last entry count."""
     network = Codebook(SPEC, 300)
     network.entries.copy_(torch.randn(300, 2, generator=torch.Generator().manual_seed(0)))
     given = features(9, 2)

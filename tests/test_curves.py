@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from scipy.stats import binomtest, norm
 from sklearn.metrics import f1_score, fbeta_score, roc_auc_score
 
-from ae_models.curves import Proportion, auroc, detection_curves, operating_points
+from ae_models.curves import Proportion, area_under_roc, auroc, detection_curves, operating_points
 from ae_models.errors import InputError
 
 Scores = NDArray[np.float64]
@@ -45,7 +45,9 @@ def test_auroc_equals_the_share_of_ordered_pairs() -> None:
     """The area is the share of pairs whose anomalous image scores higher, ties as one half, as scikit-learn has it."""
     scores, anomalous = overlapping(1)
     rounded = scores.round(1)
-    assert auroc(rounded, anomalous).value == pytest.approx(roc_auc_score(anomalous, rounded), abs=1e-12)
+    area = roc_auc_score(anomalous, rounded)
+    assert auroc(rounded, anomalous).value == pytest.approx(area, abs=1e-12)
+    assert area_under_roc(rounded[~anomalous], rounded[anomalous]) == pytest.approx(area, abs=1e-12)
 
 
 def test_auroc_variance_is_delongs() -> None:

@@ -55,6 +55,16 @@ def test_what_is_kept_is_computed_once(front_end: Counting) -> None:
     assert front_end.seen == 2 * COUNT
 
 
+@pytest.mark.parametrize(("most_bytes", "seen"), [(BYTES, COUNT), (BYTES - 1, COUNT + 3)])
+def test_features_of_some_of_the_images(front_end: Counting, most_bytes: int, seen: int) -> None:
+    """In the order asked for; they are computed where those of all are not kept."""
+    views, images, places = Views(most_bytes), some(0), np.array([7, 3, 149])
+    seen_of(views, "double", front_end, [images])
+    features = torch.cat([*views.parts("double", front_end, images, places)])
+    np.testing.assert_array_equal(features.numpy(), 2 * images[places])
+    assert front_end.seen == seen
+
+
 def test_what_is_too_large_to_keep_is_computed_each_time(front_end: Counting) -> None:
     """Nothing else changes."""
     images = some(0)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -9,7 +10,8 @@ from ae_models.images import FeatureSpec
 from ae_models.networks.gaussian import ridge, whitening
 
 SEEN = 50_000  # positions that entries are chosen of, at most
-AT_ONCE = 128  # entries that positions are compared with
+AT_ONCE = 256  # positions compared with all entries, to stay in a CPU's cache
+ENTRIES_AT_ONCE = 128  # compared with all positions elsewhere
 
 
 class Codebook(nn.Module):
@@ -43,9 +45,14 @@ class Codebook(nn.Module):
 
     def _nearest(self, whitened: Tensor) -> Tensor:
         """The place of the nearest entry to each of whitened vectors (n, c); few at once, so that memory is bounded."""
+        if whitened.is_cpu and not torch.compiler.is_exporting():
+            lengths = self.entries.square().sum(1)
+            parts = (torch.addmm(lengths, some, self.entries.T, alpha=-2) for some in torch.split(whitened, AT_ONCE))
+            # Several times as fast as PyTorch's least with its place.
+            return torch.from_numpy(np.concatenate([part.numpy().argmin(1) for part in parts]))
         least, places = torch.full_like(whitened[:, 0], torch.inf), torch.zeros_like(whitened[:, 0], dtype=torch.long)
-        for start in range(0, len(self.entries), AT_ONCE):
-            block = self.entries[start : start + AT_ONCE]
+        for start in range(0, len(self.entries), ENTRIES_AT_ONCE):
+            block = self.entries[start : start + ENTRIES_AT_ONCE]
             distances, found = torch.addmm(block.square().sum(1), whitened, block.T, alpha=-2).min(1)
             places = torch.where(distances < least, found + start, places)
             least = torch.minimum(distances, least)
