@@ -136,8 +136,7 @@ def log_batch(
     run_id = tracking.start_run(note.pipeline, kind, f"{kind} {note.batch}", note.tags)
     tracking.log_folder(run_id, folder)
     tags = {"mlflow.note.content": _description(note, around, run_id, tracking)}
-    tracking.log(run_id, metrics=note.metrics, tags=tags)
-    tracking.finish(run_id)
+    tracking.finish(run_id, note.metrics, tags)
     return run_id
 
 

@@ -164,6 +164,7 @@ class Store:
             ArtifactMissing: MLflow does not give it.
         """
         try:
+            folder.mkdir(parents=True, exist_ok=True)
             return Path(self.repository(run_id).download_artifacts(name, str(folder)))
         except (MlflowException, OSError) as error:
             raise ArtifactMissing(f"MLflow does not give {name} of run {run_id} ({first_line(error)})") from error

@@ -152,11 +152,18 @@ class Tracking:
         self.finish(run_id)
         return run_id
 
-    def finish(self, run_id: str) -> None:
-        """End the run as FINISHED, and note the hashes of its artifacts and how much memory this took."""
-        tags = self.artifacts.with_hashes(run_id)
+    def finish(
+        self,
+        run_id: str,
+        metrics: Mapping[str, float | None] = MappingProxyType({}),
+        tags: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        """End the run as FINISHED with these metrics and tags, the hashes of its artifacts and how much memory this
+        took."""
+        hashes = self.artifacts.with_hashes(run_id)
         self.artifacts.begun.pop(run_id, None)
-        self.log(run_id, metrics={"highest_memory_mib": round(highest_memory() / 2**20)}, tags=tags)
+        memory = {"highest_memory_mib": round(highest_memory() / 2**20)}
+        self.log(run_id, metrics={**metrics, **memory}, tags={**tags, **hashes})
         self._store.client.set_terminated(run_id, "FINISHED")
 
     def log(
