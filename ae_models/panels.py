@@ -87,26 +87,42 @@ def defect_sheet(defects: SyntheticDefects, shown: int = 4) -> Image.Image:
 
 def to_picture(image: NDArray[np.float32]) -> Image.Image:
     """The image (C, H, W) in [0, 1] as an 8-bit RGB picture of its own size; NaN is black."""
-    pixels = np.rint(np.clip(np.nan_to_num(image), 0, 1) * 255).astype(np.uint8).transpose(1, 2, 0)
-    return Image.fromarray(np.broadcast_to(pixels, (*pixels.shape[:2], 3)).copy())
+    pixels = _eight_bits(image)
+    return Image.fromarray(np.repeat(pixels, 3, axis=2) if image.shape[0] == 1 else pixels)
 
 
 def compact_picture(image: NDArray[np.float32]) -> Image.Image:
     """The same with one channel where the image (C, H, W) has one, for small files."""
-    picture = to_picture(image)
-    return picture.convert("L") if image.shape[0] == 1 else picture
+    return Image.fromarray(_eight_bits(image)[..., 0]) if image.shape[0] == 1 else to_picture(image)
+
+
+def _eight_bits(image: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """(H, W, C) of an image (C, H, W) in [0, 1]; NaN is 0."""
+    return np.rint(_within_unit(image) * 255).astype(np.uint8).transpose(1, 2, 0)
+
+
+def _within_unit(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The values, none below 0 or above 1; NaN is 0."""
+    within: NDArray[np.float32] = np.fmin(np.fmax(values, 0), 1)
+    return within
+
+
+def _heat(error_map: NDArray[np.float32], top: float) -> NDArray[np.float32]:
+    """An error map as a share of `top`, in [0, 1]; NaN is 1."""
+    heat: NDArray[np.float32] = np.fmax(np.fmin(error_map / top, 1), 0)
+    return heat
 
 
 def heat_map(error_map: NDArray[np.float32], top: float) -> Image.Image:
     """The error map (H, W) as an RGB picture of its own size: `top` and above, and NaN, in the brightest colour."""
-    heat = np.nan_to_num(np.clip(error_map / top, 0, 1), nan=1)
-    return Image.fromarray(HEAT[np.rint(heat * 255).astype(np.uint8)].astype(np.uint8))
+    heat = _heat(error_map, top)
+    return Image.fromarray(HEAT.astype(np.uint8)[np.rint(heat * 255).astype(np.uint8)])
 
 
 def heat_overlay(image: NDArray[np.float32], error_map: NDArray[np.float32], top: float) -> Image.Image:
     """The heat map over the image (C, H, W) in [0, 1], which is dimmed and grey so that the brightest is the error."""
-    heat = np.nan_to_num(np.clip(error_map / top, 0, 1), nan=1)
-    below = np.clip(np.nan_to_num(image).mean(0), 0, 1) * (DIMMED * 255)
+    heat = _heat(error_map, top)
+    below = _within_unit(image).mean(0) * (DIMMED * 255)
     share = np.minimum(1, 2 * heat)[..., None]  # weak errors shine through, strong ones cover
     pixels = below[..., None] * (1 - share) + HEAT[np.rint(heat * 255).astype(np.uint8)] * share
     return Image.fromarray(pixels.astype(np.uint8))

@@ -104,7 +104,8 @@ def cost(workspace: Workspace, champion: ChampionVersion, batch: Batch, model: s
     asked = asked_images(scored.table, pipeline.review.flagged, manifest)
     queue = open_queue(pipeline, batch.id, claim.key, asked, tracking, PROGRESS)
     with tempfile.TemporaryDirectory() as name:
-        note = write_batch(Path(name), pipeline, batch, champion, scored, stream, claim, manifest, queue=queue)
+        uris = [image.uri for image in asked]
+        note = write_batch(Path(name), pipeline, batch, champion, scored, stream, claim, manifest, None, queue, uris)
         run_id = log_batch(note, Path(name), Surroundings("monitor", None, queue), tracking)
     verdict = scored.verdict
     counts = {name: getattr(verdict, name) for name in ("scored", "flagged", "unreadable")}
@@ -116,7 +117,8 @@ def cost(workspace: Workspace, champion: ChampionVersion, batch: Batch, model: s
         **{f"n_{name}": count for name, count in counts.items()},
     )
     before_asking = time.process_time()
-    ask_about(batch, claim.key, scored.table, queue, champion.champion, pipeline, tracking, ledger, PROGRESS)
+    threshold = champion.champion.threshold.value
+    ask_about(batch.id, claim.key, asked, note.pictures, queue, threshold, tracking, ledger, PROGRESS)
     asking, seconds = time.process_time() - before_asking, time.process_time() - start
     grown = psutil.Process().memory_info().rss - memory
     with tempfile.TemporaryDirectory() as place:

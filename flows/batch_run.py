@@ -3,9 +3,11 @@
 It is written to a folder first and logged from there, so that it can wait for an MLflow server that does not answer.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+
+from PIL import Image
 
 from flows.config import PipelineConfig
 from flows.ledger import Claim, utc_now
@@ -16,6 +18,7 @@ from flows.streams import Stream
 from flows.tracking import ChampionVersion, ReviewQueue, Tracking
 
 REPORT, WORST, SCORES = "report.html", "worst.png", "scores.parquet"  # the run's artifacts; alerts carry the picture
+REVIEW = "review"  # the folder of its artifacts with pictures of the images that people are asked about
 NAMED = 10  # unreadable files in the description
 LETTERS = 100  # of their names and reasons
 
@@ -45,6 +48,7 @@ class BatchNote:
         files: those on files that were left out or cannot be read.
         deciders: the version, and the runs of its calibration and its training.
         replaced: the run of the batch of this name that was decided before, with other images; None where none was.
+        pictures: by address, the artifact that shows an image that people are asked about.
     """
 
     pipeline: str
@@ -57,6 +61,7 @@ class BatchNote:
     files: tuple[str, ...]
     deciders: tuple[str, str, str]
     replaced: str | None = None
+    pictures: Mapping[str, str] = field(default_factory=dict)
 
 
 def write_batch(
@@ -70,10 +75,14 @@ def write_batch(
     manifest_hash: str,
     replaced: str | None = None,
     queue: ReviewQueue | None = None,
+    asked: Sequence[str] = (),
 ) -> BatchNote:
-    """Write the files of a batch's run into `folder`; what its run says beside them. `stream` is with this batch."""
-    labels = queue.url if queue else ""
-    report = report_on(batch, champion, scored, _more(scored, stream), utc_now(), labels)
+    """Write the files of a batch's run into `folder`; what its run says beside them. `stream` is with this batch.
+
+    `asked` are the addresses of the images that the queue asks about.
+    """
+    labels, asked = (queue.url, asked) if queue else ("", ())
+    report = report_on(batch, champion, scored, _more(scored, stream), utc_now(), labels, asked)
     (folder / REPORT).write_text(report.html, encoding="utf-8")
     if report.sheet is not None:
         report.sheet.save(folder / WORST)
@@ -103,7 +112,18 @@ def write_batch(
         files=(*skipped, *_unreadable(scored)),
         deciders=(champion.version, champion.calibration_run, champion.training_run),
         replaced=replaced,
+        pictures=write_pictures(folder, asked, report.asked),
     )
+
+
+def write_pictures(folder: Path, asked: Sequence[str], pictures: Mapping[str, Image.Image]) -> dict[str, str]:
+    """Write the pictures of images that people are asked about, in that order, for a run; the artifact of each."""
+    names = {uri: f"{REVIEW}/{place:04d}.jpg" for place, uri in enumerate(asked) if uri in pictures}
+    if names:
+        (folder / REVIEW).mkdir()
+    for uri, name in names.items():
+        pictures[uri].save(folder / name, quality=85)
+    return names
 
 
 def log_batch(
@@ -116,8 +136,7 @@ def log_batch(
     run_id = tracking.start_run(note.pipeline, kind, f"{kind} {note.batch}", note.tags)
     tracking.log_folder(run_id, folder)
     tags = {"mlflow.note.content": _description(note, around, run_id, tracking)}
-    tracking.log(run_id, metrics=note.metrics, tags=tags)
-    tracking.finish(run_id)
+    tracking.finish(run_id, note.metrics, tags)
     return run_id
 
 

@@ -37,18 +37,19 @@ class Fence:
 
         `link` says whether the file itself is one, where that is known already.
         """
-        if self._data.allow_outside:
-            return file_item(path)
-        if self.leads_out(path, link):
-            return Item(as_text(path), partial(refuse, self._shown), seen=Seen("leads out of its folder"))
         name = str(path)
+        if self._data.allow_outside:
+            return file_item(name)
+        if self.leads_out(name, link):
+            return Item(as_text(name), partial(refuse, self._shown), seen=Seen("leads out of its folder"))
         return Item(as_text(name), LocalFile(name, self._real_root, self._shown), path=name)
 
     def leads_out(self, path: Path | str, link: bool | None = None) -> bool:
         """Whether a file or a folder lies outside, links followed."""
         if self._data.allow_outside:
             return False
-        folder, is_link = os.path.dirname(path), os.path.islink(path) if link is None else link
+        before, separator, _ = str(path).rpartition(os.sep)
+        folder, is_link = before or separator, os.path.islink(path) if link is None else link
         if folder not in self._inside:
             self._inside[folder] = within(os.path.realpath(folder), self._real_root)
         return (is_link or not self._inside[folder]) and not within(os.path.realpath(path), self._real_root)

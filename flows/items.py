@@ -3,6 +3,7 @@
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import chain
@@ -11,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from ae_models.images import ImageInput, UnreadableImage
-from flows.local_files import PLAIN, LocalFile
+from flows.local_files import PLAIN, FolderReader, LocalFile
 
 BLOCK = 2**16  # bytes that are hashed at once
 TOLD = 64  # images that were read between two times that progress hears of it
@@ -69,13 +70,14 @@ class Item:
             return f"absent: {error.strerror}"
         return f"{stat.st_size} {stat.st_mtime_ns}"
 
-    def changed_at(self) -> datetime | None:
-        """When it was written last, as its file or its store says; None where neither does."""
+    def changed_at(self, stat: str) -> datetime | None:
+        """When it was written last, as its file's `stat` or its store says; None where neither does."""
         if self.path is None:
             return self.seen.changed_at if self.seen else None
         try:
-            return datetime.fromtimestamp(os.stat(self.path).st_mtime, UTC)
-        except (OSError, OverflowError, ValueError):
+            _, changed = map(int, stat.split(" "))
+            return datetime.fromtimestamp(changed / 1e9, UTC)
+        except (OverflowError, ValueError):  # a file that is absent has no numbers
             return None
 
     def is_gone(self) -> bool:
@@ -152,21 +154,22 @@ class Batch:
         `advance` hears of how many images more were read. Of the small files among them as many bytes stay in `kept`
         as `keep` allows.
         """
-        contents, left = dict[int, bytes](), keep
+        contents, left, reader = dict[int, bytes](), keep, FolderReader()
 
         def line(place: int, item: Item) -> str:
             nonlocal left
             if item.seen and item.seen.checksum:
                 found = item.seen.checksum
             else:
-                found, content = hash_and_content(item)
+                found, content = hash_and_content(item, reader.open)
                 if content and len(content) <= left:
                     contents[place], left = content, left - len(content)
             if place % TOLD == TOLD - 1:
                 advance(TOLD)
             return f"{name_of(item.uri)}\0{found}"
 
-        manifest_hash = digest(chain([self.id], map(line, range(len(self.items)), self.items)))
+        with closing(reader):
+            manifest_hash = digest(chain([self.id], map(line, range(len(self.items)), self.items)))
         advance(len(self.items) % TOLD)
         self.kept.take(manifest_hash, contents)
         return manifest_hash
@@ -179,9 +182,15 @@ class Batch:
             return None
         return max((time if time.tzinfo else time.replace(tzinfo=UTC) for time in times), default=None)
 
-    def own_time(self) -> datetime | None:
-        """When it was taken, or where no manifest says so, when the newest of its files was written."""
-        return self.taken_at() or max(filter(None, (item.changed_at() for item in self.items)), default=None)
+    def own_time(self, stats: Sequence[str] | None = None) -> datetime | None:
+        """When it was taken, or where no manifest says so, when the newest of its files was written.
+
+        `stats` are its own, where they were asked for a moment ago.
+        """
+        if taken_at := self.taken_at():
+            return taken_at
+        found = self.stats() if stats is None else stats
+        return max(filter(None, map(Item.changed_at, self.items, found)), default=None)
 
     def is_gone(self) -> bool:
         """Whether its folder is not there any more."""
@@ -209,11 +218,11 @@ def content_hash(item: Item) -> str:
     return hash_and_content(item)[0]
 
 
-def hash_and_content(item: Item) -> tuple[str, bytes]:
+def hash_and_content(item: Item, opened: Callable[[LocalFile], int] = LocalFile.open) -> tuple[str, bytes]:
     """What `content_hash` gives, and the bytes of a local file of at most BLOCK; none of anything else."""
     try:
         if isinstance(item.content, LocalFile):
-            return _of_file(item.content.open())
+            return _of_file(opened(item.content))
         content = item.content()
         if isinstance(content, Path):
             return _of_file(os.open(content, PLAIN))

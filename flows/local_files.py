@@ -9,6 +9,7 @@ from ae_models.images import UnreadableImage
 
 PLAIN = os.O_RDONLY | getattr(os, "O_BINARY", 0)
 NO_LINK = PLAIN | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)  # nor is a pipe waited for
+FOLDER = getattr(os, "O_PATH", 0) | getattr(os, "O_DIRECTORY", 0)
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,51 @@ class LocalFile:
                 return file
             os.close(file)
         return os.open(self(), PLAIN)
+
+
+class FolderReader:
+    """Opens files, many of one folder after another: on Linux where their folder lies is looked at once.
+
+    It is held open, so that what is opened in it by name, and is no link, lies where the folder does.
+    """
+
+    def __init__(self) -> None:
+        self._held: tuple[str, str] | None = None
+        self._folder: int | None = None
+
+    def open(self, file: LocalFile) -> int:
+        """What `LocalFile.open` gives."""
+        folder, _, name = file.path.rpartition(os.sep)
+        if file.inside and self._holds(folder, file.inside):
+            try:
+                return os.open(name, NO_LINK, dir_fd=self._folder)
+            except OSError:  # such as of a link, which is looked at before it is followed
+                return file.open()
+        return file.open()
+
+    def close(self) -> None:
+        """Let go of the folder."""
+        if self._folder is not None:
+            os.close(self._folder)
+        self._held = self._folder = None
+
+    def _holds(self, folder: str, inside: str) -> bool:
+        if self._held != (folder, inside):
+            self.close()
+            self._held, self._folder = (folder, inside), _folder_within(folder, inside)
+        return self._folder is not None
+
+
+def _folder_within(folder: str, inside: str) -> int | None:
+    """The folder, open, where it lies inside, links followed; None where it does not, or the system does not say."""
+    try:
+        handle = os.open(folder, FOLDER)
+    except OSError:
+        return None
+    if _is_within(handle, inside):
+        return handle
+    os.close(handle)
+    return None
 
 
 def lies_within(path: str, folder: str) -> bool:

@@ -1,6 +1,6 @@
 """The report of a batch: its page, and the sheet of its worst images that alerts carry."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -12,9 +12,10 @@ from PIL import Image
 
 from ae_models.batch_page import BatchPage, Pictures, ShownImage, draw_pictures
 from ae_models.detector import AnyDetector
-from ae_models.images import ImageBatch, stream
+from ae_models.images import stream
 from ae_models.monitoring import BatchVerdict
 from ae_models.panels import brightest, contact_sheet
+from ae_models.review_pictures import review_pictures
 from flows.sources import Batch
 from flows.tracking import ChampionVersion
 
@@ -49,21 +50,34 @@ class ScoredBatch:
 
 @dataclass(frozen=True, eq=False)
 class Report:
-    """The page as HTML, and the contact sheet of the worst images; None where no image could be read."""
+    """What people see of a batch.
+
+    Attributes:
+        html: the page.
+        sheet: of the worst images; None where no image could be read.
+        asked: by address, the picture of each image that people are asked about and that could be read again.
+    """
 
     html: str
     sheet: Image.Image | None
+    asked: Mapping[str, Image.Image]
 
 
 def report_on(
-    batch: Batch, champion: ChampionVersion, scored: ScoredBatch, more: Sequence[str], time: datetime, labels: str = ""
+    batch: Batch,
+    champion: ChampionVersion,
+    scored: ScoredBatch,
+    more: Sequence[str],
+    time: datetime,
+    labels: str = "",
+    asked: Sequence[str] = (),
 ) -> Report:
     """The report of a scored batch. What it shows is read a second time: memory does not grow with the batch.
 
-    `labels` is where a browser shows the queue of its images; empty where they have none.
+    `labels` is where a browser shows the queue of its images, and `asked` are the addresses of those that are in it;
+    both are empty where there is none.
     """
-    marks = _marks(scored)
-    drawing = _Drawing(champion.champion.detector, scored.table, marks)
+    drawing = _Drawing(champion.champion.detector, scored.table, _marks(scored), frozenset(asked))
     images = tuple(drawing.images(batch))
     verdict, table = scored.verdict, scored.table
     unreadable = table.loc[table["status"] == "unreadable", ["uri", "reason"]]
@@ -85,7 +99,7 @@ def report_on(
         n_unreadable=len(unreadable),
         left_out=left_out(batch),
     )
-    return Report(page.html(), drawing.sheet)
+    return Report(page.html(), drawing.sheet, drawing.asked())
 
 
 def state(verdict: BatchVerdict) -> str:
@@ -102,44 +116,62 @@ def left_out(batch: Batch) -> str:
 
 
 class _Drawing:
-    """Draws images of a batch a few at a time.
+    """Draws images of a batch a few at a time: those with marks for its page, those that are asked about for its queue.
 
     Attributes:
         sheet: the contact sheet of the first ones, once they are drawn.
     """
 
-    def __init__(self, detector: AnyDetector, table: pd.DataFrame, marks: dict[int, tuple[str, ...]]) -> None:
+    def __init__(
+        self, detector: AnyDetector, table: pd.DataFrame, marks: dict[int, tuple[str, ...]], asked: frozenset[str]
+    ) -> None:
         self.sheet: Image.Image | None = None
-        self._detector, self._table, self._marks = detector, table, marks
+        self._detector, self._table, self._marks, self._asked = detector, table, marks, asked
+        self._scores, self._p_values = (table[name].to_numpy(np.float64) for name in ("score", "p_value"))
         self._top: float | None = None
         self._left = {True: AUDIT_BYTES, False: WORST_BYTES}  # bytes, of audited images and of others
+        self._found = dict[str, tuple[NDArray[np.float32], ...]]()  # of those that are asked about
 
     def images(self, batch: Batch) -> Iterator[ShownImage]:
         """The marked images as far as there is room for them."""
-        places = list(self._marks)
+        uris = [item.uri for item in batch.items]
+        places = list(dict.fromkeys([*self._marks, *(at for at, uri in enumerate(uris) if uri in self._asked)]))
         contents = (batch.items[place].content for place in places)
         for part in stream(contents, self._detector.spec, AT_ONCE):
-            drawn = dict(zip(part.indices.tolist(), self._drawn(places, part), strict=True))
-            for index in sorted([*drawn, *(index for index, _ in part.unreadable)]):
-                image = self._image(places[index], drawn.get(index))
+            readable = [places[index] for index in part.indices]
+            drawn = self._drawn(readable, [uris[place] for place in readable], part.pixels)
+            for index in sorted([*part.indices, *(index for index, _ in part.unreadable)]):
+                if (place := places[index]) not in self._marks:
+                    continue
+                image = self._image(place, uris[place], drawn.get(place))
                 size, audited = image.pictures.size if image.pictures else 0, AUDIT in image.marks
                 self._left[audited] -= size
                 if self._left[audited] >= 0:
                     yield image
 
-    def _drawn(self, places: Sequence[int], part: ImageBatch) -> list[Pictures]:
-        pixels, maps = part.pixels, self._detector.error_maps(part.pixels)
-        reconstructions = self._detector.reconstruct(pixels)
+    def asked(self) -> dict[str, Image.Image]:
+        """The pictures of those that are asked about, by address, once all were read."""
+        if not self._found:
+            return {}
+        images, reconstructions, maps = (np.stack(each) for each in zip(*self._found.values(), strict=True))
+        return dict(zip(self._found, review_pictures(images, reconstructions, maps), strict=True))
+
+    def _drawn(self, places: list[int], uris: Sequence[str], pixels: NDArray[np.float32]) -> dict[int, Pictures]:
+        maps, reconstructions = self._detector.error_maps(pixels), self._detector.reconstruct(pixels)
+        for uri, *found in zip(uris, pixels, reconstructions, maps, strict=True):
+            if uri in self._asked:
+                self._found[uri] = tuple(found)
         if self._top is None and len(maps):
             self._top = brightest(maps)  # the worst come first: one scale for all
             kept = slice(0, HIGHEST)
-            rows = self._table.iloc[[places[index] for index in part.indices[kept]]]
-            self.sheet = _sheet(rows, pixels[kept], reconstructions[kept], maps[kept])
-        return draw_pictures(pixels, reconstructions, maps, self._top or 1.0)
+            self.sheet = _sheet(self._table.iloc[places[kept]], pixels[kept], reconstructions[kept], maps[kept])
+        shown = [index for index, place in enumerate(places) if place in self._marks]
+        drawn = draw_pictures(pixels[shown], reconstructions[shown], maps[shown], self._top or 1.0)
+        return dict(zip((places[index] for index in shown), drawn, strict=True))
 
-    def _image(self, place: int, pictures: Pictures | None) -> ShownImage:
-        row = self._table.iloc[place]
-        return ShownImage(row["uri"], _finite(row["score"]), _finite(row["p_value"]), self._marks[place], pictures)
+    def _image(self, place: int, uri: str, pictures: Pictures | None) -> ShownImage:
+        score, p_value = _finite(self._scores[place]), _finite(self._p_values[place])
+        return ShownImage(uri, score, p_value, self._marks[place], pictures)
 
 
 FLAGGED, UNFLAGGED, REVIEW, AUDIT = "flagged", "not flagged", "to review", "random audit"
@@ -151,10 +183,11 @@ def _marks(scored: ScoredBatch) -> dict[int, tuple[str, ...]]:
     telling = int((table["flagged"] | table["review"])[table["status"] == "scored"].sum())
     places = scored.worst(min(MOST, max(HIGHEST, telling))).tolist()
     audited = np.flatnonzero(table["audit"])[:AUDITED].tolist() if "audit" in table else []
+    flagged, review = table["flagged"].to_numpy(), table["review"].to_numpy()
     marks = {}
     for place in dict.fromkeys([*places, *audited]):
-        said = [FLAGGED if table["flagged"].iloc[place] else UNFLAGGED]
-        said += [REVIEW] if table["review"].iloc[place] else []
+        said = [FLAGGED if flagged[place] else UNFLAGGED]
+        said += [REVIEW] if review[place] else []
         marks[place] = (*said, *([AUDIT] if place in audited else []))
     return marks
 

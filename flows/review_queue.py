@@ -5,20 +5,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
 from ae_models.champion import Champion
 from ae_models.errors import InputError
 from ae_models.images import stream
 from ae_models.review_pictures import review_pictures
-from flows.batch_run import label_link
+from flows.batch_run import label_link, write_pictures
 from flows.config import PipelineConfig
 from flows.labels import SHOWN, read_verdict
 from flows.ledger import BatchRecord, Ledger
 from flows.markdown import as_text
 from flows.progress import Progress
-from flows.reviewing import BatchReview, BatchReviews, ReviewImage, batch_review, review_of
-from flows.sources import Batch, Item, inbox_batches
+from flows.reviewing import BatchReview, BatchReviews, ReviewImage, batch_review
+from flows.sources import Item, inbox_batches
 from flows.tracking import Question, ReviewQueue, Tracking
 from flows.words import one_line, reason_of
 from flows.workspace import Workspace
@@ -28,7 +27,6 @@ INSTRUCTION = (
     f"'{SHOWN['outlier']}' where it is no nominal image, '{SHOWN['nominal']}' where nothing is wrong with it. "
     "The rationale is kept as your comment."
 )
-FOLDER = "review"  # of the pictures among the artifacts of the batch's run
 NEWEST = 20  # batches that are looked at for one without its queue
 KEPT, AT_ONCE = 100, 10  # queues of a pipeline that stay, the newest; so many more are taken away together
 LONGEST = 80  # characters of a name
@@ -50,45 +48,48 @@ def open_queue(
 
 
 def ask_about(
-    batch: Batch,
+    batch: str,
     key: str,
-    table: pd.DataFrame,
+    asked: Sequence[ReviewImage],
+    pictures: Mapping[str, str],
     queue: ReviewQueue | None,
-    champion: Champion,
-    pipeline: PipelineConfig,
+    threshold: float,
     tracking: Tracking,
     ledger: Ledger,
     progress: Progress,
 ) -> None:
-    """Put the images of a batch that was just decided into its queue; what fails here the next run makes up for."""
+    """Put the images of a batch that was just decided into its queue; what fails here the next run makes up for.
+
+    `pictures` are the artifacts of its run that show them, by address.
+    """
     record = ledger.batches.finished(key)
     if record is None:
         return
     try:
-        review = review_of(record, table, champion.threshold.value, pipeline.review.flagged, ledger)
         if queue is not None:
-            fill_queue(review, queue, {item.uri: item for item in batch.items}, champion, tracking, ledger)
-        elif not review.asked:
+            fill_queue(record, asked, pictures, queue, threshold, tracking, ledger)
+        elif not asked:
             ledger.queues.note(key, "")
     except Exception as error:
-        progress.warn(f"Batch {batch.id} has no queue in MLflow's Review tab yet: {_first_line(error)}")
+        progress.warn(f"Batch {batch} has no queue in MLflow's Review tab yet: {_first_line(error)}")
 
 
 def fill_queue(
-    review: BatchReview,
+    record: BatchRecord,
+    asked: Sequence[ReviewImage],
+    pictures: Mapping[str, str],
     queue: ReviewQueue,
-    contents: Contents,
-    champion: Champion,
+    threshold: float,
     tracking: Tracking,
     ledger: Ledger,
 ) -> None:
-    """Put the asked images of a decided batch into its queue, with their pictures; to do it again changes nothing."""
-    pictured = _log_pictures(review, contents, champion, tracking)
+    """Put the asked images of a decided batch into its queue; to do it again changes nothing."""
+    shown = {uri: tracking.addresses.picture(record.run_id, name) for uri, name in pictures.items()}
     questions = [
-        _question(review, place, pictured.get(image.uri, ""), image) for place, image in enumerate(review.asked)
+        _question(record, place, shown.get(image.uri, ""), image, threshold) for place, image in enumerate(asked)
     ]
-    tracking.review.ask(review.record.pipeline, queue.id, questions)
-    ledger.queues.note(review.record.key, queue.id)
+    tracking.review.ask(record.pipeline, queue.id, questions)
+    ledger.queues.note(record.key, queue.id)
 
 
 def let_reviewers_in(pipeline: PipelineConfig, workspace: Workspace, progress: Progress) -> None:
@@ -171,15 +172,15 @@ def _make_queue(record: BatchRecord, pipeline: PipelineConfig, workspace: Worksp
     found = inbox_batches(pipeline.data) if pipeline.data.inbox else ()
     items = {item.uri: item for batch in found if batch.id == record.batch for item in batch.items}
     champion = workspace.tracking.registry.decider(record.calibration_version)
-    fill_queue(review, queue, items, champion, workspace.tracking, workspace.ledger)
+    pictures = _log_pictures(review, items, champion, workspace.tracking)
+    fill_queue(record, review.asked, pictures, queue, review.threshold, workspace.tracking, workspace.ledger)
     workspace.tracking.add_to_description(record.run_id, label_link(queue))
 
 
 def _log_pictures(review: BatchReview, contents: Contents, champion: Champion, tracking: Tracking) -> dict[str, str]:
-    """The address of each asked image's picture; images that are not there or cannot be read any more have none."""
-    asked = [image for image in review.asked if image.uri in contents]
-    names = dict[str, str]()
-    parts = list(stream((contents[image.uri].content for image in asked), champion.detector.spec))
+    """The artifact that shows each asked image; images that are not there or cannot be read any more have none."""
+    asked = [image.uri for image in review.asked if image.uri in contents]
+    parts = list(stream((contents[uri].content for uri in asked), champion.detector.spec))
     places = [int(place) for part in parts for place in part.indices]
     if not places:
         return {}
@@ -187,20 +188,19 @@ def _log_pictures(review: BatchReview, contents: Contents, champion: Champion, t
     detector = champion.detector
     pictures = review_pictures(pixels, detector.reconstruct(pixels), detector.error_maps(pixels))
     with tempfile.TemporaryDirectory() as folder:
-        for place, picture in zip(places, pictures, strict=True):
-            names[asked[place].uri] = f"{place:04d}.jpg"
-            picture.save(Path(folder) / names[asked[place].uri], quality=85)
-        tracking.log_folder(review.record.run_id, Path(folder), FOLDER)
-    return {uri: tracking.addresses.picture(review.record.run_id, f"{FOLDER}/{name}") for uri, name in names.items()}
+        drawn = dict(zip((asked[place] for place in places), pictures, strict=True))
+        names = write_pictures(Path(folder), asked, drawn)
+        tracking.log_folder(review.record.run_id, Path(folder))
+    return names
 
 
-def _question(review: BatchReview, place: int, picture: str, image: ReviewImage) -> Question:
-    name, batch = one_line(Path(image.uri).name, LONGEST), one_line(review.record.batch, LONGEST)
+def _question(record: BatchRecord, place: int, picture: str, image: ReviewImage, threshold: float) -> Question:
+    name, batch = one_line(Path(image.uri).name, LONGEST), one_line(record.batch, LONGEST)
     why = "flagged" if image.flagged else "not flagged, drawn at random"
-    numbers = f"score {image.score:.4g}, threshold {review.threshold:.4g}, p {image.p_value:.3g}"
+    numbers = f"score {image.score:.4g}, threshold {threshold:.4g}, p {image.p_value:.3g}"
     shown = f"![panel]({picture})" if picture else "The image could not be read again, so there is no picture."
     return Question(
-        key=review.record.key,
+        key=record.key,
         uri=image.uri,
         place=place,
         name=name,

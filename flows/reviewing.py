@@ -13,7 +13,7 @@ from ae_models.errors import InputError
 from ae_models.review import audit_sample
 from flows.config import PipelineConfig
 from flows.labels import Label, Opinion, Verdict, Way, opinions
-from flows.ledger import BatchRecord, Ledger
+from flows.ledger import BatchRecord
 from flows.tracking import ArtifactMissing
 from flows.words import one_line
 from flows.workspace import Workspace
@@ -115,17 +115,12 @@ def batch_review(record: BatchRecord, pipeline: PipelineConfig, workspace: Works
     """
     table = workspace.tracking.scores(record.run_id)
     threshold, _ = workspace.tracking.registry.threshold(record.calibration_version)
-    return review_of(record, table, threshold.value, pipeline.review.flagged, workspace.ledger)
-
-
-def review_of(record: BatchRecord, table: pd.DataFrame, threshold: float, most: int, ledger: Ledger) -> BatchReview:
-    """The same, from the rows of its scores and the threshold that decided it."""
-    said = opinions(ledger.labels.of(record.pipeline, record.key))
+    said = opinions(workspace.ledger.labels.of(record.pipeline, record.key))
     return BatchReview(
         record,
-        threshold,
+        threshold.value,
         {image.uri: image for image in review_images(table[table["status"] == "scored"])},
-        asked_images(table, most, record.manifest_hash),
+        asked_images(table, pipeline.review.flagged, record.manifest_hash),
         {uri: opinion for (_, uri), opinion in said.items()},
     )
 

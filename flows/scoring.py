@@ -157,7 +157,19 @@ def score_and_record(
         queue = open_queue(pipeline, batch.id, claim.key, asked, tracking, progress) if there else None
         with tempfile.TemporaryDirectory() as name:
             files = Path(name)
-            note = write_batch(files, pipeline, batch, champion, scored, stream, claim, manifest_hash, replaced, queue)
+            note = write_batch(
+                files,
+                pipeline,
+                batch,
+                champion,
+                scored,
+                stream,
+                claim,
+                manifest_hash,
+                replaced,
+                queue,
+                [image.uri for image in asked],
+            )
             shown = show_or_keep(note, files, queue, pipeline, workspace, progress, claim.attempt > 1, there)
         step = StreamStep(pipeline, champion, scored.verdict, _stream_alert(pipeline, claim, shown.url))
         alert = _alert(pipeline, batch, champion, scored, claim, shown)
@@ -171,12 +183,13 @@ def score_and_record(
             n_unreadable=scored.verdict.unreadable,
             stream=step if counts_in_stream(scored.verdict) else None,
             settle=_settle(after_batch(pipeline, claim.key, scored.verdict, alert, batch.taken_at()), step),
-            point=lambda: point_of(champion.champion, scored, step.stream or stream, batch.own_time()),
+            point=lambda: point_of(champion.champion, scored, step.stream or stream, batch.own_time(stats)),
         )
     except BaseException:
         ledger.release(claim)
         raise
-    ask_about(batch, claim.key, scored.table, shown.queue, champion.champion, pipeline, tracking, ledger, progress)
+    threshold = champion.champion.threshold.value
+    ask_about(batch.id, claim.key, asked, note.pictures, shown.queue, threshold, tracking, ledger, progress)
     return BatchReport(
         pipeline.name,
         batch.id,

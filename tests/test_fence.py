@@ -12,8 +12,10 @@ import pytest
 
 from ae_models.errors import InputError
 from ae_models.images import ImageSpec, Unreadable, read_or_reason
+from flows import local_files
 from flows.config import DataConfig, PipelineConfig
 from flows.inbox import inbox_state
+from flows.items import digest, name_of
 from flows.ledger import open_ledger
 from flows.progress import LogProgress
 from flows.sources import content_hash, inbox_batches, nominal_items, path_batches
@@ -208,6 +210,33 @@ class TestLinks:
         (tmp_path / "inbox" / "lot").symlink_to(secret.parent)
         assert self.reasons(batch)[0].startswith("is reached by a link out of")
         assert content_hash(batch.items[0]).startswith("unreadable: is reached by a link out of")
+
+    @pytest.mark.parametrize("system", ["this one", "another"])
+    def test_a_batch_is_hashed_as_each_of_its_images_is_read(
+        self,
+        tmp_path: Path,
+        small_images: SmallImages,
+        secret: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        system: str,
+    ) -> None:
+        """Also where an image, or a folder of them, became a link after they were listed: nothing of it is kept."""
+        if system == "another":
+            monkeypatch.setattr(local_files, "_is_within", lambda file, folder: False)  # as where there is no /proc
+        lot = tmp_path / "inbox" / "lot"
+        image, _ = small_images(lot, 2, 0)
+        (moved,) = small_images(lot / "part", 1, 1)
+        (batch,) = inbox_batches(data(inbox=str(tmp_path / "inbox")))
+        image.unlink()
+        image.symlink_to(secret)
+        moved.rename(secret.parent / moved.name)
+        (lot / "part").rmdir()
+        (lot / "part").symlink_to(secret.parent)
+        hashes = list(map(content_hash, batch.items))
+        lines = [f"{name_of(item.uri)}\0{found}" for item, found in zip(batch.items, hashes, strict=True)]
+        assert batch.manifest_hash(keep=2**20) == digest([batch.id, *lines])
+        assert [hashed.startswith("unreadable") for hashed in hashes] == [True, False, True]
+        assert list(batch.kept.of(digest([batch.id, *lines]))) == [1]
 
     def test_folders_given_by_hand_are_fenced_too(self, tmp_path: Path, secret: Path) -> None:
         """What a person names is meant, what lies in it may be anybody's."""

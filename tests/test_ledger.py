@@ -185,6 +185,21 @@ def test_a_killed_process_loses_its_batch(
     assert claimed(ledger).attempt == 2
 
 
+def test_a_ledger_that_is_opened_again_reads_the_file_that_is_there_now(tmp_path: Path) -> None:
+    """Also where the process has an older one of that name open, such as from before a backup was restored."""
+    here, backup = (tmp_path / name for name in ("ledger.db", "backup.db"))
+    for path in (backup, here):
+        opened = Ledger.open(f"sqlite:///{path}")
+        claimed(opened, images=path.name)
+        opened.close()
+    older = Ledger.open(f"sqlite:///{here}")
+    assert isinstance(older.claim("tiles", "lot-7", here.name, "3", "5"), Busy)
+    os.replace(backup, here)
+    restored = Ledger.open(f"sqlite:///{here}")
+    assert isinstance(restored.claim("tiles", "lot-7", backup.name, "3", "5"), Busy)
+    assert isinstance(restored.claim("tiles", "lot-7", here.name, "3", "5"), Claim)
+
+
 @pytest.mark.slow
 def test_eight_processes_share_a_fresh_file(database_url: str, start: Callable[..., "subprocess.Popen[str]"]) -> None:
     """Of eight processes that start on no file at all and want one batch, one gets it and the others hear so.

@@ -100,6 +100,18 @@ def test_flagged_images_come_by_p_value() -> None:
     assert held["shown"] == "All flagged images (14) are here, by p-value."
 
 
+def test_images_that_are_asked_about_are_drawn_whether_the_page_shows_them_or_not() -> None:
+    """What cannot be read again has no picture, and the page stays as it is."""
+    batch = batch_of([damaged(60)] * 14 + [NOMINAL, b"broken"])
+    asked = [batch.items[place].uri for place in (14, 0, 15)]
+    deciding = champion()
+    scored = score_batch(batch, deciding.champion, PIPELINE, QUIET, lambda: None, manifest_hash="")
+    made = report_on(batch, deciding, scored, [], TIME, asked=asked)
+    assert set(made.asked) == set(asked[:2])
+    assert made.html == report_on(batch, deciding, scored, [], TIME).html
+    assert "image-014.png" not in names(held_by(made.html))
+
+
 def test_each_image_is_shown_with_reconstruction_and_heat() -> None:
     """Pixel by pixel where images are small; the heat map is brightest where the error is."""
     broken = NOMINAL.copy()

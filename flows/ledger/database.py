@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import lru_cache
 from itertools import islice
 from os import getpid
 from pathlib import Path
@@ -68,7 +69,8 @@ class Database:
     @property
     def _engine(self) -> sa.Engine:
         if getpid() not in self._engines:
-            self._engines[getpid()] = _engine_of(self.url)
+            self._engines[getpid()] = _engine_of(self.url, getpid())
+            self._engines[getpid()].dispose()  # earlier connections may lead to a file that was replaced since
         return self._engines[getpid()]
 
     def alive(self, owner: str, since: datetime) -> bool:
@@ -157,7 +159,8 @@ def _may_come_back(error: Exception) -> bool:
     return isinstance(error, OperationalError) and not refused
 
 
-def _engine_of(url: sa.URL) -> sa.Engine:
+@lru_cache(maxsize=4)  # it remembers how each question is put, which takes longer than to ask it
+def _engine_of(url: sa.URL, process: int) -> sa.Engine:
     try:
         engine = sa.create_engine(url, pool_pre_ping=True, hide_parameters=True)
     except ModuleNotFoundError as error:

@@ -14,6 +14,7 @@ class Addresses:
     """The addresses of what MLflow shows; of runs that of its first page, while it does not answer."""
 
     _store: Store
+    _experiments: dict[str, str]  # by pipeline, those that were asked for before
 
     def run(self, pipeline: str, run_id: str, artifact: str = "") -> str:
         """Where a browser shows the run, or one of its artifacts."""
@@ -47,4 +48,6 @@ class Addresses:
     def _in_experiment(self, pipeline: str, rest: str) -> str:
         if not self._store.answers():  # asked first: the next line would wait for a minute
             return self._store.dashboard
-        return f"{self._store.dashboard}/#/experiments/{self._store.experiment(pipeline)}/runs{rest}"
+        if pipeline not in self._experiments:
+            self._experiments[pipeline] = self._store.experiment(pipeline)
+        return f"{self._store.dashboard}/#/experiments/{self._experiments[pipeline]}/runs{rest}"

@@ -9,11 +9,9 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from urllib.parse import unquote, urlparse
 
 from mlflow.exceptions import MlflowException
-from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
 from flows.tracking.store import ArtifactMissing, Store
 
@@ -44,13 +42,16 @@ class Artifacts:
         if run_id in self.begun:
             self.begun[run_id] |= hashes
         else:
-            self._write(run_id, hashes if whole else self._receipt(run_id) | hashes)
+            self._tag(run_id, self._write(run_id, hashes if whole else self._receipt(run_id) | hashes))
 
     def seal(self, run_id: str) -> None:
         """Write the hashes of what was kept so far."""
+        self._tag(run_id, self.with_hashes(run_id))
+
+    def with_hashes(self, run_id: str) -> dict[str, str]:
+        """The same, but for the tags that the run needs then: these are given back."""
         hashes = self.begun.get(run_id)
-        if hashes:
-            self._write(run_id, hashes)
+        return self._write(run_id, hashes) if hashes else {}
 
     def fetched(self, run_id: str, name: str, folder: Path) -> Path:
         """The artifact or folder of artifacts `name`, copied into `folder`.
@@ -87,14 +88,12 @@ class Artifacts:
 
     def delete(self, run_id: str, name: str) -> None:
         """Delete an artifact of a run, or a folder of them, for good."""
-        place = self._store.client.get_run(run_id).info.artifact_uri
-        repository: Any = get_artifact_repository(str(place), tracking_uri=self._store.uri)  # which has no types
-        repository.delete_artifacts(name)
+        self._store.repository(run_id).delete_artifacts(name)
         with suppress(ArtifactMissing):  # hashes that are gone name nothing
             told = self._receipt(run_id)
             left = {of: told[of] for of in told if of != name and not of.startswith(f"{name}/")}
             if told:
-                self._write(run_id, left)
+                self._tag(run_id, self._write(run_id, left))
 
     def _receipt(self, run_id: str) -> dict[str, str]:
         """The hashes by name; none for a run from before there were receipts, or that has no artifacts."""
@@ -120,19 +119,23 @@ class Artifacts:
         except MlflowException as error:
             raise ArtifactMissing(f"MLflow has no run {run_id} any more") from error
 
-    def _write(self, run_id: str, hashes: Mapping[str, str]) -> None:
+    def _write(self, run_id: str, hashes: Mapping[str, str]) -> dict[str, str]:
         content = "".join(f"{told}  {name}\n" for name, told in sorted(hashes.items())).encode()
         with tempfile.TemporaryDirectory() as folder:
             (Path(folder) / RECEIPT).write_bytes(content)
             self._store.client.log_artifacts(run_id, folder)
         self._to_disk(run_id, [RECEIPT])
-        self._store.client.set_tag(run_id, SEAL, hashlib.sha256(content).hexdigest())
+        return {SEAL: hashlib.sha256(content).hexdigest()}
+
+    def _tag(self, run_id: str, tags: Mapping[str, str]) -> None:
+        for key, value in tags.items():
+            self._store.client.set_tag(run_id, key, value)
 
     def _to_disk(self, run_id: str, names: Iterable[str]) -> None:
         """Waits until files of the workspace's own store would outlast a loss of power; a server sees to its own."""
         if not self._store.embedded:
             return
-        root = Path(unquote(urlparse(str(self._store.client.get_run(run_id).info.artifact_uri)).path))
+        root = Path(unquote(urlparse(self._store.repository(run_id).artifact_uri).path))
         files = [root / name for name in names]
         for path in [*files, *{file.parent for file in files}]:
             handle = os.open(path, os.O_RDONLY)

@@ -138,9 +138,10 @@ class Store:
         found = paged(lambda page: self.client.search_experiments(ACTIVE, AT_ONCE, ours, page_token=page))
         return {names[each.name]: str(each.experiment_id) for each in found if each.name in names}
 
-    def search_all(self, pipelines: Iterable[str], kind: str) -> dict[str, list[Run]]:
-        """The runs of `kind` of many pipelines that ended well, by pipeline, the newest first: asked for together."""
-        ids = {number: name for name, number in self.experiments(pipelines).items()}
+    def search_all(self, experiments: Mapping[str, str], kind: str) -> dict[str, list[Run]]:
+        """The runs of `kind` that ended well, by pipeline, the newest first, of pipelines with these experiments: asked
+        for together."""
+        ids = {number: name for name, number in experiments.items()}
         ended, newest = (
             f"tags.`reconwatch.kind` = '{kind}' and attributes.status = 'FINISHED'",
             ["attributes.start_time DESC"],
@@ -152,6 +153,10 @@ class Store:
                 found.setdefault(ids[run.info.experiment_id], []).append(run)
         return found
 
+    def repository(self, run_id: str) -> Any:  # which has no types
+        """MLflow's access to the artifacts of a run; where they are is asked once, as that never changes."""
+        return self.client._tracking_client._get_artifact_repo(run_id)  # as client.log_artifacts does
+
     def download(self, run_id: str, name: str, folder: Path) -> Path:
         """The artifact or folder of artifacts `name`, copied into `folder`.
 
@@ -159,7 +164,8 @@ class Store:
             ArtifactMissing: MLflow does not give it.
         """
         try:
-            return Path(self.client.download_artifacts(run_id, name, str(folder)))
+            folder.mkdir(parents=True, exist_ok=True)
+            return Path(self.repository(run_id).download_artifacts(name, str(folder)))
         except (MlflowException, OSError) as error:
             raise ArtifactMissing(f"MLflow does not give {name} of run {run_id} ({first_line(error)})") from error
 

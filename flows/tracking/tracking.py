@@ -93,7 +93,7 @@ class Tracking:
         self._store = Store.opened(settings, environment, needed)
         self._tags = tags
         self.artifacts = Artifacts(self._store, {})
-        self.addresses = Addresses(self._store)
+        self.addresses = Addresses(self._store, {})
         self.registry = Registry(self._store, self.artifacts)
         self.review = ReviewQueues(self._store)
 
@@ -152,11 +152,18 @@ class Tracking:
         self.finish(run_id)
         return run_id
 
-    def finish(self, run_id: str) -> None:
-        """End the run as FINISHED, and note the hashes of its artifacts and how much memory this took."""
-        self.artifacts.seal(run_id)
+    def finish(
+        self,
+        run_id: str,
+        metrics: Mapping[str, float | None] = MappingProxyType({}),
+        tags: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        """End the run as FINISHED with these metrics and tags, the hashes of its artifacts and how much memory this
+        took."""
+        hashes = self.artifacts.with_hashes(run_id)
         self.artifacts.begun.pop(run_id, None)
-        self._store.client.log_metric(run_id, "highest_memory_mib", round(highest_memory() / 2**20))
+        memory = {"highest_memory_mib": round(highest_memory() / 2**20)}
+        self.log(run_id, metrics={**metrics, **memory}, tags={**tags, **hashes})
         self._store.client.set_terminated(run_id, "FINISHED")
 
     def log(
@@ -225,8 +232,8 @@ class Tracking:
     def standings(self, pipelines: Iterable[str]) -> dict[str, Standing]:
         """How each of these pipelines stands, in a few questions for all of them together."""
         names = tuple(pipelines)
-        champions = self.registry.champion_versions()
-        trained, calibrated = (self._store.search_all(names, kind) for kind in ("training", "calibration"))
+        champions, experiments = self.registry.champion_versions(), self._store.experiments(names)
+        trained, calibrated = (self._store.search_all(experiments, kind) for kind in ("training", "calibration"))
         standings = {}
         for name in names:
             newest = next((TrainedRun(run.info.run_id, dict(run.data.tags)) for run in trained.get(name, ())), None)
