@@ -10,6 +10,9 @@ from torch import Tensor, nn
 
 from ae_models.images import FeatureSpec
 
+EXACT = 1000  # images, or values of each, up to which exact components take less time than randomised ones
+FAINTEST = 1e-3  # deviation along a component, as a share of the first's, below which it is rounding
+
 
 class PrincipalComponents(nn.Module):
     """Reconstruction from the leading principal components: the optimum of a linear autoencoder of that code size.
@@ -64,10 +67,25 @@ def leading_components(
 
     There are `code_size` of them, or what there is: at most N - 1, and a quarter of the values.
     """
-    from sklearn.utils.extmath import randomized_svd  # takes half a second to import, which scoring can do without
-
     flat = images.reshape(len(images), -1)
     code_size = max(1, min(code_size, len(flat) - 1, flat.shape[1] // 4))
     mean = flat.mean(axis=0)
-    _, _, components = randomized_svd(flat - mean, code_size, random_state=seed)
+    differences = flat - mean
+    if min(flat.shape) <= EXACT:
+        return mean, _exact_components(differences, code_size)
+    from sklearn.utils.extmath import randomized_svd  # takes half a second to import, which scoring can do without
+
+    _, _, components = randomized_svd(differences, code_size, random_state=seed)
     return mean, components
+
+
+def _exact_components(differences: NDArray[np.float32], count: int) -> NDArray[np.float32]:
+    """The leading principal components (count, p) of differences (N, p) from their mean; zeros beyond their rank."""
+    n_images, n_values = differences.shape
+    few = differences if n_images < n_values else differences.T
+    axes = np.linalg.eigh((few @ few.T).astype(np.float64))[1][:, : -count - 1 : -1].T.astype(np.float32)
+    if few is not differences:
+        return axes
+    components = axes @ differences
+    lengths = np.linalg.norm(components, axis=1, keepdims=True)
+    return np.divide(components, lengths, out=np.zeros_like(components), where=lengths > FAINTEST * lengths.max())
