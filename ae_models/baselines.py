@@ -88,4 +88,6 @@ def _exact_components(differences: NDArray[np.float32], count: int) -> NDArray[n
         return axes
     components = axes @ differences
     lengths = np.linalg.norm(components, axis=1, keepdims=True)
-    return np.divide(components, lengths, out=np.zeros_like(components), where=lengths > FAINTEST * lengths.max())
+    found = lengths > FAINTEST * lengths.max()
+    unit: NDArray[np.float32] = np.divide(components, lengths, out=np.zeros_like(components), where=found)
+    return unit
