@@ -69,9 +69,12 @@ class Localizer(nn.Module):
 
     def inputs(self, images: Tensor, maps: Tensor) -> Tensor:
         """What the network sees, (N, members + C, h, w), of images (N, C, H, W) and error maps (N, members, H, W)."""
-        errors = (self.logarithms(maps) - self.centres) / self.scales
-        light = ((self.pixels(images) - self.light) / self.light_scales).clamp(-FARTHEST, FARTHEST)
-        return torch.cat([errors, light], dim=1)
+        return self.standardised(self.logarithms(maps), self.pixels(images))
+
+    def standardised(self, errors: Tensor, light: Tensor) -> Tensor:
+        """The same of the logarithms of errors (N, members, h, w) and the light (N, C, h, w) at each position."""
+        unusual = ((light - self.light) / self.light_scales).clamp(-FARTHEST, FARTHEST)
+        return torch.cat([(errors - self.centres) / self.scales, unusual], dim=1)
 
     def logarithms(self, maps: Tensor) -> Tensor:
         """Of the mean errors at each position, (N, members, h, w), of maps (N, members, H, W)."""

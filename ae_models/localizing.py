@@ -51,8 +51,8 @@ def localised(
     watched, learned = np.split(rng.permutation(len(nominal)), [round(WATCHED * len(nominal))])
     if not len(watched):
         return detector
-    usual = _usual(detector, nominal)
     start = perf_counter()
+    usual, seen = _usual(detector, nominal)
     sides = [
         _drawn(detector, usual, nominal[places], count, kinds, rng, start + DRAWING * seconds)
         for places, count in ((watched, round(WATCHED * DRAWN)), (learned, DRAWN))
@@ -72,7 +72,7 @@ def localised(
         build, sides[1], sides[0], settings, lambda epoch, network: on_epoch(epoch.number, epochs), None, checkpoint
     ).network
     assert isinstance(trained, _Learning)
-    return replace(detector, localizer=_in_units_of_errors(trained.localizer, detector, nominal))
+    return replace(detector, localizer=_in_units_of_errors(trained.localizer, *seen))
 
 
 class _Learning(nn.Module):
@@ -92,20 +92,23 @@ class _Learning(nn.Module):
         return self.training_loss(images, clean)
 
 
-def _usual(detector: FusedDetector, nominal: NDArray[np.float32]) -> Localizer:
-    """A localizer that knows what nominal images (N, C, H, W) look like, and nothing else."""
+def _usual(detector: FusedDetector, nominal: NDArray[np.float32]) -> tuple[Localizer, tuple[Tensor, Tensor]]:
+    """A localizer that knows what nominal images (N, C, H, W) look like and nothing else; what it sees of them, and the
+    logarithms (N, 1, h, w) of the detector's errors there."""
     localizer = Localizer(detector.spec, len(detector.members))
-    logarithms, lights = [], []
+    logarithms, lights, fused = [], [], []
     with torch.inference_mode():
         for part in batches(nominal, detector.spec, "cpu"):
-            logarithms.append(localizer.logarithms(detector.member_maps(part)))
+            maps = detector.member_maps(part)
+            logarithms.append(localizer.logarithms(maps))
             lights.append(localizer.pixels(part))
+            fused.append(localizer.logarithms(detector.weighted(maps)[:, None]))
     errors, light = torch.cat(logarithms), torch.cat(lights)
     localizer.centres.copy_(errors.mean((0, 2, 3))[:, None, None])
     localizer.scales.copy_(errors.std((0, 2, 3), correction=0)[:, None, None].clamp_min(LEAST_SPREAD))
     localizer.light.copy_(light.mean(0))
     localizer.light_scales.copy_(light.std(0, correction=0) + LEAST_LIGHT)
-    return localizer
+    return localizer, (localizer.standardised(errors, light), torch.cat(fused))
 
 
 def _drawn(
@@ -133,15 +136,16 @@ def _drawn(
     return torch.cat(drawn).numpy()
 
 
-def _in_units_of_errors(localizer: Localizer, detector: FusedDetector, nominal: NDArray[np.float32]) -> Localizer:
-    """The localizer so that its maps of nominal images (N, C, H, W) vary about the centre of the detector's own."""
-    logits, errors = [], []
+def _in_units_of_errors(localizer: Localizer, inputs: Tensor, errors: Tensor) -> Localizer:
+    """The localizer so that what it gives of nominal images has the centre and spread of the logarithms of errors.
+
+    Args:
+        localizer: trained.
+        inputs: what it sees of nominal images, (N, members + C, h, w).
+        errors: logarithms (N, 1, h, w) of the detector's own.
+    """
     with torch.inference_mode():
-        for part in batches(nominal, detector.spec, "cpu"):
-            maps = detector.member_maps(part)
-            logits.append(localizer.network(localizer.inputs(part, maps)))
-            errors.append(localizer.logarithms(detector.weighted(maps)[:, None]))
-    given, wished = torch.cat(logits), torch.cat(errors)
-    localizer.scale.copy_(wished.std(correction=0) / given.std(correction=0).clamp_min(LEAST_SPREAD))
-    localizer.offset.copy_(wished.mean() - localizer.scale * given.mean())
+        given = torch.cat([localizer.network(part) for part in torch.split(inputs, BATCH_SIZE)])
+    localizer.scale.copy_(errors.std(correction=0) / given.std(correction=0).clamp_min(LEAST_SPREAD))
+    localizer.offset.copy_(errors.mean() - localizer.scale * given.mean())
     return localizer
