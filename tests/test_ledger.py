@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
@@ -25,8 +26,11 @@ from flows.ledger import (
     OutboxEntry,
     PendingAlert,
     batch_key,
+    utc_now,
 )
+from flows.ledger.database import Database
 from flows.processes import Process, this_process
+from tests.postgresql import PostgreSQL
 from tests.stand_ins import Clock
 
 NOON = datetime(2024, 5, 17, 12, tzinfo=UTC)
@@ -463,6 +467,21 @@ def test_what_is_written_survives(database_url: str, ledger: Ledger) -> None:
     finish(ledger, claimed(ledger))
     ledger.close()
     assert Ledger.open(database_url).batches.is_done("tiles", "images")
+
+
+def test_what_is_closed_leaves_no_connection_behind(postgresql: PostgreSQL) -> None:
+    """Neither its own nor, while the other is at work, that of another ledger at the same address."""
+    name = postgresql.new_database()
+    at_work, other = (Database.of(postgresql.url(name), utc_now, this_process) for _ in range(2))
+    with at_work.transaction():
+        assert other.rows(select(1))[0][0] == 1
+        other.close()
+    at_work.close()
+    connected = f"SELECT count(*) FROM pg_stat_activity WHERE datname = '{name}'"
+    deadline = time.monotonic() + 10
+    while postgresql.execute(connected) != "0":
+        assert time.monotonic() < deadline, "a connection was left behind"
+        time.sleep(0.05)
 
 
 def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:

@@ -69,8 +69,7 @@ class Database:
     @property
     def _engine(self) -> sa.Engine:
         if getpid() not in self._engines:
-            self._engines[getpid()] = _engine_of(self.url, getpid())
-            self._engines[getpid()].dispose()  # earlier connections may lead to a file that was replaced since
+            self._engines[getpid()] = _engine_of(self.url)
         return self._engines[getpid()]
 
     def alive(self, owner: str, since: datetime) -> bool:
@@ -159,10 +158,18 @@ def _may_come_back(error: Exception) -> bool:
     return isinstance(error, OperationalError) and not refused
 
 
-@lru_cache(maxsize=4)  # it remembers how each question is put, which takes longer than to ask it
-def _engine_of(url: sa.URL, process: int) -> sa.Engine:
+def _engine_of(url: sa.URL) -> sa.Engine:
+    """An engine with connections of its own, which takes over what the process knows of the database."""
+    known = _known(url, getpid())
+    return sa.Engine(
+        known.pool.recreate(), known.dialect, url, hide_parameters=True, execution_options=known.get_execution_options()
+    )
+
+
+@lru_cache(maxsize=4)  # how each question is put takes longer to find out than the question to answer
+def _known(url: sa.URL, _process: int) -> sa.Engine:
     try:
-        engine = sa.create_engine(url, pool_pre_ping=True, hide_parameters=True)
+        engine = sa.create_engine(url, pool_pre_ping=True, execution_options={"compiled_cache": {}})
     except ModuleNotFoundError as error:
         raise InputError(f"the ledger {shown(url)} needs the Python package '{error.name}': install it") from error
     if url.get_backend_name() == "sqlite":
