@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 from torch import Tensor, nn
 
 from ae_models.backbone import Backbone
@@ -128,14 +127,12 @@ class Trial:
 
     Attributes:
         aurocs: by kind of defect; without those that its network learned from, which would flatter it.
-        rank: mean over these kinds of its rank among the recipes, from 1 for the best.
-        auroc: mean over these kinds.
+        auroc: mean over these kinds, by which it is judged.
         weight: its share in the fused score; 0 where it is not in the detector.
     """
 
     recipe: Recipe
     aurocs: dict[str, float]
-    rank: float
     auroc: float
     weight: float
 
@@ -168,22 +165,23 @@ class Selection:
     @property
     def chosen(self) -> tuple[str, ...]:
         """The names of the recipes in the detector, the best first."""
-        return tuple(trial.recipe.name for trial in sorted(self.trials, key=lambda trial: trial.rank) if trial.chosen)
+        return tuple(trial.recipe.name for trial in self._ranked() if trial.chosen)
 
     def table(self) -> list[dict[str, str | float | bool]]:
-        """One row a recipe, the best first: name, weight in the detector, mean rank, AUROC by kind of defect."""
-        rows = sorted(self.trials, key=lambda trial: trial.rank)
+        """One row a recipe, the best first: name, weight in the detector, mean AUROC and AUROC by kind of defect."""
         return [
             {
                 "recipe": trial.recipe.name,
                 "chosen": trial.chosen,
                 "weight": trial.weight,
-                "mean_rank": trial.rank,
                 "mean_auroc": trial.auroc,
                 **trial.aurocs,
             }
-            for trial in rows
+            for trial in self._ranked()
         ]
+
+    def _ranked(self) -> list[Trial]:
+        return sorted(self.trials, key=lambda trial: -trial.auroc)
 
 
 def _design(positional: bool, pooling: float) -> ScoreDesign:
@@ -335,10 +333,11 @@ def select(
     checkpoints: Path | None = None,
     localise: bool = False,
 ) -> Selection:
-    """Fit every recipe, rank them on the defects, and fuse the best of each kind of network.
+    """Fit every recipe, see how well each tells the defects, and fuse the best of each kind of network.
 
     Kinds of networks miss different things: one what it can reconstruct, one what is common, one what it was not
-    taught. So the fused ones are the best of each kind, and each counts as much as its mean AUROC is above chance.
+    taught. So the fused ones are the best of each kind, and each counts as the square of how far its mean AUROC is above
+    chance.
 
     Args:
         parts: nominal images.
@@ -369,15 +368,14 @@ def select(
     aurocs = np.array([[_auroc(one, defects.kinds == kind) for kind in kinds] for one in tried])
     counts = _that_count(tried, kinds, defects)
     importance = counts * np.array([(weights or {}).get(kind, 1.0) for kind in kinds])
-    places = np.column_stack([rankdata(-column) for column in aurocs.T.round(3)])
-    ranks, means = (np.average(values, axis=1, weights=importance) for values in (places, aurocs))
-    shares = _shares(ranks, means, [one.recipe.kind for one in tried], fused)
+    means = np.average(aurocs, axis=1, weights=importance)
+    shares = _shares(means, [one.recipe.kind for one in tried], fused)
     trials = tuple(
         Trial(
             one.recipe, {kind: value for kind, value, counted in zip(kinds, row, count, strict=True) if counted}, *rest
         )
         for one, row, count, *rest in zip(
-            tried, aurocs.tolist(), counts, ranks.tolist(), means.tolist(), shares, strict=True
+            tried, aurocs.tolist(), counts, means.tolist(), shares, strict=True
         )
     )
     chosen = [(one, share) for one, share in zip(tried, shares, strict=True) if share > 0]
@@ -416,16 +414,17 @@ def _that_count(tried: Sequence[_Tried], kinds: Sequence[str], defects: Syntheti
     return np.array([~(taught & one.recipe.trained) for one in tried])
 
 
-def _shares(ranks: NDArray[np.float64], means: NDArray[np.float64], kinds: Sequence[str], fused: int) -> list[float]:
-    """What each recipe's opinion counts, in all 1: nothing but for the best `fused` of one kind each."""
+def _shares(means: NDArray[np.float64], kinds: Sequence[str], fused: int) -> list[float]:
+    """What each recipe's opinion counts, in all 1: nothing but for the best `fused` of one kind each, and for these the
+    square of how far above chance they are."""
     best: dict[str, int] = {}
-    for place in np.argsort(ranks, kind="stable").tolist():
+    for place in np.argsort(-means, kind="stable").tolist():
         best.setdefault(kinds[place], place)
     chosen = list(best.values())[:fused]
-    above = {place: max(0.0, float(means[place]) - 0.5) for place in chosen}
+    above = {place: max(0.0, float(means[place]) - 0.5) ** 2 for place in chosen}
     if not any(above.values()):
         above = {chosen[0]: 1.0}
-    return [above.get(place, 0.0) / sum(above.values()) for place in range(len(ranks))]
+    return [above.get(place, 0.0) / sum(above.values()) for place in range(len(means))]
 
 
 def by_network(recipes: Sequence[Recipe]) -> list[list[Recipe]]:

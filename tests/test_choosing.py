@@ -168,8 +168,8 @@ class TestWithoutLabels:
         """One row a recipe, the best first, with its AUROC by each kind of defect that the owner fears."""
         table = recipes_of(workspace, report, tmp_path)
         assert len(table) == report.recipes_tried
-        assert table["mean_rank"].is_monotonic_increasing
-        assert sorted(table.columns[5:]) == ["brightness", "scratch", "spots"]
+        assert table["mean_auroc"].is_monotonic_decreasing
+        assert sorted(table.columns[4:]) == ["brightness", "scratch", "spots"]
         assert tuple(table.loc[table["chosen"], "recipe"]) == report.recipes
         assert "pca-32 on pixels, mean" in set(table["recipe"])
 
@@ -302,7 +302,7 @@ class TestWithLabels:
         """No image that chose the recipe counts for the AUROC that people are told."""
         workspace, report = labelled(50)
         assert report.chosen_by == "labelled defects"
-        assert list(recipes_of(workspace, report, tmp_path).columns[5:]) == ["anomalous"]
+        assert list(recipes_of(workspace, report, tmp_path).columns[4:]) == ["anomalous"]
         found = labelled_items(workspace.settings.pipeline("tiles").data)
         assert found is not None
         items, truth = found[0].items, found[1]

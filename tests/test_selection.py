@@ -117,6 +117,12 @@ class TestChoice:
         """On the same defects, the kind that matters most decides; kinds without a weight count 1."""
         assert chosen(choose(["spots", "brightness"], [SEES_LIGHT, SEES_DETAIL], weights)) == [best]
 
+    def test_many_of_one_sort_do_not_turn_the_choice(self) -> None:
+        """A recipe that finds both kinds is the best, however many find spots a little better and nothing else."""
+        shares = (0.01, 0.02, 0.03, 0.05, 0.1, 0.3, 0.6, 1.0)
+        others = [replace(SEES_DETAIL, design=replace(SEES_DETAIL.design, pooling=share)) for share in shares]
+        assert chosen(choose(["spots", "brightness"], [*others, SEES_LIGHT])) == [SEES_LIGHT]
+
     def test_fused_both_kinds_are_found(self) -> None:
         """The fused recipes tell both kinds of defects better than either recipe alone."""
         recipes = [SEES_LIGHT, SEES_DETAIL]
@@ -177,11 +183,11 @@ class TestTable:
     """What was tried, for people."""
 
     def test_it_has_one_row_a_recipe_the_best_first(self) -> None:
-        """With its mean rank, and its AUROC by kind of defect."""
+        """With its mean AUROC, and that by kind of defect."""
         rows = choose(["spots", "brightness"], [SEES_LIGHT, SEES_DETAIL]).table()
-        assert [row["mean_rank"] for row in rows] == sorted(float(row["mean_rank"]) for row in rows)
+        assert [row["mean_auroc"] for row in rows] == sorted((float(row["mean_auroc"]) for row in rows), reverse=True)
         assert [row["chosen"] for row in rows] == [True, False, False]
-        assert list(rows[0]) == ["recipe", "chosen", "weight", "mean_rank", "mean_auroc", "spots", "brightness"]
+        assert list(rows[0]) == ["recipe", "chosen", "weight", "mean_auroc", "spots", "brightness"]
         for row in rows:
             assert row["mean_auroc"] == pytest.approx((float(row["spots"]) + float(row["brightness"])) / 2)
 
@@ -260,11 +266,11 @@ class TestDetector:
         assert "none" in networks
 
     def test_opinions_weigh_as_much_as_they_are_worth(self) -> None:
-        """By their mean AUROC above chance, and in all 1."""
+        """By the square of their mean AUROC above chance, and in all 1."""
         selection = choose(["spots", "brightness"], [SEES_LIGHT, SEES_DETAIL], fused=2)
         assert sum(trial.weight for trial in selection.trials) == pytest.approx(1)
         first, second = (trial for trial in selection.trials if trial.chosen)
-        assert first.weight / second.weight == pytest.approx((first.auroc - 0.5) / (second.auroc - 0.5))
+        assert first.weight / second.weight == pytest.approx(((first.auroc - 0.5) / (second.auroc - 0.5)) ** 2)
         assert selection.detector.weights == (first.weight, second.weight)
 
     def test_maps_weigh_as_much_as_they_tell_of_places(self) -> None:
