@@ -133,10 +133,9 @@ def _ray(address: str | None, workers: int) -> TaskRunner[Any]:
         from prefect_ray.task_runners import RayTaskRunner
     except ImportError as error:
         raise _missing("ray", error) from error
-    runner: TaskRunner[Any] = (
-        RayTaskRunner(address=address) if address else RayTaskRunner(init_kwargs={"num_cpus": workers})
-    )
-    return runner
+    if address:
+        return RayTaskRunner(address=address)
+    return RayTaskRunner(init_kwargs={"num_cpus": workers, "include_dashboard": False})
 
 
 def _missing(name: str, error: ImportError) -> InputError:

@@ -5,6 +5,7 @@ import os
 import pickle
 import shutil
 import signal
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -30,6 +31,7 @@ from flows.score import score as score_flow
 from flows.shard_tasks import Here, Work, as_tasks
 from flows.shards import Shard, Sharding, score_items
 from flows.workspace import open_workspace
+from tests.ports import free_port
 
 IMAGES = 256
 
@@ -118,11 +120,15 @@ def scored(detector: Detector, images: tuple[Item, ...], runner: RunnerUnion, fo
         ThreadsRunner(workers=2, shard_size=64),
         ProcessesRunner(workers=2, shard_size=64),
         DaskRunner(workers=2, shard_size=64),
+        RayRunner(workers=2, shard_size=64),
     ],
     ids=lambda runner: runner.type,
 )
-def test_every_runner_gives_the_same_digits(runner: RunnerUnion, detector: Detector, tmp_path: Path) -> None:
-    """Threads, processes and a Dask cluster of its own score as one process does, also where a worker is killed."""
+def test_every_runner_gives_the_same_digits(
+    runner: RunnerUnion, detector: Detector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Threads, processes, Dask and Ray score as one process does, also where a worker is killed."""
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))  # Ray's workers read this module too
     alone = score_items(items(), detector, None, lambda steps: None)
     mark = None if runner.type == "threads" else tmp_path / "killed"
     together = scored(detector, items(mark), runner, tmp_path / "shards")
@@ -130,7 +136,7 @@ def test_every_runner_gives_the_same_digits(runner: RunnerUnion, detector: Detec
     assert mark is None or mark.exists()
 
 
-@pytest.mark.parametrize("kind", ["processes", "dask"])
+@pytest.mark.parametrize("kind", ["processes", "dask", "ray"])
 def test_a_batch_of_the_inbox_in_the_product_s_own_flow(
     kind: str, project: Callable[..., Path], small_images: Callable[[Path, int, int], list[Path]], tmp_path: Path
 ) -> None:
@@ -163,5 +169,32 @@ def test_a_cluster_is_found_by_its_address(detector: Detector, tmp_path: Path) -
         runner = DaskRunner(address=cluster.scheduler_address, shard_size=64)
         together = scored(detector, items(), runner, tmp_path / "shards")
         assert len(cluster.scheduler_info["workers"]) == 1
+    alone = score_items(items(), detector, None, lambda steps: None)
+    assert together.scores.tobytes() == alone.scores.tobytes()
+
+
+def test_a_ray_cluster_is_found_by_its_address(
+    detector: Detector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The workers of a Ray cluster that runs already do the work, and it goes on running."""
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    port = free_port()
+    command = [
+        str(Path(sys.executable).with_name("ray")),
+        "start",
+        "--head",
+        "--block",
+        f"--port={port}",
+        "--num-cpus=1",
+    ]
+    command += ["--include-dashboard=false", "--disable-usage-stats"]
+    cluster = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    try:
+        runner = RayRunner(address=f"127.0.0.1:{port}", shard_size=64)
+        together = scored(detector, items(), runner, tmp_path / "shards")
+        assert cluster.poll() is None
+    finally:
+        os.killpg(cluster.pid, signal.SIGTERM)
+        cluster.wait()
     alone = score_items(items(), detector, None, lambda steps: None)
     assert together.scores.tobytes() == alone.scores.tobytes()
