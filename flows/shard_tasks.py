@@ -133,9 +133,9 @@ def _ray(address: str | None, workers: int) -> TaskRunner[Any]:
         from prefect_ray.task_runners import RayTaskRunner
     except ImportError as error:
         raise _missing("ray", error) from error
-    if address:
-        return RayTaskRunner(address=address)
-    return RayTaskRunner(init_kwargs={"num_cpus": workers, "include_dashboard": False})
+    own = {"num_cpus": workers, "include_dashboard": False}
+    runner: TaskRunner[Any] = RayTaskRunner(address=address) if address else RayTaskRunner(init_kwargs=own)
+    return runner
 
 
 def _missing(name: str, error: ImportError) -> InputError:
