@@ -14,7 +14,7 @@ from ae_models.synthetic_defects import VISIBLE
 
 POSITIONS = 32  # along the short side, at which places are judged
 SMALLEST = 8  # positions along the short side
-WIDTHS = (16, 24, 32)
+WIDTHS = (16, 24, 32, 32)
 LEAST_LIGHT = 0.1  # deviation of the light of a position, in those of its image, below which it does not vary
 LEAST_SPREAD = 0.01  # of logarithms
 FARTHEST = 8.0  # deviations: light that is farther from the usual counts as so far
