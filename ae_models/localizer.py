@@ -17,6 +17,7 @@ SMALLEST = 8  # positions along the short side
 WIDTHS = (16, 24, 32, 32)
 LEAST_LIGHT = 0.1  # deviation of the light of a position, in those of its image, below which it does not vary
 LEAST_SPREAD = 0.01  # of logarithms
+LEAST_SHARE = 1e-3  # of a usual error, below which errors are alike: their logarithms would be those of rounding
 FARTHEST = 8.0  # deviations: light that is farther from the usual counts as so far
 
 
@@ -40,6 +41,7 @@ class Localizer(nn.Module):
         widths: channels of the network at each resolution.
     """
 
+    least: Tensor  # (members, 1, 1), errors from which on they are told apart
     centres: Tensor  # (members, 1, 1), of the logarithms of usual errors
     scales: Tensor  # (members, 1, 1)
     light: Tensor  # (C, h, w), usual
@@ -55,6 +57,7 @@ class Localizer(nn.Module):
         seen = FeatureSpec(height, width, members + spec.channels)
         self.network = RestorationNetwork(seen, widths, "identity", convolutions=1, channels_out=1)
         self.to_pixels = to_pixels(self.pixels, spec)
+        self.register_buffer("least", torch.full((members, 1, 1), LEAST))
         self.register_buffer("centres", torch.zeros(members, 1, 1))
         self.register_buffer("scales", torch.ones(members, 1, 1))
         self.register_buffer("light", torch.zeros(self.pixels.spec.shape))
@@ -69,16 +72,20 @@ class Localizer(nn.Module):
 
     def inputs(self, images: Tensor, maps: Tensor) -> Tensor:
         """What the network sees, (N, members + C, h, w), of images (N, C, H, W) and error maps (N, members, H, W)."""
-        return self.standardised(self.logarithms(maps), self.pixels(images))
+        return self.standardised(self.at_positions(maps), self.pixels(images))
 
     def standardised(self, errors: Tensor, light: Tensor) -> Tensor:
-        """The same of the logarithms of errors (N, members, h, w) and the light (N, C, h, w) at each position."""
+        """The same of the errors (N, members, h, w) and the light (N, C, h, w) at each position."""
         unusual = ((light - self.light) / self.light_scales).clamp(-FARTHEST, FARTHEST)
-        return torch.cat([(errors - self.centres) / self.scales, unusual], dim=1)
+        return torch.cat([(self.logarithms(errors) - self.centres) / self.scales, unusual], dim=1)
 
-    def logarithms(self, maps: Tensor) -> Tensor:
-        """Of the mean errors at each position, (N, members, h, w), of maps (N, members, H, W)."""
-        return (functional.avg_pool2d(maps, self.step, ceil_mode=True) + LEAST).log()
+    def logarithms(self, errors: Tensor) -> Tensor:
+        """Of errors (N, members, h, w) at each position."""
+        return torch.maximum(errors, self.least).log()
+
+    def at_positions(self, maps: Tensor) -> Tensor:
+        """The mean errors at each position, (N, K, h, w), of maps (N, K, H, W)."""
+        return functional.avg_pool2d(maps, self.step, ceil_mode=True)
 
     def shares(self, images: Tensor, clean: Tensor) -> Tensor:
         """The share of each position that is a defect's, (N, 1, h, w), where the clean images (N, C, H, W) are known.

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ae_models.detector import FusedDetector, batches
-from ae_models.localizer import LEAST_LIGHT, LEAST_SPREAD, Localizer
+from ae_models.localizer import LEAST_LIGHT, LEAST_SHARE, LEAST_SPREAD, Localizer
+from ae_models.scoring import LEAST
 from ae_models.synthetic_defects import LOCAL_KINDS, corrupt
 from ae_models.training import TrainingSettings, fit
 
@@ -96,19 +97,21 @@ def _usual(detector: FusedDetector, nominal: NDArray[np.float32]) -> tuple[Local
     """A localizer that knows what nominal images (N, C, H, W) look like and nothing else; what it sees of them, and the
     logarithms (N, 1, h, w) of the detector's errors there."""
     localizer = Localizer(detector.spec, len(detector.members))
-    logarithms, lights, fused = [], [], []
+    errors, lights, fused = [], [], []
     with torch.inference_mode():
         for part in batches(nominal, detector.spec, "cpu"):
             maps = detector.member_maps(part)
-            logarithms.append(localizer.logarithms(maps))
+            errors.append(localizer.at_positions(maps))
             lights.append(localizer.pixels(part))
-            fused.append(localizer.logarithms(detector.weighted(maps)[:, None]))
-    errors, light = torch.cat(logarithms), torch.cat(lights)
-    localizer.centres.copy_(errors.mean((0, 2, 3))[:, None, None])
-    localizer.scales.copy_(errors.std((0, 2, 3), correction=0)[:, None, None].clamp_min(LEAST_SPREAD))
+            fused.append(localizer.at_positions(detector.weighted(maps)[:, None]))
+    seen, light = torch.cat(errors), torch.cat(lights)
+    localizer.least.copy_((LEAST_SHARE * seen.mean((0, 2, 3)))[:, None, None].clamp_min(LEAST))
+    logarithms = localizer.logarithms(seen)
+    localizer.centres.copy_(logarithms.mean((0, 2, 3))[:, None, None])
+    localizer.scales.copy_(logarithms.std((0, 2, 3), correction=0)[:, None, None].clamp_min(LEAST_SPREAD))
     localizer.light.copy_(light.mean(0))
     localizer.light_scales.copy_(light.std(0, correction=0) + LEAST_LIGHT)
-    return localizer, (localizer.standardised(errors, light), torch.cat(fused))
+    return localizer, (localizer.standardised(seen, light), torch.cat(fused).clamp_min(LEAST).log())
 
 
 def _drawn(

@@ -336,8 +336,8 @@ def select(
     """Fit every recipe, see how well each tells the defects, and fuse the best of each kind of network.
 
     Kinds of networks miss different things: one what it can reconstruct, one what is common, one what it was not
-    taught. So the fused ones are the best of each kind, and each counts as the square of how far its mean AUROC is above
-    chance.
+    taught. So the fused ones are the best of each kind, and each counts as the square of how far above chance its mean
+    AUROC is.
 
     Args:
         parts: nominal images.
@@ -374,9 +374,7 @@ def select(
         Trial(
             one.recipe, {kind: value for kind, value, counted in zip(kinds, row, count, strict=True) if counted}, *rest
         )
-        for one, row, count, *rest in zip(
-            tried, aurocs.tolist(), counts, means.tolist(), shares, strict=True
-        )
+        for one, row, count, *rest in zip(tried, aurocs.tolist(), counts, means.tolist(), shares, strict=True)
     )
     chosen = [(one, share) for one, share in zip(tried, shares, strict=True) if share > 0]
     told = np.isin(defects.kinds, np.array(kinds)[counts.all(axis=0)])
