@@ -91,6 +91,10 @@ class TestTheFirstCall:
         for text in (first.stdout, first.stderr, second.stdout, second.stderr):
             assert [line for line in text.splitlines() if NOISE.search(line)] == []
 
+    def test_the_graph_scores(self, first: Process) -> None:
+        """What the detector gives by ONNX Runtime is what it gives by PyTorch, which is slower."""
+        assert "PyTorch scores the images" not in first.stdout + first.stderr
+
     @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning:mlflow")
     def test_mlflow_has_a_run_a_batch(self, first: Process, folder: Path) -> None:
         """Each run is tagged with the verdict and has the picture of its worst images."""
