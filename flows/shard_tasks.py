@@ -133,7 +133,7 @@ def _ray(address: str | None, workers: int) -> TaskRunner[Any]:
         from prefect_ray.task_runners import RayTaskRunner
     except ImportError as error:
         raise _missing("ray", error) from error
-    own = {"num_cpus": workers, "include_dashboard": False}
+    own = {"address": "local", "num_cpus": workers, "include_dashboard": False}  # never one that happens to run here
     runner: TaskRunner[Any] = RayTaskRunner(address=address) if address else RayTaskRunner(init_kwargs=own)
     return runner
 
