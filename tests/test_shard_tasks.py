@@ -129,6 +129,7 @@ def test_every_runner_gives_the_same_digits(
 ) -> None:
     """Threads, processes, Dask and Ray score as one process does, also where a worker is killed."""
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))  # Ray's workers read this module too
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")  # another's cluster, which is not asked for
     alone = score_items(items(), detector, None, lambda steps: None)
     mark = None if runner.type == "threads" else tmp_path / "killed"
     together = scored(detector, items(mark), runner, tmp_path / "shards")
