@@ -177,17 +177,12 @@ def test_a_cluster_is_found_by_its_address(detector: Detector, tmp_path: Path) -
 def test_a_ray_cluster_is_found_by_its_address(
     detector: Detector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The workers of a Ray cluster that runs already do the work, and it goes on running."""
+    """The workers of a Ray cluster that runs already, and asks for its token, do the work; it goes on running."""
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
-    port = free_port()
-    command = [
-        str(Path(sys.executable).with_name("ray")),
-        "start",
-        "--head",
-        "--block",
-        f"--port={port}",
-        "--num-cpus=1",
-    ]
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    ray, port = str(Path(sys.executable).with_name("ray")), free_port()
+    subprocess.run([ray, "get-auth-token", "--generate"], check=True, capture_output=True)
+    command = [ray, "start", "--head", "--block", f"--port={port}", "--num-cpus=1"]
     command += ["--include-dashboard=false", "--disable-usage-stats"]
     cluster = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
     try:
