@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from subprocess import PIPE, STDOUT
 from typing import Any
 
 import numpy as np
@@ -184,13 +185,14 @@ def test_a_ray_cluster_is_found_by_its_address(
     subprocess.run([ray, "get-auth-token", "--generate"], check=True, capture_output=True)
     command = [ray, "start", "--head", "--block", f"--port={port}", "--num-cpus=1"]
     command += ["--include-dashboard=false", "--disable-usage-stats"]
-    cluster = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
-    try:
-        runner = RayRunner(address=f"127.0.0.1:{port}", shard_size=64)
-        together = scored(detector, items(), runner, tmp_path / "shards")
-        assert cluster.poll() is None
-    finally:
-        os.killpg(cluster.pid, signal.SIGTERM)
-        cluster.wait()
+    monkeypatch.setenv("PYTHONUNBUFFERED", "1")
+    with subprocess.Popen(command, stdout=PIPE, stderr=STDOUT, text=True, start_new_session=True) as cluster:
+        try:
+            assert any("Ray runtime started" in line for line in cluster.stdout or ())
+            runner = RayRunner(address=f"127.0.0.1:{port}", shard_size=64)
+            together = scored(detector, items(), runner, tmp_path / "shards")
+            assert cluster.poll() is None
+        finally:
+            os.killpg(cluster.pid, signal.SIGTERM)
     alone = score_items(items(), detector, None, lambda steps: None)
     assert together.scores.tobytes() == alone.scores.tobytes()
