@@ -30,7 +30,7 @@ from ae_models.networks import build_network
 from ae_models.scoring import Score, ScoreDesign, relative_errors, squared_errors
 
 LOG = logging.getLogger("reconwatch")
-FORMAT = 8
+FORMAT = 9
 BATCH_SIZE = 64
 CACHED_PIXELS = 2**18
 SMALL_PIXELS = 2**12  # of an image that several threads of PyTorch draw more slowly than one

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ae_models.front_ends import Pixels, to_pixels
+from ae_models.front_ends import OrientedGradients, Pixels, to_pixels
 from ae_models.images import FeatureSpec, ImageSpec
 from ae_models.networks.restoration import RestorationNetwork
 from ae_models.scoring import LEAST
@@ -15,10 +15,12 @@ from ae_models.synthetic_defects import VISIBLE
 POSITIONS = 32  # along the short side, at which places are judged
 SMALLEST = 8  # positions along the short side
 WIDTHS = (16, 24, 32, 32)
-LEAST_LIGHT = 0.1  # deviation of the light of a position, in those of its image, below which it does not vary
+NETWORKS = 2  # whose mean is taken: each errs in places of its own
+LEAST_LOOK = 0.1  # deviation of what a position looks like, below which it does not vary
+FAINT = 0.02  # strength of edges, in that of their image, below which they are alike
 LEAST_SPREAD = 0.01  # of logarithms
 LEAST_SHARE = 1e-3  # of a usual error, below which errors are alike: their logarithms would be those of rounding
-FARTHEST = 8.0  # deviations: light that is farther from the usual counts as so far
+FARTHEST = 8.0  # deviations: what looks farther from the usual counts as so far
 
 
 def suits_localizers(spec: ImageSpec) -> bool:
@@ -27,57 +29,73 @@ def suits_localizers(spec: ImageSpec) -> bool:
 
 
 class Localizer(nn.Module):
-    """Tells how likely each place is a defect's, from error maps and the light of the image, in the units of errors.
+    """Tells how likely each place is a defect's, from error maps and the looks of the image, in the units of errors.
 
     Errors stand where something is unusual, which is often a part of a defect only: the edge of a stain, the ends of a
-    step. A U-shaped network sees, at some 32 positions a side, the logarithms of the error maps of all members of a
-    detector and the light of the image, and learns from synthetic defects, whose masks are known, which positions
-    belong to one (compare the discriminative network of Zavrtanik et al., DRAEM, 2021). What it gives is brought to
-    the centre and the spread that the logarithm of the fused error map has in nominal images.
+    step. U-shaped networks see, at some 32 positions a side, the logarithms of the error maps of all members of a
+    detector and what the image looks like there: its light, and how strong edges of each direction are. From synthetic
+    defects, whose masks are known, they learn which positions belong to one (compare the discriminative network of
+    Zavrtanik et al., DRAEM, 2021). The mean of what they give is brought to the centre and the spread that the
+    logarithm of the fused error map has in nominal images.
 
     Args:
         spec: size of the images.
         members: how many error maps it sees.
-        widths: channels of the network at each resolution.
+        widths: channels of each network at each resolution.
     """
 
     least: Tensor  # (members, 1, 1), errors from which on they are told apart
     centres: Tensor  # (members, 1, 1), of the logarithms of usual errors
     scales: Tensor  # (members, 1, 1)
-    light: Tensor  # (C, h, w), usual
-    light_scales: Tensor  # (C, h, w)
-    scale: Tensor  # (), of the logarithm of what it gives, by the network's logit
+    look: Tensor  # (C + 8, h, w), usual
+    look_scales: Tensor  # (C + 8, h, w)
+    scale: Tensor  # (), of the logarithm of what it gives, by the networks' logit
     offset: Tensor  # ()
 
     def __init__(self, spec: ImageSpec, members: int, widths: Sequence[int] = WIDTHS) -> None:
         super().__init__()
         self.step = max(1, round(min(spec.height, spec.width) / POSITIONS))
         self.pixels = Pixels(spec, self.step, standardised=True)
-        height, width = self.pixels.spec.height, self.pixels.spec.width
-        seen = FeatureSpec(height, width, members + spec.channels)
-        self.network = RestorationNetwork(seen, widths, "identity", convolutions=1, channels_out=1)
+        self.gradients = OrientedGradients(spec, self.step, normalised="image")
+        self.height, self.width = self.pixels.spec.height, self.pixels.spec.width
+        looks = spec.channels + self.gradients.spec.channels
+        seen = FeatureSpec(self.height, self.width, members + looks)
+        self.networks = nn.ModuleList(
+            RestorationNetwork(seen, widths, "identity", convolutions=1, channels_out=1) for _ in range(NETWORKS)
+        )
         self.to_pixels = to_pixels(self.pixels, spec)
         self.register_buffer("least", torch.full((members, 1, 1), LEAST))
         self.register_buffer("centres", torch.zeros(members, 1, 1))
         self.register_buffer("scales", torch.ones(members, 1, 1))
-        self.register_buffer("light", torch.zeros(self.pixels.spec.shape))
-        self.register_buffer("light_scales", torch.ones(self.pixels.spec.shape))
+        self.register_buffer("look", torch.zeros(looks, self.height, self.width))
+        self.register_buffer("look_scales", torch.ones(looks, self.height, self.width))
         self.register_buffer("scale", torch.ones(()))
         self.register_buffer("offset", torch.zeros(()))
 
     def forward(self, images: Tensor, maps: Tensor) -> Tensor:
         """Maps (N, H, W) above 0 of images (N, C, H, W) in [0, 1] and the members' error maps (N, members, H, W)."""
-        logits = self.network(self.inputs(images, maps))[:, 0]
+        logits = self.logits(self.inputs(images, maps))[:, 0]
         return torch.as_tensor(self.to_pixels(self.scale * logits + self.offset)).exp()
 
-    def inputs(self, images: Tensor, maps: Tensor) -> Tensor:
-        """What the network sees, (N, members + C, h, w), of images (N, C, H, W) and error maps (N, members, H, W)."""
-        return self.standardised(self.at_positions(maps), self.pixels(images))
+    def logits(self, inputs: Tensor) -> Tensor:
+        """The mean of what the networks give, (N, 1, h, w), of what they see, (N, members + C + 8, h, w)."""
+        return torch.stack([network(inputs) for network in self.networks]).mean(0)
 
-    def standardised(self, errors: Tensor, light: Tensor) -> Tensor:
-        """The same of the errors (N, members, h, w) and the light (N, C, h, w) at each position."""
-        unusual = ((light - self.light) / self.light_scales).clamp(-FARTHEST, FARTHEST)
+    def inputs(self, images: Tensor, maps: Tensor) -> Tensor:
+        """What the networks see, (N, members + C + 8, h, w), of images (N, C, H, W) and error maps (N, members, H, W)."""
+        return self.standardised(self.at_positions(maps), self.looks(images))
+
+    def standardised(self, errors: Tensor, looks: Tensor) -> Tensor:
+        """The same of the errors (N, members, h, w) and the looks (N, C + 8, h, w) of each position."""
+        unusual = ((looks - self.look) / self.look_scales).clamp(-FARTHEST, FARTHEST)
         return torch.cat([(self.logarithms(errors) - self.centres) / self.scales, unusual], dim=1)
+
+    def looks(self, images: Tensor) -> Tensor:
+        """The light of each position and the logarithms of the strength of edges in eight directions, (N, C + 8, h, w),
+        of images (N, C, H, W)."""
+        edges = (self.gradients(images) + FAINT).log()
+        missing = 0, self.width - edges.shape[3], 0, self.height - edges.shape[2]  # where a last position is cut short
+        return torch.cat([self.pixels(images), functional.pad(edges, missing, mode="replicate")], dim=1)
 
     def logarithms(self, errors: Tensor) -> Tensor:
         """Of errors (N, members, h, w) at each position."""

@@ -1,7 +1,6 @@
-"""A fused detector taught where defects are, from synthetic ones whose masks are known."""
+"""A localizer taught where defects are, from synthetic ones whose masks are known."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 
@@ -13,20 +12,20 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ae_models.detector import FusedDetector, batches
-from ae_models.localizer import LEAST_LIGHT, LEAST_SHARE, LEAST_SPREAD, Localizer
+from ae_models.localizer import LEAST_LOOK, LEAST_SHARE, LEAST_SPREAD, POSITIONS, Localizer
 from ae_models.scoring import LEAST
 from ae_models.synthetic_defects import LOCAL_KINDS, corrupt
 from ae_models.training import TrainingSettings, fit
 
-DRAWN = 2000  # images with synthetic defects
+DRAWN = 6000  # images with synthetic defects, where their short side has POSITIONS; in proportion where it has fewer
 AT_ONCE = 50  # of them
 WATCHED = 0.2  # share of the nominal images whose defects say when to stop
-STEPS, BATCH_SIZE, LEARNING_RATE = 800, 16, 4e-3
+STEPS, BATCH_SIZE, LEARNING_RATE = 3200, 16, 4e-3  # steps in the same proportion
 DRAWING = 0.5  # of the seconds, at most
 SHORTEST = 0.1  # seconds: one pass over what was drawn
 
 
-def localised(
+def fit_localizer(
     detector: FusedDetector,
     nominal: NDArray[np.float32],
     kinds: Sequence[str] = LOCAL_KINDS,
@@ -35,12 +34,12 @@ def localised(
     device: str = "cpu",
     on_epoch: Callable[[int, int], None] = lambda epoch, epochs: None,
     checkpoint: Path | None = None,
-) -> FusedDetector:
-    """The detector with a localizer; as it was where no defect can be seen in these images, or they are too few.
+) -> Localizer | None:
+    """A localizer for the detector; None where no defect can be seen in these images, or they are too few.
 
     Args:
         detector: on the CPU.
-        nominal: images (N, C, H, W) float32 in [0, 1] that no member was fitted to.
+        nominal: images (N, C, H, W) float32 in [0, 1] that no member's network was fitted to.
         kinds: of the synthetic defects.
         seed: of all that is random.
         seconds: that it may take, about.
@@ -51,29 +50,30 @@ def localised(
     rng = np.random.default_rng(seed)
     watched, learned = np.split(rng.permutation(len(nominal)), [round(WATCHED * len(nominal))])
     if not len(watched):
-        return detector
+        return None
     start = perf_counter()
     usual, seen = _usual(detector, nominal)
+    share = min(1.0, min(usual.height, usual.width) / POSITIONS)
     sides = [
-        _drawn(detector, usual, nominal[places], count, kinds, rng, start + DRAWING * seconds)
-        for places, count in ((watched, round(WATCHED * DRAWN)), (learned, DRAWN))
+        _drawn(detector, usual, nominal[places], round(part * share * DRAWN), kinds, rng, start + DRAWING * seconds)
+        for places, part in ((watched, WATCHED), (learned, 1))
     ]
     if not all(side[:, -1].any() for side in sides):
-        return detector
-    epochs = max(1, round(STEPS * BATCH_SIZE / len(sides[1])))
+        return None
+    epochs = max(1, round(share * STEPS * BATCH_SIZE / len(sides[1])))
     left = max(SHORTEST, seconds - (perf_counter() - start))
     settings = TrainingSettings(epochs, BATCH_SIZE, LEARNING_RATE, epochs, seed, device, left)
 
     def build() -> nn.Module:
         localizer = Localizer(detector.spec, len(detector.members))
-        localizer.load_state_dict(usual.state_dict() | localizer.network.state_dict(prefix="network."))
+        localizer.load_state_dict(usual.state_dict() | localizer.networks.state_dict(prefix="networks."))
         return _Learning(localizer)
 
     trained = fit(
         build, sides[1], sides[0], settings, lambda epoch, network: on_epoch(epoch.number, epochs), None, checkpoint
     ).network
     assert isinstance(trained, _Learning)
-    return replace(detector, localizer=_in_units_of_errors(trained.localizer, *seen))
+    return _in_units_of_errors(trained.localizer, *seen)
 
 
 class _Learning(nn.Module):
@@ -84,34 +84,38 @@ class _Learning(nn.Module):
         self.localizer = localizer
 
     def training_loss(self, images: Tensor, clean: Tensor) -> Tensor:
-        """Cross-entropy, a scalar, of inputs and shares (N, members + C + 1, h, w)."""
-        logits = self.localizer.network(images[:, :-1])
-        return functional.binary_cross_entropy_with_logits(logits, images[:, -1:])
+        """Cross-entropy, a scalar, of inputs and shares (N, members + C + 9, h, w); each network learns by itself."""
+        inputs, shares = images[:, :-1], images[:, -1:]
+        losses = [
+            functional.binary_cross_entropy_with_logits(network(inputs), shares) for network in self.localizer.networks
+        ]
+        return torch.stack(losses).mean()
 
     def validation_loss(self, images: Tensor, clean: Tensor) -> Tensor:
-        """The same, of held-out images."""
-        return self.training_loss(images, clean)
+        """The same of held-out images, of the networks' mean."""
+        logits = self.localizer.logits(images[:, :-1])
+        return functional.binary_cross_entropy_with_logits(logits, images[:, -1:])
 
 
 def _usual(detector: FusedDetector, nominal: NDArray[np.float32]) -> tuple[Localizer, tuple[Tensor, Tensor]]:
     """A localizer that knows what nominal images (N, C, H, W) look like and nothing else; what it sees of them, and the
     logarithms (N, 1, h, w) of the detector's errors there."""
     localizer = Localizer(detector.spec, len(detector.members))
-    errors, lights, fused = [], [], []
+    errors, looks, fused = [], [], []
     with torch.inference_mode():
         for part in batches(nominal, detector.spec, "cpu"):
             maps = detector.member_maps(part)
             errors.append(localizer.at_positions(maps))
-            lights.append(localizer.pixels(part))
+            looks.append(localizer.looks(part))
             fused.append(localizer.at_positions(detector.weighted(maps)[:, None]))
-    seen, light = torch.cat(errors), torch.cat(lights)
+    seen, look = torch.cat(errors), torch.cat(looks)
     localizer.least.copy_((LEAST_SHARE * seen.mean((0, 2, 3)))[:, None, None].clamp_min(LEAST))
     logarithms = localizer.logarithms(seen)
     localizer.centres.copy_(logarithms.mean((0, 2, 3))[:, None, None])
     localizer.scales.copy_(logarithms.std((0, 2, 3), correction=0)[:, None, None].clamp_min(LEAST_SPREAD))
-    localizer.light.copy_(light.mean(0))
-    localizer.light_scales.copy_(light.std(0, correction=0) + LEAST_LIGHT)
-    return localizer, (localizer.standardised(seen, light), torch.cat(fused).clamp_min(LEAST).log())
+    localizer.look.copy_(look.mean(0))
+    localizer.look_scales.copy_(look.std(0, correction=0) + LEAST_LOOK)
+    return localizer, (localizer.standardised(seen, look), torch.cat(fused).clamp_min(LEAST).log())
 
 
 def _drawn(
@@ -123,20 +127,21 @@ def _drawn(
     rng: Generator,
     until: float,
 ) -> NDArray[np.float32]:
-    """What the localizer sees of images with defects, and their shares, (K, members + C + 1, h, w); K is `count`, or
+    """What the localizer sees of images with defects, and their shares, (K, members + C + 9, h, w); K is `count`, or
     fewer where time runs out."""
-    drawn: list[Tensor] = []
-    for start in range(0, count, AT_ONCE):
-        if start and perf_counter() > until:
-            break
-        clean = nominal[rng.integers(len(nominal), size=min(AT_ONCE, count - start))]
+    channels = len(detector.members) + len(localizer.look) + 1
+    drawn, done = np.empty((count, channels, localizer.height, localizer.width), np.float32), 0
+    while done < count and not (done and perf_counter() > until):
+        clean = nominal[rng.integers(len(nominal), size=min(AT_ONCE, count - done))]
         changed, _ = corrupt(clean, rng, kinds)
         pairs = (batches(each, detector.spec, "cpu") for each in (changed, clean))
         with torch.inference_mode():
             for part, before in zip(*pairs, strict=True):
-                inputs = localizer.inputs(part, detector.member_maps(part))
-                drawn.append(torch.cat([inputs, localizer.shares(part, before)], dim=1))
-    return torch.cat(drawn).numpy()
+                rows = drawn[done : done + len(part)]
+                rows[:, :-1] = localizer.inputs(part, detector.member_maps(part))
+                rows[:, -1:] = localizer.shares(part, before)
+                done += len(part)
+    return drawn[:done]
 
 
 def _in_units_of_errors(localizer: Localizer, inputs: Tensor, errors: Tensor) -> Localizer:
@@ -144,11 +149,11 @@ def _in_units_of_errors(localizer: Localizer, inputs: Tensor, errors: Tensor) ->
 
     Args:
         localizer: trained.
-        inputs: what it sees of nominal images, (N, members + C, h, w).
+        inputs: what it sees of nominal images, (N, members + C + 8, h, w).
         errors: logarithms (N, 1, h, w) of the detector's own.
     """
     with torch.inference_mode():
-        given = torch.cat([localizer.network(part) for part in torch.split(inputs, BATCH_SIZE)])
+        given = torch.cat([localizer.logits(part) for part in torch.split(inputs, BATCH_SIZE)])
     localizer.scale.copy_(errors.std(correction=0) / given.std(correction=0).clamp_min(LEAST_SPREAD))
     localizer.offset.copy_(errors.mean() - localizer.scale * given.mean())
     return localizer

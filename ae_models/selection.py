@@ -25,7 +25,7 @@ from ae_models.detector import LEAST_OPINION, Detector, FusedDetector, log_score
 from ae_models.front_ends import build_front_end
 from ae_models.images import FeatureSpec, ImageSpec
 from ae_models.localizer import suits_localizers
-from ae_models.localizing import localised
+from ae_models.localizing import fit_localizer
 from ae_models.networks import build_network
 from ae_models.networks.code import fit_code_distance
 from ae_models.networks.codebook import fit_codebook
@@ -378,7 +378,8 @@ def select(
     )
     chosen = [(one, share) for one, share in zip(tried, shares, strict=True) if share > 0]
     told = np.isin(defects.kinds, np.array(kinds)[counts.all(axis=0)])
-    detector = _fused(chosen, parts, fitting, _map_shares(chosen, defects, told, fitting))
+    tried_ones = _fused(chosen, parts, fitting, _map_shares(chosen, defects, told, fitting))
+    detector = replace(tried_ones, members=_refitted(chosen, parts, fitting))
     left = seconds - (perf_counter() - start)
     localise = localise and suits_localizers(parts.spec)
     if localise and left < SHORTEST_TRAINING:
@@ -387,7 +388,9 @@ def select(
         on_network(LOCALIZER)
         feared = tuple(kind for kind in LOCAL_KINDS if not weights or kind in weights) or LOCAL_KINDS
         kept = checkpoints and checkpoints / f"{LOCALIZER}.pt"
-        detector = localised(detector, parts.usual, feared, seed, left, device, on_epoch, kept)
+        unseen = np.concatenate([parts.usual, parts.selection])  # by networks that were not fitted again
+        localizer = fit_localizer(tried_ones, unseen, feared, seed, left, device, on_epoch, kept)
+        detector = replace(detector, localizer=localizer)
     compared = sum(map(len, parts.compared))
     truth = np.concatenate([np.zeros(compared, np.bool_), np.ones(int(told.sum()), np.bool_)])
     sources = defects.sources[told].tolist()  # a defect and the image it was made of are one group; -1 for real defects
@@ -473,8 +476,19 @@ def _pixel_auroc(detector: Detector, defects: SyntheticDefects, shown: NDArray[n
 def _fused(
     chosen: Sequence[tuple[_Tried, float]], parts: NominalParts, fitting: Fitting, map_shares: Sequence[float]
 ) -> FusedDetector:
-    """The chosen recipes, those in closed form fitted again, selection images included; their nominal spread stays
-    that of unseen images."""
+    """The chosen recipes; their nominal spread is that of images that they were not fitted to."""
+    spreads = [robust_spread(one.nominal[: len(parts.selection)]) for one, _ in chosen]
+    centres, scales = zip(*spreads, strict=True)
+    usual = [_usual_error(one.detector, parts, fitting) for one, _ in chosen]
+    of_maps = tuple(share / error for share, error in zip(map_shares, usual, strict=True))
+    members = tuple(one.detector for one, _ in chosen)
+    return FusedDetector(members, centres, scales, tuple(share for _, share in chosen), of_maps)
+
+
+def _refitted(
+    chosen: Sequence[tuple[_Tried, float]], parts: NominalParts, fitting: Fitting
+) -> tuple[Detector, ...]:
+    """The detectors of the chosen recipes, those in closed form fitted again, selection images included."""
     members = []
     for one, _ in chosen:
         if one.recipe.trained or one.recipe.network == "none":
@@ -483,11 +497,7 @@ def _fused(
         base = fit_recipe(one.recipe, parts, fitting, with_selection=True)
         (score,) = fit_designs(base, [one.recipe.design], parts.usual, fitting.views)
         members.append(replace(base, fitted_score=score))
-    spreads = [robust_spread(one.nominal[: len(parts.selection)]) for one, _ in chosen]
-    centres, scales = zip(*spreads, strict=True)
-    usual = [_usual_error(one.detector, parts, fitting) for one, _ in chosen]
-    of_maps = tuple(share / error for share, error in zip(map_shares, usual, strict=True))
-    return FusedDetector(tuple(members), centres, scales, tuple(share for _, share in chosen), of_maps)
+    return tuple(members)
 
 
 def _usual_error(detector: Detector, parts: NominalParts, fitting: Fitting) -> float:

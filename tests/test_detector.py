@@ -170,7 +170,7 @@ class TestDamage:
     def test_an_unknown_format(self, folder: Path, number: object) -> None:
         """A format of another version is named beside this version's."""
         edit(folder, lambda document: document.update(format=number))
-        assert refusal(folder) == f"its format is {number!r}, and this version reads format 8"
+        assert refusal(folder) == f"its format is {number!r}, and this version reads format 9"
 
     @pytest.mark.parametrize("key", [key for key in KEYS if key != "format"])
     def test_a_missing_key(self, folder: Path, key: str) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from ae_models.detector import FusedDetector, load_detector
 from ae_models.errors import InputError
 from ae_models.images import ImageSpec
 from ae_models.localizer import Localizer, suits_localizers
-from ae_models.localizing import localised
+from ae_models.localizing import fit_localizer
 from ae_models.scoring import ScoreDesign
 from ae_models.selection import Fitting, NominalParts, Recipe, fit_recipe, with_score
 from ae_models.synthetic_defects import draw_defects
@@ -40,9 +41,14 @@ def nominal(count: int, seed: int = 0) -> NDArray[np.float32]:
 def small_lesson() -> Iterator[None]:
     """Fewer defects and steps, which these images need no more of."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(localizing, "DRAWN", 400)
-        patch.setattr(localizing, "STEPS", 150)
+        patch.setattr(localizing, "DRAWN", 640)
+        patch.setattr(localizing, "STEPS", 240)
         yield
+
+
+def localised(detector: FusedDetector, images: NDArray[np.float32], **more: Any) -> FusedDetector:
+    """The detector with what a localizer learned from the images."""
+    return replace(detector, localizer=fit_localizer(detector, images, **more))
 
 
 @pytest.fixture(scope="module")
@@ -115,6 +121,28 @@ class TestTaught:
                 rounded = torch.where(maps == 0, share * usual, maps)
                 assert torch.equal(taught.localizer(images, rounded), none)
 
+    def test_it_takes_the_mean_of_its_networks(self, taught: FusedDetector) -> None:
+        """Each learned by itself, and errs in places of its own."""
+        assert taught.localizer is not None
+        images = torch.from_numpy(nominal(4, seed=6))
+        with torch.inference_mode():
+            seen = taught.localizer.inputs(images, taught.member_maps(images))
+            first, second = (network(seen) for network in taught.localizer.networks)
+            assert not torch.allclose(first, second, atol=0.1)
+            assert torch.allclose(taught.localizer.logits(seen), (first + second) / 2, atol=1e-5)
+
+    def test_it_sees_light_and_edges(self, taught: FusedDetector) -> None:
+        """Upright stripes of the same light on average are edges across, and none down."""
+        assert taught.localizer is not None
+        plain = torch.from_numpy(nominal(1, seed=6))
+        striped = plain.clone()
+        striped[:, :, 5:15, 4:16] += 0.2 * (torch.arange(12) // 2 % 2) - 0.1
+        before, after = (taught.localizer.looks(each)[0, :, 7:13, 7:13].mean((1, 2)) for each in (plain, striped))
+        assert before.shape == (1 + 8,)
+        assert after[0] == pytest.approx(float(before[0]), abs=0.1)
+        assert after[1] > before[1] + 0.5
+        assert after[3] < before[3] + 0.1
+
     def test_it_comes_back(self, taught: FusedDetector, tmp_path: Path) -> None:
         """Saved and loaded, it maps to the last bit as before."""
         taught.save(tmp_path)
@@ -141,16 +169,16 @@ class TestTaught:
 
 
 class TestNothingToLearn:
-    """The detector stays as it was."""
+    """There is no localizer."""
 
     def test_images_in_which_no_defect_can_be_seen(self, fused: FusedDetector) -> None:
         """A patch of one black image on another is black."""
         black = np.zeros((12, *SPEC.shape), np.float32)
-        assert localised(fused, black, kinds=["patch"]) is fused
+        assert fit_localizer(fused, black, kinds=["patch"]) is None
 
     def test_too_few_images_to_hold_one_out(self, fused: FusedDetector) -> None:
         """With two images none is left that says when to stop."""
-        assert localised(fused, nominal(2)) is fused
+        assert fit_localizer(fused, nominal(2)) is None
 
     def test_images_of_a_few_pixels(self) -> None:
         """There is no place in them."""
@@ -183,7 +211,9 @@ class TestShares:
         assert shares[0, 8:].max() == 0
         assert shares[1, 24:].min() == 1
 
-    @pytest.mark.parametrize("spec", [ImageSpec(8, 8, 1), ImageSpec(33, 21, 3), ImageSpec(70, 200, 1)], ids=str)
+    @pytest.mark.parametrize(
+        "spec", [ImageSpec(8, 8, 1), ImageSpec(33, 21, 3), ImageSpec(70, 200, 1), ImageSpec(129, 133, 1)], ids=str
+    )
     def test_any_size(self, spec: ImageSpec) -> None:
         """Maps have the size of the image, also where positions do not divide it."""
         maps = Localizer(spec, 2).eval()(torch.rand(3, *spec.shape), torch.rand(3, 2, spec.height, spec.width))

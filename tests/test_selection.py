@@ -330,7 +330,7 @@ class TestLocalised:
     def test_it_learns_from_the_kinds_that_matter(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Those that the owner of the pipeline fears, where they have a place in the image."""
         taught: list[tuple[str, ...]] = []
-        monkeypatch.setattr(selection_module, "localised", lambda detector, usual, kinds, *rest: taught.append(kinds))
+        monkeypatch.setattr(selection_module, "fit_localizer", lambda detector, unseen, kinds, *rest: taught.append(kinds))
         for weights in ({"spots": 2.0, "brightness": 1.0}, {"brightness": 1.0}, {}):
             self.localised(60, monkeypatch, weights=weights)
         assert taught == [("spots",), LOCAL_KINDS, LOCAL_KINDS]
