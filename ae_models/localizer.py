@@ -82,7 +82,7 @@ class Localizer(nn.Module):
         return torch.stack([network(inputs) for network in self.networks]).mean(0)
 
     def inputs(self, images: Tensor, maps: Tensor) -> Tensor:
-        """What the networks see, (N, members + C + 8, h, w), of images (N, C, H, W) and error maps (N, members, H, W)."""
+        """What the networks see, (N, members + C + 8, h, w), of images (N, C, H, W) and maps (N, members, H, W)."""
         return self.standardised(self.at_positions(maps), self.looks(images))
 
     def standardised(self, errors: Tensor, looks: Tensor) -> Tensor:

@@ -15,13 +15,14 @@ from ae_models.detector import FusedDetector, batches
 from ae_models.localizer import LEAST_LOOK, LEAST_SHARE, LEAST_SPREAD, POSITIONS, Localizer
 from ae_models.scoring import LEAST
 from ae_models.synthetic_defects import LOCAL_KINDS, corrupt
-from ae_models.training import TrainingSettings, fit
+from ae_models.training import Epoch, TrainingSettings, fit
 
 DRAWN = 6000  # images with synthetic defects, where their short side has POSITIONS; in proportion where it has fewer
 AT_ONCE = 50  # of them
 WATCHED = 0.2  # share of the nominal images whose defects say when to stop
 STEPS, BATCH_SIZE, LEARNING_RATE = 3200, 16, 4e-3  # steps in the same proportion
 DRAWING = 0.5  # of the seconds, at most
+PARTS = 10  # of the drawing, and as many of the training, in which progress is told
 SHORTEST = 0.1  # seconds: one pass over what was drawn
 
 
@@ -32,7 +33,7 @@ def fit_localizer(
     seed: int = 0,
     seconds: float = float("inf"),
     device: str = "cpu",
-    on_epoch: Callable[[int, int], None] = lambda epoch, epochs: None,
+    on_part: Callable[[int, int], None] = lambda part, parts: None,
     checkpoint: Path | None = None,
 ) -> Localizer | None:
     """A localizer for the detector; None where no defect can be seen in these images, or they are too few.
@@ -44,7 +45,7 @@ def fit_localizer(
         seed: of all that is random.
         seconds: that it may take, about.
         device: that the localizer is trained on.
-        on_epoch: called after each epoch with its number and how many there will be.
+        on_part: called as it goes on, with how many parts of all the work are done and how many there are.
         checkpoint: a file for where the training stands; None for none.
     """
     rng = np.random.default_rng(seed)
@@ -54,10 +55,15 @@ def fit_localizer(
     start = perf_counter()
     usual, seen = _usual(detector, nominal)
     share = min(1.0, min(usual.height, usual.width) / POSITIONS)
-    sides = [
-        _drawn(detector, usual, nominal[places], round(part * share * DRAWN), kinds, rng, start + DRAWING * seconds)
-        for places, part in ((watched, WATCHED), (learned, 1))
-    ]
+    counts = [round(part * share * DRAWN) for part in (WATCHED, 1)]
+    sides: list[NDArray[np.float32]] = []
+
+    def on_drawn(done: int) -> None:
+        on_part(PARTS * (done + sum(map(len, sides))) // sum(counts), 2 * PARTS)
+
+    for places, wanted in zip((watched, learned), counts, strict=True):
+        until = start + DRAWING * seconds
+        sides.append(_drawn(detector, usual, nominal[places], wanted, kinds, rng, until, on_drawn))
     if not all(side[:, -1].any() for side in sides):
         return None
     epochs = max(1, round(share * STEPS * BATCH_SIZE / len(sides[1])))
@@ -69,9 +75,10 @@ def fit_localizer(
         localizer.load_state_dict(usual.state_dict() | localizer.networks.state_dict(prefix="networks."))
         return _Learning(localizer)
 
-    trained = fit(
-        build, sides[1], sides[0], settings, lambda epoch, network: on_epoch(epoch.number, epochs), None, checkpoint
-    ).network
+    def on_epoch(epoch: Epoch, network: nn.Module) -> None:
+        on_part(PARTS + PARTS * epoch.number // epochs, 2 * PARTS)
+
+    trained = fit(build, sides[1], sides[0], settings, on_epoch, None, checkpoint).network
     assert isinstance(trained, _Learning)
     return _in_units_of_errors(trained.localizer, *seen)
 
@@ -126,6 +133,7 @@ def _drawn(
     kinds: Sequence[str],
     rng: Generator,
     until: float,
+    on_drawn: Callable[[int], None],
 ) -> NDArray[np.float32]:
     """What the localizer sees of images with defects, and their shares, (K, members + C + 9, h, w); K is `count`, or
     fewer where time runs out."""
@@ -141,6 +149,7 @@ def _drawn(
                 rows[:, :-1] = localizer.inputs(part, detector.member_maps(part))
                 rows[:, -1:] = localizer.shares(part, before)
                 done += len(part)
+        on_drawn(done)
     return drawn[:done]
 
 

@@ -485,9 +485,7 @@ def _fused(
     return FusedDetector(members, centres, scales, tuple(share for _, share in chosen), of_maps)
 
 
-def _refitted(
-    chosen: Sequence[tuple[_Tried, float]], parts: NominalParts, fitting: Fitting
-) -> tuple[Detector, ...]:
+def _refitted(chosen: Sequence[tuple[_Tried, float]], parts: NominalParts, fitting: Fitting) -> tuple[Detector, ...]:
     """The detectors of the chosen recipes, those in closed form fitted again, selection images included."""
     members = []
     for one, _ in chosen:

@@ -160,9 +160,9 @@ class TestTaught:
     ) -> None:
         """It is trained and tells something all the same."""
         monkeypatch.setattr(localizing, "AT_ONCE", 20)
-        epochs: list[tuple[int, int]] = []
-        hurried = localised(fused, nominal(60, seed=3), seconds=0, on_epoch=lambda *of: epochs.append(of))
-        last, planned = epochs[-1]
+        told: list[tuple[int, int]] = []
+        hurried = localised(fused, nominal(60, seed=3), seconds=0, on_part=lambda *of: told.append(of))
+        last, planned = told[-1]
         assert last < planned
         assert hurried.localizer is not None
         assert np.isfinite(hurried.error_maps(nominal(5))).all()
