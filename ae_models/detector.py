@@ -224,9 +224,9 @@ class FusedDetector(_Scoring):
 
     An image's score is the weighted mean of (log s - centre) / scale over the members, none of them below -3: a member
     that finds an image very usual does not outweigh one that finds it far off. Its error map is the weighted sum of
-    the members', or the geometric mean of that and of what a localizer gives. The centre and scale are the median and
-    1.4826 times the median absolute deviation (at least what `robust_spread` says) of the logarithm of a member's
-    scores on held-out nominal images.
+    the members', or the geometric mean of that and, twice, of what a localizer gives. The centre and scale are the
+    median and 1.4826 times the median absolute deviation (at least what `robust_spread` says) of the logarithm of a
+    member's scores on held-out nominal images.
 
     Attributes:
         members: the detectors; all of one image size.
@@ -319,7 +319,7 @@ class FusedDetector(_Scoring):
     def located(self, images: Tensor, maps: Tensor) -> Tensor:
         """The error maps (N, H, W) of images (N, C, H, W) by those of its members (N, members, H, W)."""
         errors = self.weighted(maps)
-        return errors if self.localizer is None else (errors * self.localizer(images, maps)).sqrt()
+        return errors if self.localizer is None else (errors * self.localizer(images, maps).square()).pow(1 / 3)
 
     def _maps(self, images: Tensor) -> Tensor:
         with torch.inference_mode():

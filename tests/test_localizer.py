@@ -97,7 +97,7 @@ class TestTaught:
         assert given.mean() == pytest.approx(errors.mean(), abs=0.05)
         assert given.std() == pytest.approx(errors.std(), rel=0.2)
 
-    def test_its_map_is_the_geometric_mean_of_errors_and_localizer(
+    def test_its_map_is_the_geometric_mean_of_errors_and_twice_the_localizer(
         self, fused: FusedDetector, taught: FusedDetector
     ) -> None:
         """So that both count, and its values range as far as errors do."""
@@ -105,7 +105,7 @@ class TestTaught:
         assert taught.localizer is not None
         with torch.inference_mode():
             given = taught.localizer(images, taught.member_maps(images)).numpy()
-        wanted = np.sqrt(fused.error_maps(images.numpy()) * given)
+        wanted = np.cbrt(fused.error_maps(images.numpy()) * given**2)
         np.testing.assert_allclose(taught.error_maps(images.numpy()), wanted, rtol=1e-4)
 
     def test_errors_below_a_thousandth_of_the_usual_are_alike(self, taught: FusedDetector) -> None:
