@@ -61,8 +61,8 @@ def fit_localizer(
     def on_drawn(done: int) -> None:
         on_part(PARTS * (done + sum(map(len, sides))) // sum(counts), 2 * PARTS)
 
+    until = start + DRAWING * seconds
     for places, wanted in zip((watched, learned), counts, strict=True):
-        until = start + DRAWING * seconds
         sides.append(_drawn(detector, usual, nominal[places], wanted, kinds, rng, until, on_drawn))
     if not all(side[:, -1].any() for side in sides):
         return None
