@@ -347,7 +347,8 @@ def select(
         fused: how many are fused, at most.
         seed: of what is random in fitting.
         on_network: called before each network is fitted, with its name.
-        on_epoch: called after each epoch of a network in training, with its number and how many there will be.
+        on_epoch: called after each epoch of a network in training, with its number and how many there will be; for the
+            localizer with how many parts of its work are done, and how many there are.
         seconds: that all of it may take; networks that need training are given what is left, if it is enough.
         device: that they are trained on.
         checkpoints: a folder for where the training of each network stands, so that one that died goes on there.
@@ -378,8 +379,8 @@ def select(
     )
     chosen = [(one, share) for one, share in zip(tried, shares, strict=True) if share > 0]
     told = np.isin(defects.kinds, np.array(kinds)[counts.all(axis=0)])
-    tried_ones = _fused(chosen, parts, fitting, _map_shares(chosen, defects, told, fitting))
-    detector = replace(tried_ones, members=_refitted(chosen, parts, fitting))
+    as_tried = _fused(chosen, parts, fitting, _map_shares(chosen, defects, told, fitting))
+    detector = replace(as_tried, members=_refitted(chosen, parts, fitting))
     left = seconds - (perf_counter() - start)
     localise = localise and suits_localizers(parts.spec)
     if localise and left < SHORTEST_TRAINING:
@@ -389,7 +390,7 @@ def select(
         feared = tuple(kind for kind in LOCAL_KINDS if not weights or kind in weights) or LOCAL_KINDS
         kept = checkpoints and checkpoints / f"{LOCALIZER}.pt"
         unseen = np.concatenate([parts.usual, parts.selection])  # by networks that were not fitted again
-        localizer = fit_localizer(tried_ones, unseen, feared, seed, left, device, on_epoch, kept)
+        localizer = fit_localizer(as_tried, unseen, feared, seed, left, device, on_epoch, kept)
         detector = replace(detector, localizer=localizer)
     compared = sum(map(len, parts.compared))
     truth = np.concatenate([np.zeros(compared, np.bool_), np.ones(int(told.sum()), np.bool_)])
