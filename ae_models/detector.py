@@ -28,9 +28,10 @@ from ae_models.images import FeatureSpec, ImageSpec
 from ae_models.localizer import Localizer
 from ae_models.networks import build_network
 from ae_models.scoring import Score, ScoreDesign, relative_errors, squared_errors
+from ae_models.sessions import ONNXRUNTIME, OPENVINO, OpenvinoMissing
 
 LOG = logging.getLogger("reconwatch")
-FORMAT = 9
+FORMAT = 10
 BATCH_SIZE = 64
 CACHED_PIXELS = 2**18
 SMALL_PIXELS = 2**12  # of an image that several threads of PyTorch draw more slowly than one
@@ -53,8 +54,8 @@ class _Scoring(ABC):
 
     @property
     def scoring_graph(self) -> Graph | None:
-        """The graph that gives scores and maps; None where PyTorch does."""
-        return self.graph if self.device == "cpu" else None
+        """The graph that gives scores and maps; None where PyTorch does. One in int8 does so wherever networks are."""
+        return self.graph if self.device == "cpu" or (self.graph and self.graph.int8) else None
 
     def score(self, images: NDArray[np.float32]) -> NDArray[np.float64]:
         """Scores (N,) float64, higher is more anomalous, of images (N, C, H, W) float32 in [0, 1]."""
@@ -384,7 +385,8 @@ def load_detector(folder: Path) -> AnyDetector:
     """The detector that `save` wrote into `folder`.
 
     Raises:
-        InputError: a file is missing, damaged, of another format, or does not belong to the other.
+        InputError: a file is missing, damaged, of another format, or does not belong to the other, or OpenVINO is
+            needed and not installed.
     """
     try:
         document = _document((folder / "detector.json").read_text(encoding="utf-8"))
@@ -405,38 +407,53 @@ def load_detector(folder: Path) -> AnyDetector:
                 raise ValueError("its centres must be finite, and its scales and weights above 0")
             if not min(of_maps) >= 0 < max(of_maps):
                 raise ValueError("its map weights must be 0 or above, and one of them above 0")
-            graph = _graph(folder, spec)
+            graph = _graph(folder, spec, document["int8_sha256"])
             return FusedDetector(tuple(members), centres, scales, weights, of_maps, picture, graph, localizer)
         if len(members) != 1 or localizer:
             raise ValueError(f"it holds {len(members)} members, and does not say how they are fused")
-        return replace(members[0], picture=picture, graph=_graph(folder, spec))
+        return replace(members[0], picture=picture, graph=_graph(folder, spec, document["int8_sha256"]))
+    except OpenvinoMissing:
+        raise
     except (OSError, LookupError, TypeError, ValueError, RuntimeError, safetensors.SafetensorError) as error:
         raise InputError(f"the detector in {folder} cannot be read ({error}): train again") from error
 
 
 def by_engine(detector: AnyDetector, engine: str) -> AnyDetector:
-    """The detector, its images scored by an engine: "torch", "onnxruntime" or "auto".
+    """The detector, its images scored by an engine: "torch", "onnxruntime", "openvino", "int8" or "auto".
 
-    "auto" takes ONNX Runtime where there is a graph and no GPU, and else PyTorch.
+    "auto" takes ONNX Runtime where there is a graph and no GPU, and else PyTorch. A detector in int8 is scored so by
+    any engine, since its threshold holds for nothing else; one in floats is scored as by "auto" where int8 is wished
+    for: training found that int8 would not do.
 
     Raises:
-        InputError: ONNX Runtime is wished for, and the detector has no graph or is on a GPU.
+        InputError: ONNX Runtime or OpenVINO is wished for, and the detector has no graph or is on a GPU.
     """
+    graph = detector.graph
+    if graph is not None and graph.int8:
+        return detector
     if engine == "torch":
         return replace(detector, graph=None)
-    if engine == "onnxruntime" and detector.device != "cpu":
-        raise InputError(f"engine onnxruntime scores on the CPU, not on {detector.device}: set training.device to cpu")
-    if engine == "onnxruntime" and detector.graph is None:
-        raise InputError("engine onnxruntime has no graph of this detector: train again, or set engine to auto")
-    return detector
+    if engine not in (ONNXRUNTIME, OPENVINO):
+        return detector
+    if detector.device != "cpu":
+        raise InputError(f"engine {engine} scores on the CPU, not on {detector.device}: set training.device to cpu")
+    if graph is None:
+        raise InputError(f"engine {engine} has no graph of this detector: train again, or set engine to auto")
+    return replace(detector, graph=graph.by(engine))
 
 
-def _graph(folder: Path, spec: ImageSpec) -> Graph | None:
+def _graph(folder: Path, spec: ImageSpec, int8_sha256: str | None) -> Graph | None:
+    """The graph beside a detector; None where it cannot be used and PyTorch's scores are the same."""
     try:
-        return load_graph(folder, spec)
+        graph = load_graph(folder, spec)
     except GraphDamaged as error:
+        if int8_sha256 is not None:
+            raise ValueError(f"it scores in int8, and its graph cannot be used: {error}") from error
         LOG.warning("The detector's graph cannot be used, so PyTorch scores, more slowly: %s. Train again.", error)
         return None
+    if int8_sha256 is not None and (graph is None or graph.sha256 != int8_sha256):
+        raise ValueError(f"it scores in int8, and its graph is {'missing' if graph is None else 'another'}")
+    return graph
 
 
 def _write(
@@ -460,6 +477,7 @@ def _write(
         "localizer": localizer is not None,
         "picture": len(picture.components) if picture else 0,
         "weights_sha256": hashlib.sha256(weights).hexdigest(),
+        "int8_sha256": graph.sha256 if graph is not None and graph.int8 else None,
     }
     (folder / "detector.json").write_text(json.dumps(document, indent=2), encoding="utf-8")
     if graph is not None:
@@ -488,7 +506,7 @@ def _document(text: str) -> dict[str, Any]:
     document = json.loads(text)
     if isinstance(document, dict) and document.get("format") != FORMAT:
         raise ValueError(f"its format is {document.get('format')!r}, and this version reads format {FORMAT}")
-    keys = {"format", "spec", "members", "fusion", "localizer", "picture", "weights_sha256"}
+    keys = {"format", "spec", "members", "fusion", "localizer", "picture", "weights_sha256", "int8_sha256"}
     _check_keys(document, "detector.json", keys)
     return dict(document)
 

@@ -1,7 +1,8 @@
-"""A detector's way from images to scores and error maps as an ONNX graph, run by ONNX Runtime: no PyTorch needed.
+"""A detector's way from images to scores and error maps as an ONNX graph: no PyTorch needed.
 
 The graph is made once, where the detector is trained (`ae_models.graph_export`). PyTorch stays the reference: a graph
-is used only where it was found to give the same, and only on a CPU.
+in floats is used only where it was found to give the same, and only on a CPU. One in 8-bit integers (`ae_models.int8`)
+gives scores of its own, so that no threshold but one of its own scores holds for it, and nothing else may stand in.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,10 @@ from numpy.typing import NDArray
 from ae_models.cores import available_cores
 from ae_models.errors import InputError
 from ae_models.images import ImageSpec
+from ae_models.sessions import ONNXRUNTIME, OPENVINO, OnnxRuntimeSession, OpenvinoMissing, OpenvinoSession, Session
 
 FILE, DESCRIPTION = "scoring.onnx", "scoring.json"
-FORMAT = 1
+FORMAT = 2
 IMAGES, SCORES, MAPS = "images", "scores", "maps"
 AT_ONCE, CACHED_PIXELS = 16, 2**17  # images, and pixels of them, that one thread works on: they stay in its cache
 
@@ -41,12 +43,31 @@ class Graph:
         spec: size and channels of the images that it takes.
         difference: the largest between its scores and PyTorch's when it was made, in deviations of nominal scores.
         versions: of what made it.
+        int8: whether its networks compute in 8-bit integers.
+        runtime: what runs it, "onnxruntime" or "openvino"; int8 is run by OpenVINO alone.
     """
 
     content: bytes = field(repr=False)
     spec: ImageSpec
     difference: float = 0.0
     versions: Mapping[str, str] = field(default_factory=dict)
+    int8: bool = False
+    runtime: str = ONNXRUNTIME
+
+    def __post_init__(self) -> None:
+        if self.runtime not in (ONNXRUNTIME, OPENVINO) or (self.int8 and self.runtime != OPENVINO):
+            raise ValueError(f"no graph {'in int8' if self.int8 else 'in floats'} is run by {self.runtime!r}")
+
+    def by(self, engine: str) -> Graph:
+        """The same graph, if it is in floats, run by "onnxruntime" or "openvino"; as it is by any other engine."""
+        if self.int8 or engine in (self.runtime, "auto", "int8"):
+            return self
+        return replace(self, runtime=engine)
+
+    @property
+    def sha256(self) -> str:
+        """Of its content."""
+        return hashlib.sha256(self.content).hexdigest()
 
     def score(self, images: NDArray[np.float32], threads: int | None = None) -> NDArray[np.float64]:
         """Scores (N,) float64 of images (N, C, H, W) float32 in [0, 1], by as many threads as there are cores."""
@@ -72,34 +93,24 @@ class Graph:
         return np.concatenate(found)
 
     def _runner(self, output: str) -> Callable[[NDArray[np.float32]], NDArray[Any]]:
-        session, options = self._session
-
-        def run(part: NDArray[np.float32]) -> NDArray[Any]:
-            found: NDArray[Any] = session.run([output], {IMAGES: np.ascontiguousarray(part, np.float32)}, options)[0]
-            return found
-
-        return run
+        session = self._session
+        return lambda part: session.run(output, np.ascontiguousarray(part, np.float32))
 
     def __getstate__(self) -> dict[str, Any]:
         """What travels to another process: all but the session, which is opened anew there."""
         return {name: value for name, value in vars(self).items() if name != "_session"}
 
     @cached_property
-    def _session(self) -> tuple[Any, Any]:
-        """ONNX Runtime's session with the graph, and how it is run: one thread, and only what is asked for."""
-        import onnxruntime
-
-        settings = onnxruntime.SessionOptions()
-        settings.intra_op_num_threads = settings.inter_op_num_threads = 1
-        settings.log_severity_level = 3  # errors
-        options = onnxruntime.RunOptions()
-        options.only_execute_path_to_fetches = True
-        options.log_severity_level = 3
+    def _session(self) -> Session:
         try:
-            session = onnxruntime.InferenceSession(self.content, settings, providers=["CPUExecutionProvider"])
+            if self.runtime == OPENVINO:
+                return OpenvinoSession(self.content)
+            return OnnxRuntimeSession(self.content, IMAGES)
+        except OpenvinoMissing:
+            raise
         except Exception as error:  # ONNX Runtime's own have no common class
-            raise GraphDamaged(f"ONNX Runtime cannot load {FILE} ({str(error).splitlines()[0]})") from error
-        return session, options
+            name = {ONNXRUNTIME: "ONNX Runtime", OPENVINO: "OpenVINO"}[self.runtime]
+            raise GraphDamaged(f"{name} cannot load {FILE} ({first_line(error)})") from error
 
     @property
     def scoring_graph(self) -> Graph:
@@ -107,7 +118,12 @@ class Graph:
         return self
 
     def open(self) -> Graph:
-        """The graph itself, ready to run; raises GraphDamaged where ONNX Runtime does not take it."""
+        """The graph itself, ready to run.
+
+        Raises:
+            GraphDamaged: what is to run it does not take it.
+            OpenvinoMissing: OpenVINO is to run it, and is not installed.
+        """
         assert self._session
         return self
 
@@ -116,10 +132,12 @@ class Graph:
         (folder / FILE).write_bytes(self.content)
         description = {
             "format": FORMAT,
-            "sha256": hashlib.sha256(self.content).hexdigest(),
+            "sha256": self.sha256,
             "detector_sha256": _detector_hash(folder),
             "difference": self.difference,
             "versions": dict(self.versions),
+            "int8": self.int8,
+            "runtime": self.runtime,
         }
         (folder / DESCRIPTION).write_text(json.dumps(description, indent=2), encoding="utf-8")
 
@@ -129,6 +147,7 @@ def load_graph(folder: Path, spec: ImageSpec) -> Graph | None:
 
     Raises:
         GraphDamaged: a file is missing or damaged, or belongs to another detector.
+        OpenvinoMissing: OpenVINO is to run it, and is not installed.
     """
     described, written = (folder / DESCRIPTION).exists(), (folder / FILE).exists()
     if not described and not written:
@@ -144,11 +163,18 @@ def load_graph(folder: Path, spec: ImageSpec) -> Graph | None:
             raise GraphDamaged(f"{FILE} is damaged")
         if _detector_hash(folder) != stored["detector_sha256"]:
             raise GraphDamaged(f"{FILE} was made of another detector")
-        return Graph(content, spec, float(stored["difference"]), dict(stored["versions"])).open()
-    except GraphDamaged:
+        made = (float(stored["difference"]), dict(stored["versions"]), stored["int8"], stored["runtime"])
+        return Graph(content, spec, *made).open()
+    except (GraphDamaged, OpenvinoMissing):
         raise
     except (OSError, LookupError, TypeError, ValueError) as error:
         raise GraphDamaged(f"{DESCRIPTION} cannot be read ({type(error).__name__})") from error
+
+
+def first_line(error: Exception) -> str:
+    """The line of an error that says what is wrong; OpenVINO's first ones say where in its own code."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return next((line for line in lines if not line.startswith("Exception from ")), type(error).__name__)[:300]
 
 
 def _detector_hash(folder: Path) -> str:

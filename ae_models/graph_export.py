@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ae_models.detector import LEAST_OPINION, AnyDetector, FusedDetector
-from ae_models.graph import IMAGES, MAPS, SCORES, Graph
+from ae_models.graph import IMAGES, MAPS, SCORES, Graph, first_line
 from ae_models.scoring import relative_errors, squared_errors
 
 TOLERANCE = 1e-3  # of a deviation of nominal scores; what is found is about a thousandth of it
@@ -43,7 +43,7 @@ def with_graph(detector: AnyDetector, nominal: NDArray[np.float32]) -> AnyDetect
         graph = Graph(onnx_of(reference), detector.spec)
         scores, maps = graph.score(images), graph.error_maps(images)
     except Exception as error:  # exporters and ONNX Runtime have no common class for what they cannot do
-        raise NotExportable((str(error).strip().splitlines() or [type(error).__name__])[0][:300]) from error
+        raise NotExportable(first_line(error)) from error
     difference = _compared(reference, images, scores, maps)
     return replace(detector, graph=replace(graph, difference=difference, versions={p: version(p) for p in PACKAGES}))
 

@@ -11,7 +11,7 @@ from flows.config import PipelineConfig, load
 from flows.due import changes_since_training
 from flows.folders import loose_files
 from flows.prefect_server import find_server
-from flows.requirements import require_device, require_enough, require_size
+from flows.requirements import require_device, require_engine, require_enough, require_size
 from flows.sources import inbox_batches, labelled_items, nominal_items
 from flows.tracking import TrackingUnavailable
 from flows.workspace import Workspace, open_workspace
@@ -82,6 +82,7 @@ def _nominal(pipeline: PipelineConfig) -> Iterator[Finding]:
     spec = replace(spec, channels=data.channels or spec.channels)
     require_size(pipeline, spec)
     require_device(pipeline)
+    require_engine(pipeline)
     groups = len({item.group for item in found.items if item.group is not None})
     words = f"{len(found.items)} images, seen as {spec.height} x {spec.width} x {spec.channels}"
     yield Finding("ok", f"{pipeline.name} nominal", words + (f", {groups} groups" if groups else ""))

@@ -110,7 +110,8 @@ class PipelineEntry(Part):
 
     engine: Engine = Field(
         default="auto",
-        description="what scores images: onnxruntime (on a CPU), torch, or auto (the first where it can)",
+        description="what scores images: onnxruntime or openvino (on a CPU), torch, auto (onnxruntime where it can), "
+        "or int8 (networks in 8-bit integers by openvino, where training finds that they detect as well)",
     )
 
     runner: RunnerConfig = Field(

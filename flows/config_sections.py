@@ -16,7 +16,7 @@ from flows.config_types import (
     chosen_by,
 )
 
-Engine = Literal["auto", "torch", "onnxruntime"]
+Engine = Literal["auto", "torch", "onnxruntime", "openvino", "int8"]
 
 
 class TrainingConfig(Part):

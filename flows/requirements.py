@@ -10,6 +10,7 @@ import numpy as np
 from ae_models.calibration import images_needed
 from ae_models.errors import InputError
 from ae_models.images import ImageSpec
+from ae_models.sessions import OPENVINO, require_openvino
 from flows.config import AutoConfig, ConformalThreshold, PipelineConfig
 
 
@@ -50,6 +51,12 @@ def require_size(pipeline: PipelineConfig, spec: ImageSpec) -> None:
     from ae_models.networks import build_network
 
     build_network(pipeline.model.network, spec, network_parameters(pipeline))
+
+
+def require_engine(pipeline: PipelineConfig) -> None:
+    """Refuse an engine that is not installed."""
+    if pipeline.engine in (OPENVINO, "int8"):
+        require_openvino()
 
 
 def require_device(pipeline: PipelineConfig) -> None:

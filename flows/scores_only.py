@@ -3,7 +3,7 @@
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ae_models.champion import LeanChampion
 from ae_models.errors import InputError
 from ae_models.graph import FILE
+from ae_models.sessions import OpenvinoMissing
 from flows.config import PipelineConfig, Settings
 from flows.deciding_version import deciding_run
 from flows.items import KEPT_BYTES, Batch
@@ -97,7 +98,10 @@ def _kept(settings: Settings, pipeline: PipelineConfig, environment: Mapping[str
     if not files or not (files / FILE).exists():
         return None
     try:
-        return LeanChampion.load(files)
+        champion = LeanChampion.load(files)
+        return replace(champion, detector=champion.detector.by(pipeline.engine))
+    except OpenvinoMissing:
+        raise
     except InputError:
         forget_champion(files)
         return None

@@ -36,7 +36,7 @@ EngineOption = Annotated[
     str | None,
     typer.Option(
         "--engine",
-        metavar="[auto|torch|onnxruntime]",
+        metavar="[auto|torch|onnxruntime|openvino|int8]",
         help="What scores images.",
         show_default="what pipelines.yaml or RECONWATCH_ENGINE says",
     ),

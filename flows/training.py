@@ -12,6 +12,7 @@ from torch import nn
 from ae_models.baselines import PrincipalComponents, fit_principal_components
 from ae_models.corruptions import Corruption, build_corruption
 from ae_models.detector import Detector
+from ae_models.errors import InputError
 from ae_models.images import ImageSpec
 from ae_models.networks import build_network
 from ae_models.ranks import ALONE, Ranks
@@ -96,6 +97,8 @@ def train(
         pairs = log_near_duplicates(tracking, run_id, images, sides, progress)
         learnt = _learn(pipeline, tracking, run_id, images, sides, labelled, progress, checkpoints, ranks)
         learnt = _exported(pipeline, tracking, run_id, learnt, images.pixels[sides["validation"]], progress)
+        if pipeline.engine == "int8":
+            learnt = _in_int8(pipeline, tracking, run_id, learnt, images, sides, progress)
         log_choosers(tracking, run_id, learnt, labelled)
         aurocs = log_detection(tracking, run_id, learnt, labelled, progress)
         log_detector(tracking, run_id, learnt, images.pixels[sides["validation"]])
@@ -189,6 +192,37 @@ def _exported(
     assert detector.graph is not None
     tracking.log(run_id, metrics={"graph_difference": detector.graph.difference})
     return replace(learnt, detector=detector)
+
+
+def _in_int8(
+    pipeline: PipelineConfig,
+    tracking: Tracking,
+    run_id: str,
+    learnt: Learnt,
+    images: ReadImages,
+    sides: dict[str, NDArray[np.int64]],
+    progress: Progress,
+) -> Learnt:
+    """What was learnt, the detector's networks in 8-bit integers, where these are found to detect as well."""
+    if learnt.detector.graph is None:
+        return learnt  # said already
+    from ae_models.graph_export import NotExportable
+    from ae_models.int8 import RANGED, STEPS, with_int8
+
+    train = sides["train"]
+    ranged = images.pixels[train[:: -(-len(train) // RANGED)]]
+    held_out, seed = images.pixels[sides["validation"]], pipeline.training.seed
+    try:
+        with progress.track("Comparing 8-bit integers with floats", STEPS) as advance:
+            detector, compared = with_int8(learnt.detector, ranged, held_out, seed, advance)
+    except (NotExportable, InputError) as error:
+        progress.warn(f"Floats score the images of {pipeline.name}: 8-bit integers cannot, since {error}")
+        return learnt
+    tracking.log(run_id, metrics=compared.metrics())
+    if compared.fault is not None:
+        progress.warn(f"Floats score the images of {pipeline.name}: with 8-bit integers {compared.fault}")
+        return learnt
+    return replace(learnt, detector=detector, report=learnt.report | {"int8": compared.sentence()})
 
 
 def _labelled_half(

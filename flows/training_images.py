@@ -17,7 +17,7 @@ from flows.fetching import contents_of
 from flows.pixels import Decoding, Outcome, file_of, fits, free_memory
 from flows.pixels import found as found_pixels
 from flows.progress import Progress
-from flows.requirements import calibration_images_needed, require_enough, require_size
+from flows.requirements import calibration_images_needed, require_engine, require_enough, require_size
 from flows.sources import Found, Item, content_hash
 
 
@@ -58,6 +58,7 @@ def read_nominal(pipeline: PipelineConfig, found: Found, progress: Progress, cac
     height, width = data.size or (inferred.height, inferred.width) if inferred else data.size or (0, 0)
     spec = ImageSpec(height, width, data.channels or (inferred.channels if inferred else 1))
     require_size(pipeline, spec)
+    require_engine(pipeline)
     images = read_images(items, spec, "Reading nominal images", progress, cache)
     if images.unreadable:
         uri, reason = images.unreadable[0]

@@ -10,6 +10,7 @@ class TrainingReport:
     """What a training gave; losses are mean squared errors on held-out nominal images.
 
     Attributes:
+        int8: how 8-bit integers compare with floats, in one sentence; empty where floats score.
         standing: what its calibration images will allow, in one sentence; empty where labels set the threshold.
     """
 
@@ -33,6 +34,7 @@ class TrainingReport:
     selection_baseline_auroc: Auroc | None = None
     auroc: Auroc | None = None
     baseline_auroc: Auroc | None = None
+    int8: str = ""
     standing: str = ""
 
     def sentences(self) -> tuple[str, ...]:
@@ -44,7 +46,7 @@ class TrainingReport:
                 f"On the labelled images its AUROC of {interval(self.auroc)} {verdict} the "
                 f"{interval(self.baseline_auroc)} of principal components."
             )
-        return (*lines, *filter(None, [self.standing]))
+        return (*lines, *filter(None, [self.int8, self.standing]))
 
     def _learnt(self) -> list[str]:
         if self.validation_loss is not None and self.baseline_loss is not None:

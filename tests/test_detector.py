@@ -32,7 +32,7 @@ SPEC = ImageSpec(8, 6, 1)
 PARAMETERS = {"code_size": 5}
 WEIGHTS = (0.5, 0.2, 0.3)  # of the members of a fused detector
 MAP_WEIGHTS = (2.0, 0.0, 0.7)
-KEYS = ["format", "fusion", "localizer", "members", "picture", "spec", "weights_sha256"]
+KEYS = ["format", "fusion", "int8_sha256", "localizer", "members", "picture", "spec", "weights_sha256"]
 
 
 def images(count: int = 7, seed: int = 0) -> NDArray[np.float32]:
@@ -170,7 +170,7 @@ class TestDamage:
     def test_an_unknown_format(self, folder: Path, number: object) -> None:
         """A format of another version is named beside this version's."""
         edit(folder, lambda document: document.update(format=number))
-        assert refusal(folder) == f"its format is {number!r}, and this version reads format 9"
+        assert refusal(folder) == f"its format is {number!r}, and this version reads format 10"
 
     @pytest.mark.parametrize("key", [key for key in KEYS if key != "format"])
     def test_a_missing_key(self, folder: Path, key: str) -> None:

@@ -314,7 +314,7 @@ class TestItTravels:
             (lambda folder: (folder / DESCRIPTION).write_text("[]"), f"{DESCRIPTION} cannot be read (TypeError)"),
             (
                 lambda folder: (folder / DESCRIPTION).write_text('{"format": 9}'),
-                f"{DESCRIPTION} has the format 9, and this version reads 1",
+                f"{DESCRIPTION} has the format 9, and this version reads 2",
             ),
         ],
         ids=["graph gone", "description gone", "graph damaged", "half written", "no object", "of another version"],
@@ -364,5 +364,5 @@ class TestItTravels:
         """How far from PyTorch it was found, and what made it."""
         small.save(tmp_path)
         stored = json.loads((tmp_path / DESCRIPTION).read_text(encoding="utf-8"))
-        assert stored.keys() == {"format", "sha256", "detector_sha256", "difference", "versions"}
+        assert stored.keys() == {"format", "sha256", "detector_sha256", "difference", "versions", "int8", "runtime"}
         assert stored["versions"].keys() == {"torch", "onnx", "onnxscript", "onnxruntime"}

@@ -77,7 +77,8 @@ class Registry:
         with tempfile.TemporaryDirectory() as scratch:
             parts, model = Path(scratch) / "champion", Path(scratch) / "model"
             champion.save(parts)
-            save_pyfunc(model, parts, champion.detector.spec)
+            graph = champion.detector.graph
+            save_pyfunc(model, parts, champion.detector.spec, openvino=graph is not None and graph.int8)
             self._artifacts.keep(run_id, model, "model")
         self._artifacts.seal(run_id)
         try:

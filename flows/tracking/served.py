@@ -27,7 +27,9 @@ SERVED_REQUIREMENTS = (
 )
 
 
-def save_pyfunc(model: Path, parts: Path, spec: ImageSpec) -> None:
+def save_pyfunc(model: Path, parts: Path, spec: ImageSpec, openvino: bool = False) -> None:
+    """Write the model that MLflow serves into a folder; `openvino` says whether its scores take OpenVINO."""
+    needed = (*SERVED_REQUIREMENTS, *(["openvino"] if openvino else []))
     example = _base64_png(np.full((spec.height, spec.width), 128, np.uint8))
     # Text is what a request carries; MLflow lets the bytes and arrays of a caller's own table through as they are.
     inputs = Schema([ColSpec("string", "image")])
@@ -52,7 +54,7 @@ def save_pyfunc(model: Path, parts: Path, spec: ImageSpec) -> None:
             artifacts={"champion": str(parts)},
             signature=ModelSignature(inputs, outputs, asked),
             input_example=pd.DataFrame({"image": [example]}),
-            pip_requirements=[f"{name}=={version(name).partition('+')[0]}" for name in SERVED_REQUIREMENTS],
+            pip_requirements=[f"{name}=={version(name).partition('+')[0]}" for name in needed],
         )
 
 
