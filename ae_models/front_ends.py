@@ -23,6 +23,7 @@ from ae_models.filters import Across, Down, Filter, Places, between, blur, every
 from ae_models.images import FeatureSpec, ImageSpec
 
 ORIENTATIONS = 8
+RIDGE_DIRECTIONS = 4  # of lines, which have no sense
 DARK = 0.1  # added to intensities before the logarithm: below it, darkness is noise
 FAINT = 0.05  # length of a gradient below which its direction is noise
 SHARPNESS = (1.0, 2.0)  # pixels: blur before the gradients, and of their maps
@@ -144,10 +145,7 @@ class Derivatives(nn.Module):
 
     def __init__(self, spec: ImageSpec, step: int = 4) -> None:
         super().__init__()
-        short = min(spec.height, spec.width)
-        finest = max(FINEST_SCALE, short / 128)
-        scales = [finest * 2**level for level in range(3)]
-        scales = [scale for level, scale in enumerate(scales) if level < 2 or scale <= short / 16]
+        scales = _scales(spec)
         self.scales = nn.ModuleList(_Scale(spec, step, scale) for scale in scales)
         self.coloured = spec.channels == 3
         if self.coloured:
@@ -189,6 +187,75 @@ class _Scale(nn.Module):
         return both.flatten(1, 2)
 
 
+class Ridges(nn.Module):
+    """Strength of bright and of dark lines in four directions at several scales, (N, C, H, W) -> (N, c, h, w).
+
+    Of the log intensity, at each scale: the second derivative of a Gaussian, steered to each direction from three of
+    them (Freeman and Adelson, 1991) and scale-normalised (Lindeberg, 1998), its positive and its negative part apart,
+    as local strength. All of a scale are divided by their root mean square in the image: so light and contrast matter
+    little, and a texture that all goes one way is not stretched in the others.
+
+    Args:
+        spec: size of the images; colours are averaged.
+        step: pixels between two positions.
+    """
+
+    def __init__(self, spec: ImageSpec, step: int = 4) -> None:
+        super().__init__()
+        self.scales = nn.ModuleList(_Curvatures(spec, scale) for scale in _scales(spec))
+        self.strength = _blur(spec, step, STRENGTH_BLUR)
+        angles = torch.arange(RIDGE_DIRECTIONS) * (math.pi / RIDGE_DIRECTIONS)
+        steering = [angles.cos().square(), 2 * angles.cos() * angles.sin(), angles.sin().square()]
+        self.register_buffer("steering", torch.stack(steering, dim=1), False)
+        self.places = kept(spec.height, step), kept(spec.width, step)
+        self.spec = _at(self.places, 2 * RIDGE_DIRECTIONS * len(self.scales))
+
+    steering: Tensor  # (directions, 3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Features (N, c, h, w) of images (N, C, H, W) in [0, 1]."""
+        logarithms = (images.mean(1, keepdim=True) + DARK).log()
+        parts = []
+        for curvatures in self.scales:
+            three = curvatures(logarithms)
+            blurred = [self.strength(each) for each in three]
+            strengths = []
+            for weights in self.steering.unbind(0):  # one by one stays in a CPU's cache
+                dark = self.strength(functional.relu(_steered(three, weights)))
+                strengths += [dark, dark - _steered(blurred, weights)]  # blurs are linear: these are the bright ones
+            together = torch.cat(strengths, dim=1)
+            usual = together.square().mean((1, 2, 3), keepdim=True).sqrt()
+            parts.append(together / (usual + LEAST_SLOPE))
+        return torch.cat(parts, dim=1)
+
+
+class _Curvatures(nn.Module):
+    """Second derivatives across, across and down, and down at one scale, each (N, 1, H, W) -> (N, 1, H, W)."""
+
+    def __init__(self, spec: ImageSpec, scale: float) -> None:
+        super().__init__()
+        self.blur = Filter(blur(spec.height, scale), blur(spec.width, scale))
+        self.down, self.across = Down(scale * slope(spec.height)), Across(scale * slope(spec.width))
+
+    def forward(self, logarithms: Tensor) -> list[Tensor]:
+        """The three of logarithms of the intensity (N, 1, H, W)."""
+        fine = self.blur(logarithms)
+        across = self.across(fine)
+        return [self.across(across), self.down(across), self.down(self.down(fine))]
+
+
+def _steered(three: list[Tensor], weights: Tensor) -> Tensor:
+    """The second derivative in a direction, from its weights (3,) and the three (N, 1, H, W)."""
+    return torch.as_tensor(three[0] * weights[0] + three[1] * weights[1] + three[2] * weights[2])
+
+
+def _scales(spec: ImageSpec) -> list[float]:
+    """The deviations of the blurs, in pixels: each twice the one before, the last one if the size bears it."""
+    short = min(spec.height, spec.width)
+    scales = [max(FINEST_SCALE, short / 128) * 2**level for level in range(3)]
+    return [scale for level, scale in enumerate(scales) if level < 2 or scale <= short / 16]
+
+
 def _blur(spec: ImageSpec, step: int, deviation: float) -> Filter:
     """A blur, none where the deviation is 0, of which every `step`th position is kept."""
     sides = (spec.height, spec.width)
@@ -200,6 +267,7 @@ FRONT_ENDS: dict[str, Callable[..., nn.Module]] = {
     "gradients": OrientedGradients,
     "contrast": LocalContrast,
     "derivatives": Derivatives,
+    "ridges": Ridges,
     "backbone": Backbone,
 }
 

@@ -6,6 +6,7 @@ taken from the second, and the third, with synthetic defects made from it, says 
 
 import hashlib
 import math
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
@@ -43,7 +44,7 @@ DISTANCE_CODE_SIZES = (8, 16, 32)
 ENTRIES = 512  # of a codebook
 WINDOWS = (3, 4)  # along a side, in which moments are taken: what lies across the edge of one lies within another
 RELATIVE = 1 / 3  # power of an image's typical error by which its errors are divided
-FUSED = 9  # recipes in the detector, at most
+FUSED = 11  # recipes in the detector, at most
 SPECK, TINY, SMALL = 0.003, 0.01, 0.05  # shares of the positions that small defects cover
 FINE = 64  # positions along the short side of the finest features that are looked at
 TAUGHT = (
@@ -90,7 +91,7 @@ class Recipe:
 
     @property
     def kind(self) -> str:
-        """What it is one of, for fusing: recipes of one kind miss the same things."""
+        """What it is one of, for fusing: recipes of one kind miss much the same things."""
         if self.front_end == "backbone":
             return self.front_end
         if self.network == "codebook":
@@ -98,6 +99,11 @@ class Recipe:
         if self.network == "moments":
             return f"moments in {self.network_parameters['windows']} windows a side"
         return "pca" if self.network == "whitened_pca" else self.network
+
+    @property
+    def on_ridges(self) -> bool:
+        """Whether it sees ridges, which shows it what others of its kind miss."""
+        return self.front_end == "ridges"
 
     @property
     def trained(self) -> bool:
@@ -215,6 +221,13 @@ def linear_recipes(spec: ImageSpec) -> tuple[Recipe, ...]:
     ]
     recipes += [
         Recipe("derivatives", "whitened_pca", design, {"step": coarse}, {"code_size": WHITENED_CODE_SIZE})
+        for design in designs
+    ]
+    recipes += [
+        Recipe("ridges", "gaussian", _design(True, pooling), {"step": coarse}) for pooling in (SMALL, TINY, SPECK)
+    ]
+    recipes += [
+        Recipe("ridges", "whitened_pca", design, {"step": coarse}, {"code_size": WHITENED_CODE_SIZE})
         for design in designs
     ]
     recipes += [
@@ -336,8 +349,8 @@ def select(
     """Fit every recipe, see how well each tells the defects, and fuse the best of each kind of network.
 
     Kinds of networks miss different things: one what it can reconstruct, one what is common, one what it was not
-    taught. So the fused ones are the best of each kind, and each counts as the square of how far above chance its mean
-    AUROC is.
+    taught. So the fused ones are the best of each kind, and each kind counts as the square of how far above chance its
+    best mean AUROC is. Where recipes of a kind see ridges and others do not, the best of both are fused and share that.
 
     Args:
         parts: nominal images.
@@ -370,7 +383,7 @@ def select(
     counts = _that_count(tried, kinds, defects)
     importance = counts * np.array([(weights or {}).get(kind, 1.0) for kind in kinds])
     means = np.average(aurocs, axis=1, weights=importance)
-    shares = _shares(means, [one.recipe.kind for one in tried], fused)
+    shares = _shares(means, [one.recipe for one in tried], fused)
     trials = tuple(
         Trial(
             one.recipe, {kind: value for kind, value, counted in zip(kinds, row, count, strict=True) if counted}, *rest
@@ -416,17 +429,26 @@ def _that_count(tried: Sequence[_Tried], kinds: Sequence[str], defects: Syntheti
     return np.array([~(taught & one.recipe.trained) for one in tried])
 
 
-def _shares(means: NDArray[np.float64], kinds: Sequence[str], fused: int) -> list[float]:
-    """What each recipe's opinion counts, in all 1: nothing but for the best `fused` of one kind each, and for these the
-    square of how far above chance they are."""
-    best: dict[str, int] = {}
+def _shares(means: NDArray[np.float64], recipes: Sequence[Recipe], fused: int) -> list[float]:
+    """What each recipe's opinion counts, in all 1: nothing but for the best `fused` of one kind each, on ridges or not.
+
+    A kind counts as the square of how far above chance its best is; both of a kind share that in proportion to theirs.
+    """
+    best: dict[tuple[str, bool], int] = {}
     for place in np.argsort(-means, kind="stable").tolist():
-        best.setdefault(kinds[place], place)
+        best.setdefault((recipes[place].kind, recipes[place].on_ridges), place)
     chosen = list(best.values())[:fused]
     above = {place: max(0.0, float(means[place]) - 0.5) ** 2 for place in chosen}
     if not any(above.values()):
         above = {chosen[0]: 1.0}
-    return [above.get(place, 0.0) / sum(above.values()) for place in range(len(means))]
+    most, total = defaultdict[str, float](float), defaultdict[str, float](float)
+    for place, value in above.items():
+        kind = recipes[place].kind
+        most[kind], total[kind] = max(most[kind], value), total[kind] + value
+    counts = {
+        place: above[place] * most[kind] / (total[kind] or 1) for place in above for kind in [recipes[place].kind]
+    }
+    return [counts.get(place, 0.0) / sum(counts.values()) for place in range(len(means))]
 
 
 def by_network(recipes: Sequence[Recipe]) -> list[list[Recipe]]:

@@ -135,7 +135,9 @@ class AutoConfig(Part):
     network: Literal["auto"] = Field(
         default="auto", description="recipes chosen for these very images, by synthetic defects made from them"
     )
-    fused: Count = Field(default=9, description="recipes in the detector, at most; each of another kind")
+    fused: Count = Field(
+        default=11, description="recipes in the detector, at most; each of another kind, on ridges or not"
+    )
     backbone: Literal["auto", "none", "resnet18", "resnet34", "resnet50", "wide_resnet50_2"] = Field(
         default="auto",
         description="a network with torchvision's weights whose features recipes see too: auto takes the first whose "

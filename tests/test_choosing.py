@@ -202,13 +202,14 @@ class TestWithoutLabels:
         assert report.auroc is None
 
     def test_the_detector_is_fused(self, workspace: Workspace, report: TrainingReport) -> None:
-        """It is read from the run with a member a recipe, each of another kind, and draws images for people."""
+        """It is read from the run with a member a recipe, each of another kind or on ridges, and draws for people."""
         detector = workspace.tracking.registry.detector(report.run_id)
         assert isinstance(detector, FusedDetector)
         networks = [
             (
                 member.network_name,
                 member.network_name == "codebook" and member.front_end_name,
+                member.front_end_name == "ridges",
                 member.network_name == "moments" and member.network_parameters["windows"],
             )
             for member in detector.members

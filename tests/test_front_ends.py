@@ -23,8 +23,9 @@ CHOICES: list[tuple[str, dict[str, Any]]] = [
     ("gradients", {"normalised": "image"}),
     ("contrast", {}),
     ("derivatives", {}),
+    ("ridges", {}),
 ]
-IDS = ["pixels", "standardised pixels", "gradients by cell", "gradients by image", "contrast", "derivatives"]
+IDS = ["pixels", "standardised pixels", "gradients by cell", "gradients by image", "contrast", "derivatives", "ridges"]
 
 
 def random_images(height: int, width: int, channels: int, count: int = 3) -> Tensor:
@@ -287,6 +288,60 @@ class TestDerivatives:
         image[:, 0] = 0.7
         features = seen("derivatives", image)
         np.testing.assert_allclose(features[0, -4], 0.2, rtol=1e-4)
+
+
+def line_at(angle: float, brightness: float = 0.2) -> Tensor:
+    """An image (1, 1, 64, 64) of one soft line through its middle; 0 is across."""
+    down, across = np.mgrid[0:64, 0:64] - 31.5
+    away = down * math.cos(angle) - across * math.sin(angle)
+    pixels = 0.5 + brightness * np.exp(-(away**2) / 4)
+    return torch.from_numpy(pixels.astype(np.float32))[None, None]
+
+
+class TestRidges:
+    """Second derivatives, steered."""
+
+    def test_the_first_scale_is_that_of_scipy(self) -> None:
+        """Across the image, dark lines, before all of the scale are divided by their root mean square."""
+        image = smooth_image()
+        logarithm = np.log(image[0, 0].double().numpy() + 0.1)
+        fine = ndimage.gaussian_filter(logarithm, 0.7, mode="nearest", truncate=6)
+
+        def slope(maps: NDArray[np.float64], side: int) -> NDArray[np.float64]:
+            return ndimage.correlate1d(maps, [-0.5, 0, 0.5], axis=side, mode="nearest")
+
+        expected = {}
+        twice = {"across": slope(slope(fine, 1), 1), "down": slope(slope(fine, 0), 0)}
+        for name, curvature in twice.items():
+            for sign, sense in ((1, "dark"), (-1, "bright")):
+                strength = np.maximum(sign * 0.49 * curvature, 0)
+                expected[f"{sense} {name}"] = ndimage.gaussian_filter(strength, 2, mode="nearest", truncate=6)
+        found = seen("ridges", image, step=1)[0]
+        inner = (slice(6, -6), slice(6, -6))
+        scale = found[0][inner].mean() / expected["dark across"][inner].mean()
+        for place, name in ((0, "dark across"), (1, "bright across"), (4, "dark down"), (5, "bright down")):
+            np.testing.assert_allclose(found[place][inner], scale * expected[name][inner], rtol=0.02, atol=0.01)
+
+    @pytest.mark.parametrize("direction", range(4))
+    @pytest.mark.parametrize(("brightness", "sense"), [(-0.2, 0), (0.2, 1)], ids=["dark", "bright"])
+    def test_a_line_is_seen_in_its_direction_and_sense(self, direction: int, brightness: float, sense: int) -> None:
+        """The second derivative across it is the strongest; dark ones are positive, bright ones negative."""
+        angle = direction * math.pi / 4 + math.pi / 2  # along the line, where the derivative is across
+        features = seen("ridges", line_at(angle, brightness), step=1)[0, :8, 32, 32]
+        assert features.argmax() == 2 * direction + sense
+
+    def test_light_and_contrast_are_not_seen(self) -> None:
+        """A factor of the intensity is a constant of its logarithm."""
+        image = line_at(0.4)
+        np.testing.assert_allclose(seen("ridges", image), seen("ridges", 0.5 * (image + 0.1) - 0.1), atol=1e-2)
+
+    def test_a_texture_that_goes_one_way_is_not_stretched_in_others(self) -> None:
+        """Directions share one measure: what hardly stands out in its own does not among all."""
+        across = np.mgrid[0:64, 0:64][1]
+        noise = 0.001 * np.random.default_rng(0).normal(size=(64, 64))
+        stripes = torch.from_numpy((0.5 + 0.2 * np.sin(across / 2) + noise).astype(np.float32))[None, None]
+        features = seen("ridges", stripes)[0, :8].mean((1, 2))
+        assert features[[0, 1]].min() > 20 * features[[4, 5]].max()
 
 
 class TestParts:

@@ -30,6 +30,7 @@ RECIPES: list[tuple[str, dict[str, Any], str, dict[str, Any], ScoreDesign]] = [
     ("gradients", {"step": 2, "normalised": "cell"}, "pca", {"code_size": 4}, ScoreDesign(3, True)),
     ("gradients", {"step": 3, "normalised": "image"}, "pca", {"code_size": 4}, ScoreDesign(5, False, 0.02)),
     ("derivatives", {"step": 2}, "gaussian", {}, ScoreDesign(3, True, 0.02)),
+    ("ridges", {"step": 2}, "gaussian", {}, ScoreDesign(3, True, 0.02)),
     ("contrast", {}, "none", {}, ScoreDesign(3, True, 0.005, relative=0.5)),
     ("derivatives", {"step": 2}, "whitened_pca", {"code_size": 4}, ScoreDesign(3, False, 0.1)),
     ("derivatives", {"step": 2}, "codebook", {"entries": 300}, ScoreDesign(3, False, 0.1)),

@@ -130,6 +130,20 @@ class TestChoice:
         alone = [choose(["spots", "brightness"], [one], {}, 1) for one in recipes]
         assert both.auroc.value > max(one.auroc.value for one in alone)
 
+    def test_ridges_share_the_weight_of_their_kind(self) -> None:
+        """So that a kind counts no more for being seen twice; each of the two as it tells the defects."""
+        pair = [
+            Recipe(sight, "gaussian", ScoreDesign(3, True, 0.01), {"step": 2}) for sight in ("derivatives", "ridges")
+        ]
+        selection = choose(["spots", "brightness"], [SEES_LIGHT, *pair], fused=3)
+        _, light, *both = selection.trials
+        assert [trial.chosen for trial in selection.trials] == [False, True, True, True]
+        above, *of_kind = [(trial.auroc - 0.5) ** 2 for trial in (light, *both)]
+        whole = above + max(of_kind)
+        assert light.weight == pytest.approx(above / whole)
+        for trial, own in zip(both, of_kind, strict=True):
+            assert trial.weight == pytest.approx(max(of_kind) * own / sum(of_kind) / whole)
+
     def test_the_baseline_is_always_tried(self) -> None:
         """Principal components of the pixels, by the lesson's score: first, and named on their own."""
         selection = choose(["spots"], [SEES_DETAIL])
