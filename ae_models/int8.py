@@ -163,6 +163,8 @@ def quantised(content: bytes, members: list[int], images: NDArray[np.float32]) -
         floats.write_bytes(content)
         quant_pre_process(floats, prepared, skip_symbolic_shape=True, skip_optimization=True)  # which would lose scopes
         layers = _layers(onnx.load(prepared).graph, {f"networks.{place}" for place in members})
+        if not layers:  # ONNX Runtime would take that for all
+            raise NotExportable("the exported graph does not say which of its layers are the networks'")
         quantize_static(
             prepared,
             made,

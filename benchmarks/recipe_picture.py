@@ -23,7 +23,6 @@ from ae_models.selection import (
     Fitting,
     NominalParts,
     Recipe,
-    by_network,
     errors_of,
     fit_recipe,
     linear_recipes,
@@ -41,7 +40,10 @@ def recipe_picture(data: DetectionSet, place: int) -> Figure:
     mask = data.test_masks[place] if data.test_masks is not None else None
     _, channels, height, width = data.train_images.shape
     spec = ImageSpec(height, width, channels)
-    recipes = [group[0] for group in by_network(linear_recipes(spec) + trained_recipes(spec))]
+    shown: dict[tuple[str, str], Recipe] = {}
+    for recipe in linear_recipes(spec) + trained_recipes(spec):
+        shown.setdefault((recipe.view, recipe.network), recipe)
+    recipes = list(shown.values())
     figure = Figure(figsize=(9.2, 1.75 * len(recipes) + 0.3), layout="constrained")
     rows = figure.subplots(len(recipes), 1 + len(COLUMNS))
     for row, recipe in zip(rows, recipes, strict=True):
@@ -49,7 +51,7 @@ def recipe_picture(data: DetectionSet, place: int) -> Figure:
         _show(row[0], image[0].mean(0), "gray")
         if mask is not None and mask.any():
             row[0].contour(mask, levels=[0.5], colors="red", linewidths=0.8)
-        row[0].set_ylabel(recipe.name.partition(" on ")[2].partition(", ")[0], fontsize=8)
+        row[0].set_ylabel(recipe.name.partition(", ")[0].replace(" on ", "\non "), fontsize=8)
         _show(row[1], seen, "gray")
         for axes, map_ in zip(row[2:], maps, strict=True):
             _show(axes, map_, "inferno")
@@ -67,7 +69,8 @@ def _seen_and_maps(
     detector = fit_recipe(recipe, NominalParts(fit, usual_images, usual_images), Fitting())
     with torch.inference_mode():
         features = detector.front_end(torch.from_numpy(image))[0]
-    seen = features[0] if recipe.front_end != "gradients" else features.square().sum(0).sqrt()
+    strengths = recipe.front_end in ("gradients", "ridges")
+    seen = features.square().sum(0).sqrt() if strengths else features[0]
     usual, errors = (torch.cat([*errors_of(detector, (some,))]) for some in (usual_images, image))
     maps = []
     for design in (ScoreDesign(), ScoreDesign(3), ScoreDesign(3, True)):
